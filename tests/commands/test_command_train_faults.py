@@ -17,8 +17,8 @@ from ms_codegeex.runs.files.run_directory import RunDirectory
 COMMAND = """
 import sys
 from ms_codegeex import cli
-from ms_codegeex.runs.servers import hangs, node
-node.program_of = lambda config: "bad_worker"
+from ms_codegeex.runs.servers import hangs, supervision
+supervision.program_of = lambda config: "bad_worker"
 {limits}
 sys.exit(cli.main(sys.argv[1:]))
 """

@@ -20,7 +20,7 @@ from ms_codegeex.runs.files.run_directory import RunDirectory
 from ms_codegeex.runs.memory_check import check_ascend
 from ms_codegeex.runs.servers.node import node_processes, resolve_node
 from ms_codegeex.runs.servers.rank_table import make_rank_table, write_rank_table
-from ms_codegeex.runs.servers.supervision import reserved_port
+from ms_codegeex.runs.servers.supervision import reserved_port, worker_command
 from ms_codegeex.runs.servers.workers import Workers
 
 START = """
@@ -151,7 +151,8 @@ def start(directory, *overrides, table=None, words=("-c", START + STAY), until=h
     config = load_config(None, [*RUN, *overrides])
     node = resolve_node(config, table)
     with reserved_port() as port:
-        specs = node_processes(config, node, RunDirectory(directory), [], port)
+        run = RunDirectory(directory)
+        specs = node_processes(config, node, run, worker_command(config, run, "1"), port)
         workers = [_with(spec, *words, *RUN, *overrides) for spec in specs]
         logs = [log for spec in specs for log in spec.worker_logs]
         with Workers(workers) as group:

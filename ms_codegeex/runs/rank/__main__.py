@@ -77,6 +77,7 @@ def run(
     from ms_codegeex.runs.rank.callbacks import callbacks_of
     from ms_codegeex.runs.rank.joining import join, kept_peak, stress_check
     from ms_codegeex.runs.rank.resumed_schedule import transition_from
+    from ms_codegeex.training.start import RankPlace, RunData, RunStart
     from ms_codegeex.training.trainer import Trainer
 
     last_attempt = run_directory.kept_logs(run_directory.attempt - 1)
@@ -86,26 +87,15 @@ def run(
     beats.enter("stress check")
     stress_check(config, run_directory, rank)
     beats.enter("opening of the data")
-    data, validation, held_out = training_data(config), validation_data(config), held_out_data(config)
-    datasets = content_hashes(config.data) if rank == 0 else {}  # before training: a path may hold other data later
+    held_out = held_out_data(config)
+    hashes = content_hashes(config.data) if rank == 0 else {}  # before training: a path may hold other data later
+    data = RunData(training_data(config), validation_data(config), hashes)
     callbacks = [beats, *callbacks_of(config, run_directory, rank, checkpoint)]
     beats.enter("building")
-    weights, description = weights_of(config, checkpoint)
-    trainer = Trainer(
-        config,
-        data,
-        validation,
-        rank=rank,
-        callbacks=callbacks,
-        left_out=left_out(config, run_directory),
-        matmul_peak=kept_peak(config, run_directory, rank, launcher),
-        tied_group=tied_group,
-        weights=weights,
-        description=description,
-        datasets=datasets,
-        transition=transition_from(config, checkpoint) if checkpoint else None,
-        library=compiled_operators(config, callbacks),
-    )
+    transition = transition_from(config, checkpoint) if checkpoint else None
+    start = RunStart(*weights_of(config, checkpoint), transition, left_out(config, run_directory))
+    peak, library = kept_peak(config, run_directory, rank, launcher), compiled_operators(config, callbacks)
+    trainer = Trainer(config, data, start, RankPlace(rank, tied_group, peak, library), callbacks)
     if checkpoint:
         trainer.restore(checkpoint)
         trainer.status(f"continuing from step {checkpoint.step}")

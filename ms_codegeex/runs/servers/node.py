@@ -191,18 +191,11 @@ def _watching(config: RunConfig) -> dict[str, str]:
     return values
 
 
-def program_of(config: RunConfig) -> str:
-    """The program of each rank. That of a run that starts from a model, or trains its adapters, can read models."""
-    from_model = config.model.weights is not None or config.lora.rank
-    return f"ms_codegeex.runs.rank{'.from_model' if from_model else ''}"
-
-
 def node_processes(
-    config: RunConfig, node: Node, run: RunDirectory, arguments: Sequence[str], port: int | None = None
+    config: RunConfig, node: Node, run: RunDirectory, command: Sequence[str], port: int | None = None
 ) -> list[WorkerSpec]:
-    """The processes of this server. `arguments` follow the run directory on the workers' command line. `port`: where
-    the workers meet when `node.needs_port`."""
-    command = ["-m", program_of(config), str(run.path), *arguments]
+    """The processes of this server. `command`: Python's arguments for each worker. `port`: where the workers meet when
+    `node.needs_port`."""
     if node.table is not None or (node.count == 1 and (config.devices == 1 or config.device == "cpu")):
         return _own_processes(config, node, run, command, port)
     logs = tuple(run.logs / f"worker_{rank}.log" for rank in node.ranks)

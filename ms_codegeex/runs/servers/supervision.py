@@ -59,18 +59,27 @@ def _is_free(port: int) -> bool:
     return False
 
 
-def _worker_arguments(launcher: str, checkpoint: Path | str | None) -> list[str]:
-    """The arguments after the run directory on a worker's command line."""
-    return [launcher, *([str(Path(checkpoint).absolute())] if checkpoint else [])]
+def program_of(config: RunConfig) -> str:
+    """The program of each rank. That of a run that starts from a model, or trains its adapters, can read models."""
+    from_model = config.model.weights is not None or config.lora.rank
+    return f"ms_codegeex.runs.rank{'.from_model' if from_model else ''}"
+
+
+def worker_command(
+    config: RunConfig, run: RunDirectory, launcher: str, checkpoint: Path | str | None = None
+) -> list[str]:
+    """Python's arguments for each worker; `launcher` is the process id of this command."""
+    since = [str(Path(checkpoint).absolute())] if checkpoint else []
+    return ["-m", program_of(config), str(run.path), launcher, *since]
 
 
 def planned_processes(
     config: RunConfig, run: RunDirectory, node: Node, checkpoint: Checkpoint | None
 ) -> list[WorkerSpec]:
     """The processes that `run_workers` would start on this server; their argument `$$` is the launcher's process id."""
-    arguments = _worker_arguments("$$", checkpoint and checkpoint.path)
+    command = worker_command(config, run, "$$", checkpoint and checkpoint.path)
     with reserved_port() if node.needs_port else contextlib.nullcontext() as port:
-        return node_processes(config, node, run, arguments, port)
+        return node_processes(config, node, run, command, port)
 
 
 def run_workers(
@@ -92,7 +101,7 @@ def run_workers(
         display.status(f"starting {count} worker{'s' * (count > 1)}{where}")
         with contextlib.ExitStack() as stack:
             port = stack.enter_context(reserved_port()) if node.needs_port else None
-            specs = node_processes(config, node, run, _worker_arguments(str(os.getpid()), path), port)
+            specs = node_processes(config, node, run, worker_command(config, run, str(os.getpid()), path), port)
             workers = stack.enter_context(Workers(specs))
             stack.enter_context(stop.listening())
             hang = HangWatch(workers, run.beats, run.logs, config.faults.hang, config.device != "cpu")

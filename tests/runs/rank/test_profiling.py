@@ -21,6 +21,7 @@ from ms_codegeex.runs.rank.profiling import Profile
 from ms_codegeex.runs.rank.saving import Checkpoints
 from ms_codegeex.training.observers import Callback
 from ms_codegeex.training.operators import operators_library
+from ms_codegeex.training.start import RankPlace, RunData, RunStart
 from ms_codegeex.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("graph_mode_throughout")
@@ -62,8 +63,11 @@ def unprofiled(dataset, tmp_path_factory):
     """A trainer after 5 of 10 steps, what interrupts it, and the path of its run."""
     values = small_run(dataset, tmp_path_factory.mktemp("unprofiled") / "run")
     config = build_run_config(values)
-    data, library = (training_data(config), validation_data(config)), operators_library(config, 1)
-    trainer = Trainer(config, *data, callbacks=[keep := Interrupt()], library=library)
+    data, place = (
+        RunData(training_data(config), validation_data(config)),
+        RankPlace(library=operators_library(config, 1)),
+    )
+    trainer = Trainer(config, data, RunStart(), place, [keep := Interrupt()])
     keep.stop_after = 5
     trainer.run()
     return trainer, keep, Path(values["output"])

@@ -18,8 +18,10 @@ from ms_codegeex.planning.communicators import buffer_variables
 from ms_codegeex.runs.files.run_directory import RunDirectory
 from ms_codegeex.runs.memory_check import check_ascend
 from ms_codegeex.runs.servers import node as node_module
+from ms_codegeex.runs.servers import supervision
 from ms_codegeex.runs.servers.node import node_processes, resolve_node
 from ms_codegeex.runs.servers.rank_table import make_rank_table, write_rank_table
+from ms_codegeex.runs.servers.supervision import worker_command
 
 BUFFERS = ("HCCL_BUFFSIZE", "MS_DEV_HCCL_CONF")
 
@@ -45,6 +47,11 @@ def cores(monkeypatch):
 # --- the processes of one server ---
 
 
+def processes(config, node, run, launcher="1", port=None):
+    """As `run_workers` starts them."""
+    return node_processes(config, node, run, worker_command(config, run, launcher), port)
+
+
 @pytest.mark.parametrize(
     ("changes", "program"),
     [
@@ -57,13 +64,13 @@ def test_only_a_run_from_a_model_has_the_program_that_reads_models(tmp_path, cha
     lora, model = changes.pop("lora", {}), {"preset": "tiny", **changes}
     run = {"devices": 1, "model": model, "lora": lora, "training": {"steps": 1}, "output": str(tmp_path)}
     small = build_run_config(run)
-    (spec,) = node_processes(small, resolve_node(small), RunDirectory(tmp_path), [])
-    assert spec.command[1:] == ("-m", f"ms_codegeex.runs.{program}", str(tmp_path))
+    (spec,) = processes(small, resolve_node(small), RunDirectory(tmp_path))
+    assert spec.command[1:] == ("-m", f"ms_codegeex.runs.{program}", str(tmp_path), "1")
 
 
 def test_processes_of_a_rank_table(table, cores, tmp_path):
     node = resolve_node(config(), table, 1)
-    specs = node_processes(config(), node, RunDirectory(tmp_path / "run"), ["17"])
+    specs = processes(config(), node, RunDirectory(tmp_path / "run"), "17")
     assert [spec.environment["RANK_ID"] for spec in specs] == [str(rank) for rank in range(8, 16)]
     assert [spec.environment["DEVICE_ID"] for spec in specs] == [str(device) for device in range(8)]
     for i, spec in enumerate(specs):
@@ -90,7 +97,7 @@ def test_processes_of_a_rank_table(table, cores, tmp_path):
 
 def test_ranks_of_a_table_meet_at_the_scheduler_of_server_0(table, cores, tmp_path):
     def scheduler(place, master=None):
-        first, *workers = node_processes(
+        first, *workers = processes(
             config(), resolve_node(config(), place, 0, None, master), RunDirectory(tmp_path), []
         )
         assert len(workers) == 8 and not first.is_worker and first.environment["MS_ROLE"] == "MS_SCHED"
@@ -113,7 +120,7 @@ def test_devices_are_those_of_the_table(cores, tmp_path):
     two = config(devices=2, tensor=2)
     node = resolve_node(two, tmp_path / "t.json")
     assert node.needs_port
-    scheduler, *specs = node_processes(two, node, RunDirectory(tmp_path), [], 21000)
+    scheduler, *specs = processes(two, node, RunDirectory(tmp_path), port=21000)
     assert (scheduler.environment["MS_SCHED_HOST"], scheduler.environment["MS_SCHED_PORT"]) == ("127.0.0.1", "21000")
     assert [(s.environment["RANK_ID"], s.environment["DEVICE_ID"]) for s in specs] == [("0", "4"), ("1", "6")]
 
@@ -121,10 +128,10 @@ def test_devices_are_those_of_the_table(cores, tmp_path):
 def test_users_variables_win_and_pipelines_wait_longer(table, cores, monkeypatch, tmp_path):
     pipeline = config(tensor=4, pipeline=2)
     run = RunDirectory(tmp_path)
-    (spec, *_) = node_processes(pipeline, resolve_node(pipeline, table, 0), run, [])
+    (spec, *_) = processes(pipeline, resolve_node(pipeline, table, 0), run)
     assert spec.environment["HCCL_CONNECT_TIMEOUT"] == "6000"
     monkeypatch.setenv("HCCL_CONNECT_TIMEOUT", "60")
-    (spec, *_) = node_processes(pipeline, resolve_node(pipeline, table, 0), run, [])
+    (spec, *_) = processes(pipeline, resolve_node(pipeline, table, 0), run)
     assert spec.environment["HCCL_CONNECT_TIMEOUT"] == "60"
 
 
@@ -137,11 +144,11 @@ def test_the_runs_own_settings_reach_every_rank(table, cores, tmp_path):
         "HCCL_EXEC_TIMEOUT": "60",
         "HCCL_DETERMINISTIC": "true",
     }
-    for spec in node_processes(chosen, resolve_node(chosen, table, 0), RunDirectory(tmp_path), []):
+    for spec in processes(chosen, resolve_node(chosen, table, 0), RunDirectory(tmp_path)):
         assert spec.environment.items() >= {**expected, "MS_TOPO_TIMEOUT": "900"}.items()
-    (spec,) = node_processes(chosen, resolve_node(chosen, None, 0, 2, "10.0.0.11:8118"), RunDirectory(tmp_path), [])
+    (spec,) = processes(chosen, resolve_node(chosen, None, 0, 2, "10.0.0.11:8118"), RunDirectory(tmp_path))
     assert spec.environment.items() >= expected.items() and "--cluster_time_out=900" in spec.command
-    (spec, *_) = node_processes(config(), resolve_node(config(), table, 0), RunDirectory(tmp_path), [])
+    (spec, *_) = processes(config(), resolve_node(config(), table, 0), RunDirectory(tmp_path))
     assert spec.environment["HCCL_EXEC_TIMEOUT"] == "7200"  # the rank that compiles longest may take long
     assert not spec.environment.keys() & expected.keys() - {"HCCL_CONNECT_TIMEOUT", "HCCL_EXEC_TIMEOUT"}
 
@@ -149,7 +156,7 @@ def test_the_runs_own_settings_reach_every_rank(table, cores, tmp_path):
 def test_what_watches_links_and_arithmetic_reaches_every_rank(table, cores, tmp_path, monkeypatch):
     def environment(**cluster):
         chosen = build_run_config({**values(), "cluster": cluster})
-        _, *specs = node_processes(chosen, resolve_node(chosen, table, 0), RunDirectory(tmp_path), [])
+        _, *specs = processes(chosen, resolve_node(chosen, table, 0), RunDirectory(tmp_path))
         (found,) = {tuple(spec.environment.get(name) for name in names) for spec in specs}
         return found
 
@@ -165,7 +172,7 @@ def test_what_watches_links_and_arithmetic_reaches_every_rank(table, cores, tmp_
 def test_communicators_get_the_buffers_that_are_planned(table, cores, tmp_path, monkeypatch):
     def variables(chosen):
         node = resolve_node(chosen, table, 1)
-        specs = node_processes(chosen, node, RunDirectory(tmp_path), [])
+        specs = processes(chosen, node, RunDirectory(tmp_path))
         found = [{name: spec.environment.get(name) for name in BUFFERS} for spec in specs]
         assert len(specs) == 8 and found == found[:1] * 8  # all of a server: a communicator's members must agree
         return found[0]
@@ -188,7 +195,7 @@ def test_msrun_takes_cores_with_gaps(cores, tmp_path, monkeypatch):
         node_module, "cores_of_devices", create_autospec(node_module.cores_of_devices, return_value=own)
     )
     one = config(devices=8)
-    (spec,) = node_processes(one, resolve_node(one), RunDirectory(tmp_path), [], 21000)
+    (spec,) = processes(one, resolve_node(one), RunDirectory(tmp_path), port=21000)
     monkeypatch.setattr(sys, "argv", ["msrun", *spec.command[1:]])
     assert msrun.get_args().bind_core["device7"] == ["168-169", "107"]
     assert spec.environment["OMP_NUM_THREADS"] == "3"
@@ -222,14 +229,14 @@ def test_settings_of_a_cluster_that_the_library_would_refuse(key, value):
 
 def test_too_few_cores_pin_nothing(table, monkeypatch, tmp_path):
     monkeypatch.setattr(node_module, "usable_cores", lambda: [0, 1])
-    for spec in node_processes(config(), resolve_node(config(), table, 0), RunDirectory(tmp_path), [])[1:]:
+    for spec in processes(config(), resolve_node(config(), table, 0), RunDirectory(tmp_path))[1:]:
         assert spec.command[0] == sys.executable and "not pinned (2 cores for 8 processes)" in spec.label
 
 
 def test_msrun_without_a_rank_table(cores, tmp_path, monkeypatch):
     """Its own parser, on what we give it."""
     run = pytest.importorskip("mindspore.parallel.cluster.run")
-    (spec,) = node_processes(config(), resolve_node(config(), None, 1, 2, "10.0.0.11:8118"), RunDirectory(tmp_path), [])
+    (spec,) = processes(config(), resolve_node(config(), None, 1, 2, "10.0.0.11:8118"), RunDirectory(tmp_path))
     assert Path(spec.command[0]).name == "msrun" and not spec.is_worker
     assert [log.name for log in spec.worker_logs] == [f"worker_{rank}.log" for rank in range(8, 16)]
     monkeypatch.setattr(sys, "argv", list(spec.command))
@@ -244,6 +251,7 @@ def test_msrun_without_a_rank_table(cores, tmp_path, monkeypatch):
         "-m",
         "ms_codegeex.runs.rank",
         str(tmp_path),
+        "1",
     ]
 
 
@@ -252,7 +260,7 @@ def test_one_machine_needs_no_msrun_on_a_cpu(tmp_path):
     small = build_run_config({"devices": 2, "model": {"preset": "tiny"}, "training": {"steps": 1}})
     node = resolve_node(small)
     assert node.needs_port
-    scheduler, *ranks = node_processes(small, node, RunDirectory(tmp_path), ["1"], 21000)
+    scheduler, *ranks = processes(small, node, RunDirectory(tmp_path), "1", 21000)
     assert not scheduler.is_worker and scheduler.log == tmp_path / "logs/scheduler.log"
     shared = {"MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": "21000", "MS_WORKER_NUM": "2", "RANK_SIZE": "2"}
     retries = {"MS_RETRY_INTERVAL_LOWER": "0", "MS_RETRY_INTERVAL_UPPER": "1"}  # not for thousands of ranks
@@ -269,7 +277,7 @@ def test_one_gpu_server_goes_through_msrun(tmp_path, monkeypatch):
     monkeypatch.setattr(node_module, "check_kind", lambda config: None)
     values = {"device": "gpu", "devices": 2, "model": {"preset": "tiny"}, "training": {"steps": 1}}
     small = build_run_config(values)
-    (spec,) = node_processes(small, resolve_node(small), RunDirectory(tmp_path), ["1"], 21000)
+    (spec,) = processes(small, resolve_node(small), RunDirectory(tmp_path), "1", 21000)
     words = ("--worker_num=2", "--local_worker_num=2", "--master_addr=127.0.0.1", "--master_port=21000")
     assert Path(spec.command[0]).name == "msrun" and spec.command[1:5] == words
     assert spec.command[5:] == (
@@ -289,7 +297,7 @@ def test_one_gpu_server_goes_through_msrun(tmp_path, monkeypatch):
 def test_workers_keep_what_set_env_of_cann_has_set(tmp_path, table, cores, monkeypatch):
     """Its libraries, its Python modules, which MindSpore's plugin imports, and its folders."""
     monkeypatch.setattr(node_module.shutil, "which", lambda name: None)
-    monkeypatch.setattr(node_module, "program_of", lambda config: "te")
+    monkeypatch.setattr(supervision, "program_of", lambda config: "te")
     set_env = install_cann(tmp_path / "cann")
     variables = sourced(set_env)
     for name, value in variables.items():
@@ -298,11 +306,11 @@ def test_workers_keep_what_set_env_of_cann_has_set(tmp_path, table, cores, monke
         "import json, os, ms_codegeex; print(json.dumps([__file__, ms_codegeex.__file__, dict(os.environ)]))"
     )
     run = RunDirectory(tmp_path / "a run")
-    specs = node_processes(config(), resolve_node(config(), table, 1), run, [])
+    specs = processes(config(), resolve_node(config(), table, 1), run)
     specs[0].start().wait()
     file, package, seen = json.loads(specs[0].log.read_text())
     assert file == str(set_env.parent / "python/site-packages/te.py") and package == ms_codegeex.__file__
-    for spec in (*specs, *node_processes(config(), resolve_node(config(), None, 1, 2, "a:8118"), run, [])):
+    for spec in (*specs, *processes(config(), resolve_node(config(), None, 1, 2, "a:8118"), run)):
         for environment in (spec.full_environment(), seen):
             for name in (*NAMES, "LD_LIBRARY_PATH"):
                 assert environment[name] == variables[name] != ""
@@ -363,7 +371,7 @@ def test_addresses_of_the_scheduler():
 def test_recovery_of_single_ranks_is_not_used_and_said(monkeypatch, cores, tmp_path, capsys):
     """msrun would ask for MindCluster's agent, and nobody would answer its callbacks."""
     monkeypatch.setenv("MS_ENABLE_TFT", "{TTP:1,ARF:1}")
-    (spec,) = node_processes(config(), resolve_node(config(), None, 0, 2, "10.0.0.11:8118"), RunDirectory(tmp_path), [])
+    (spec,) = processes(config(), resolve_node(config(), None, 0, 2, "10.0.0.11:8118"), RunDirectory(tmp_path))
     assert spec.environment["MS_ENABLE_TFT"] == ""
     with contextlib.suppress(UserError):  # no CANN here
         check_ascend(config())

@@ -171,10 +171,9 @@ STAND_IN = """
 """
 LAUNCH = """
     import sys
-    from ms_codegeex.runs.servers import node
-    from ms_codegeex.runs.servers import rendezvous
+    from ms_codegeex.runs.servers import rendezvous, supervision
     from ms_codegeex.runs import training_job
-    node.program_of, rendezvous.BEAT_SECONDS = lambda config: "cluster_stand_in", 0.2
+    supervision.program_of, rendezvous.BEAT_SECONDS = lambda config: "cluster_stand_in", 0.2
     training_job.check_ascend = lambda config: None  # the workers need no CANN
     from ms_codegeex.cli import main
     sys.exit(main(sys.argv[1:]))

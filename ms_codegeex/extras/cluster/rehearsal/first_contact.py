@@ -41,7 +41,7 @@ from ms_codegeex.runs.files.run_directory import RunDirectory
 from ms_codegeex.runs.files.stopping import left_error
 from ms_codegeex.runs.rank.callbacks import FIRST_STEP
 from ms_codegeex.runs.servers.node import Node, node_processes, resolve_node
-from ms_codegeex.runs.servers.supervision import reserved_port
+from ms_codegeex.runs.servers.supervision import reserved_port, worker_command
 from ms_codegeex.runs.servers.workers import Workers, WorkerSpec
 
 DRIVER_NAMES = {ASCEND_910.name: "Ascend910A", ASCEND_910B.name: "Ascend910B1", ASCEND_910C.name: "Ascend910_9391"}
@@ -213,7 +213,7 @@ def _started(config: RunConfig, run: RunDirectory, rank: int, taken: int) -> str
     with ExitStack() as stack:
         node = node_of(config, rank)
         port = stack.enter_context(reserved_port()) if node.needs_port else None
-        specs = node_processes(config, node, run, [str(os.getpid())], port)
+        specs = node_processes(config, node, run, worker_command(config, run, str(os.getpid())), port)
         workers = stack.enter_context(Workers([_on_the_idle_device(config, spec, node, rank, taken) for spec in specs]))
         while not any(workers.poll()) and not _saved(run, rank):
             time.sleep(POLL_SECONDS)

@@ -22,8 +22,8 @@ from ms_codegeex.extras.cluster.rehearsal.compile import distinct_ranks
 from ms_codegeex.extras.cluster.rehearsal.first_contact import contact
 from ms_codegeex.extras.cluster.rehearsal.stubs import compilers
 from ms_codegeex.planning.communicators import unused_by
-from ms_codegeex.runs.servers.node import program_of
 from ms_codegeex.runs.servers.rank_table import make_rank_table, write_rank_table
+from ms_codegeex.runs.servers.supervision import program_of
 
 pytestmark = pytest.mark.skipif(not compilers(), reason="no C compiler for the stub CANN libraries")
 
