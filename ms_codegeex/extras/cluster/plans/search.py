@@ -23,9 +23,9 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.config.loading import given_values, load_config
 from ms_codegeex.config.sections import OverlapConfig
 from ms_codegeex.config.values import merged, parse_overrides
+from ms_codegeex.extras.cluster.plans.compilation import bounded_graph, compilation
 from ms_codegeex.extras.cluster.plans.planner import OVERRIDES, SPARE_MEMORY, Plan, change, changed, divisors, overrides
 from ms_codegeex.extras.cluster.plans.roofline import balanced_layers
-from ms_codegeex.planning.compilation import bounded_graph, compilation
 from ms_codegeex.planning.hardware_files import hardware_of
 
 if TYPE_CHECKING:
