@@ -27,9 +27,10 @@ class Tokenizer(ABC):
     every prompt starts with, and documents of a corpus do not. `pieces`: the bytes of each id, as `token_bytes` returns
     them. `divides`: no token and no choice of tokens crosses from one of these ASCII characters, ranges of a regular
     expression, to a line break; empty: they may. `infilling`: how released models with this tokenizer are asked to fill
-    in the middle, in the form of `data.infilling.sentinels`; None: it has no tokens for that. `changes`: what
-    documents may be that do not survive, in words. `answer_ends`: names of special tokens that end an answer in a
-    conversation, besides the end token and what the model's template shows."""
+    in the middle, in the form of `data.infilling.sentinels`; None: it has no tokens for that. `file_marks`: ids that
+    precede the name of a repository, and the path of each of its files, where a document holds several; None: it has no
+    such tokens. `changes`: what documents may be that do not survive, in words. `answer_ends`: names of special tokens
+    that end an answer in a conversation, besides the end token and what the model's template shows."""
 
     name: str
     eos_id: int
@@ -38,6 +39,7 @@ class Tokenizer(ABC):
     pieces: Sequence[bytes]
     divides: str
     infilling: Mapping[str, Any] | None = None
+    file_marks: tuple[int, int] | None = None
     changes = ""
     answer_ends: tuple[str, ...] = ()
 
