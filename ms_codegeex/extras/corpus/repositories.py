@@ -1,5 +1,5 @@
-"""Documents that hold the files of a repository, as Qwen2.5-Coder was trained with ("Qwen2.5-Coder Technical Report",
-2024, on its repository level):
+"""Documents that hold the files of a repository, in the form of Qwen2.5-Coder (its technical report, 2024; its guide to
+completion in repositories):
 
     <|repo_name|>NAME
     <|file_sep|>PATH
@@ -9,8 +9,8 @@
     <|endoftext|>
 
 In the shards, each file begins with its repository's name, which all but the first file of a document lose here. Joined
-are the files that were kept, in the order of the input: files in that of their paths. A repository that has files in
-both splits is one in each."""
+are the files that were kept, in the order of the input: source files in that of their paths. A repository with files in
+both splits counts as one in each."""
 
 from __future__ import annotations
 
