@@ -137,8 +137,8 @@ def build(request: PrepareRequest, output: Path, work: Path, mapper: Callable, p
         placed, written, more = placed_documents(phases), summary, {}
         if settings.repositories is not None:
             progress.say(f"joining the files of repositories, at most {settings.repositories} tokens in a document")
-            joined = join_files(documents, settings.tokenizer, settings.repositories, phases)
-            placed, more = [*joined.placed(placed)], {"repositories": joined.counts()}
+            joined = join_files(documents, placed, settings.tokenizer, settings.repositories, phases)
+            placed, more["repositories"] = joined
             written = summarise(placed)
     except NothingLeft:  # after any other error, such as a full disk, the same command goes on
         remove(work)

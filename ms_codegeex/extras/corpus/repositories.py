@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +32,8 @@ from ms_codegeex.extras.corpus.shards import ENDINGS, DocumentRows, Shard, Token
 COUNTS = ("repositories", "files", "documents")
 _NUMBERS = ("number", "start", "tokens", "bytes")
 _FILE = np.dtype([("key", "<u8"), ("split", "i1"), *((name, "<i8") for name in _NUMBERS), ("language", "S32")])
+Placed = tuple[Shard, np.ndarray]
+"""A shard and what became of its documents, as of `selection.placed_documents`."""
 
 
 def check_marks(tokenizer: Tokenizer, limit: int | None) -> None:
@@ -43,36 +44,23 @@ def check_marks(tokenizer: Tokenizer, limit: int | None) -> None:
         raise UserError(f"--repositories {limit}: {lacking}; {remedy}")
 
 
-@dataclass(frozen=True)
-class JoinedFiles:
-    """The shards of joined documents, by their paths without ending."""
-
-    paths: tuple[Path, ...]
-
-    def counts(self) -> dict[str, int]:
-        """How many `files` of how many `repositories` are in how many `documents`."""
-        metas = [*map(read_meta, self.paths)]
-        return {name: sum(meta[name] for meta in metas) for name in COUNTS}
-
-    def placed(self, files: Iterable[tuple[Shard, np.ndarray]]) -> Iterator[tuple[Shard, np.ndarray]]:
-        """Shards with the splits of their documents, as `write_splits` takes them: of `files`, which are the placed
-        documents of all shards, those that are in no repository, then the joined ones."""
-        for shard, splits in files:
-            yield shard, np.where(shard.column("group") < 0, splits, -1)
-        for path in self.paths:
-            count, training = (read_meta(path)[name] for name in ("documents", "train"))
-            yield Shard(path, count), np.repeat(np.array([TRAIN, VALIDATION], np.int8), [training, count - training])
-
-
-def join_files(documents: Documents, tokenizer: str, limit: int, phases: Phases) -> JoinedFiles:
-    """Join the files that `select` has placed into documents of at most `limit` tokens, or of one larger file."""
+def join_files(
+    documents: Documents, placed: Iterable[Placed], tokenizer: str, limit: int, phases: Phases
+) -> tuple[list[Placed], dict[str, int]]:
+    """Join the files that are `placed` in a split into documents of at most `limit` tokens, or of one larger file. The
+    shards to write, first those with the documents that are in no repository, and `COUNTS`."""
     keyed = KeyedRows(phases.directory, "files", len(phases.blocks), _FILE, len(phases.blocks))
     phases.by_block(keyed.phase, _files, save=keyed.write)
-    paths = tuple(result_path(phases.directory, f"joined-{limit}", part) for part in range(keyed.parts))
+    paths = [result_path(phases.directory, f"joined-{limit}", part) for part in range(keyed.parts)]
     missing = [(path, part) for part, path in enumerate(paths) if not path.with_name(path.name + ENDINGS[-1]).exists()]
-    ids = tuple(shard.ids_path for shard in documents.shards)
+    ids = [shard.ids_path for shard in documents.shards]
     phases.run(functools.partial(_join, keyed, documents.starts, ids, tokenizer, limit), missing)
-    return JoinedFiles(paths)
+    written = [(shard, np.where(shard.column("group") < 0, splits, -1)) for shard, splits in placed]
+    metas = [*map(read_meta, paths)]
+    for path, meta in zip(paths, metas, strict=True):
+        sizes = [meta["train"], meta["documents"] - meta["train"]]
+        written.append((Shard(path, meta["documents"]), np.repeat(np.array([TRAIN, VALIDATION], np.int8), sizes)))
+    return written, {name: sum(meta[name] for meta in metas) for name in COUNTS}
 
 
 def _files(directory: Path, block: DocumentBlock, _: np.ndarray) -> np.ndarray:
@@ -92,30 +80,29 @@ def _files(directory: Path, block: DocumentBlock, _: np.ndarray) -> np.ndarray:
 
 
 def _join(
-    keyed: KeyedRows, starts: np.ndarray, paths: tuple[Path, ...], name: str, limit: int, task: tuple[Path, int]
+    keyed: KeyedRows, starts: np.ndarray, paths: list[Path], name: str, limit: int, task: tuple[Path, int]
 ) -> None:
     """Write a shard of the joined documents of one part, those for training first."""
     path, part = task
     files = keyed.read(part)
     files = files[np.lexsort((files["number"], files["key"], files["split"]))]
     tokenizer, _, dtype = load_encoder(name)
-    opened = functools.lru_cache(64)(lambda shard: np.memmap(paths[shard], dtype, "r"))
+    decode, opened = text_decoder(tokenizer), functools.lru_cache(64)(lambda path: np.memmap(path, dtype, "r"))
+    marks = [decode([mark]) for mark in tokenizer.file_marks]
 
     def read(file: np.void) -> np.ndarray:
-        start, shard = file["start"], int(np.searchsorted(starts, file["number"], side="right")) - 1
-        return opened(shard)[start : start + file["tokens"] - 1]
+        ids = opened(paths[int(np.searchsorted(starts, file["number"], side="right")) - 1])
+        return ids[file["start"] : file["start"] + file["tokens"] - 1]
 
-    decode, rows, splits = text_decoder(tokenizer), DocumentRows(), [0, 0]
-    outputs = (path.with_name(path.name + ending) for ending in ENDINGS)
-    with shared_files(*outputs) as (ids_path, others):
+    rows, training = DocumentRows(), 0
+    with shared_files(*(path.with_name(path.name + ending) for ending in ENDINGS)) as (ids_path, others):
         with open(ids_path, "wb") as stream:
             tokens = TokenFile(stream, dtype, tokenizer.eos_id)
             for its, ids in _documents(files, read, limit, tokenizer.file_marks[1]):
-                document = _document(its, ids, decode, tokenizer.file_marks[1])
-                rows.add(document, *tokens.add([ids]))
-                splits[its["split"][0]] += 1
-        count = len(np.unique(files[["key", "split"]]))
-        rows.write(others, checksum=tokens.checksum, repositories=count, files=files.size, train=splits[TRAIN])
+                rows.add(_document(its, decode(ids.tolist()), marks), *tokens.add([ids]))
+                training += its["split"][0] == TRAIN
+        repositories = len(np.unique(files[["key", "split"]]))
+        rows.write(others, repositories=repositories, files=files.size, train=int(training))
 
 
 def _documents(
@@ -136,11 +123,10 @@ def _documents(
         yield files[first:], np.concatenate(pieces)
 
 
-def _document(files: np.ndarray, ids: np.ndarray, decode: Callable[[list[int]], bytes], mark: int) -> Document:
+def _document(files: np.ndarray, text: bytes, marks: list[bytes]) -> Document:
     """A joined document, named by its repository and its first file, in the language of most of its bytes."""
-    head = int((ids == mark).argmax())
-    parts = [decode(part.tolist()) for part in (ids[:1], ids[1:head], ids[head : head + 1], ids[head + 1 :])]
-    repository, path = (part.partition(b"\n")[0].decode() for part in parts[1::2])
-    sizes = {name: int(files["bytes"][files["language"] == name].sum()) for name in np.unique(files["language"])}
-    language = max(sizes, key=sizes.__getitem__).decode()
-    return Document(f"{repository}/{path}", b"".join(parts), language, repository)
+    lines = zip(text.split(b"\n", 2), marks, strict=False)
+    repository, path = (line.removeprefix(mark).decode() for line, mark in lines)
+    languages = sorted({*files["language"].tolist()})
+    language = max(languages, key=lambda name: files["bytes"][files["language"] == name].sum())
+    return Document(f"{repository}/{path}", text, language.decode(), repository)
