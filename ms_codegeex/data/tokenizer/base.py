@@ -6,6 +6,7 @@ import codecs
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,6 +123,13 @@ class Tokenizer(ABC):
         """Text of a whole sequence; broken UTF-8 becomes U+FFFD. For ids that continue others use `continuation`: a
         tokenizer may remove a space from the front of a text, but not in the middle of one."""
         return b"".join(self._pieces((), ids)).decode("utf-8", "replace")
+
+    def file_texts(self, ids: Sequence[int]) -> list[str]:
+        """The text of a document, or those of the files of a repository that it holds."""
+        mark = self.file_marks and self.file_marks[1]
+        places = [place for place, number in enumerate(ids) if number == mark]
+        files = (ids[start + 1 : end] for start, end in pairwise([*places, len(ids)]))
+        return [self.decode(file).partition("\n")[2] for file in files] or [self.decode(ids)]
 
     def continuation(self, before: Sequence[int], ids: Iterable[int], broken: Broken = "ignore") -> Iterator[str]:
         """Text of `ids` after the ids `before`, in pieces of whole characters as the ids arrive. Joined, the pieces are

@@ -23,7 +23,6 @@ ON_ERROR = ("skip", "stop")
 STRIP_LICENCES = ("files", "all", "none")
 UNKNOWN_LICENCES = ("drop", "keep")
 NEAR_DUPLICATES_BY = ("words", "tokens")
-_LATER = {"infill": None, "near_duplicates_by": "words", "repositories": None, "validation": ()}  # than the first ones
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class PrepareSettings:
         """All settings in one flat dictionary, as dataset.json and report.json hold them."""
         fields = {**vars(self), "reading": asdict(self.reading), "infill": self.infill and asdict(self.infill)}
         fields["validation"] = tuple(map(str, self.validation))  # without a URL's password
-        for name, default in _LATER.items():
+        for name, default in (("infill", None), ("near_duplicates_by", "words"), ("repositories", None), ("validation", ())):
             if fields[name] == default:  # as in datasets that were made before there was a choice
                 del fields[name]
         reading = fields.pop("reading")
