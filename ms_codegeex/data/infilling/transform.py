@@ -108,12 +108,12 @@ class Infilling:
 
     def _last_file(self, ids: np.ndarray) -> tuple[np.ndarray, bytes]:
         """Of a document with the files of a repository, the ids that stay as they are, up to the path of the last file,
-        and the text of that file, if its path is complete; of any other, no ids and its text."""
+        and the text of that file, none if its path is cut off; of any other, no ids and its text."""
         last = np.flatnonzero(np.isin(ids, self._file_marks))[-1:]
         if not last.size:
             return ids[:0], self._decode(ids.tolist())
         path, line_end, text = self._decode(ids[last[0] + 1 :].tolist()).partition(b"\n")
-        if not line_end or ids[last[0]] != self._file_marks[-1]:
+        if not line_end:
             return ids, b""
         return np.concatenate([ids[: last[0] + 1], self._encoder.encode_inside(path + line_end)]), text
 

@@ -114,7 +114,8 @@ class PrepareSettings:
         """All settings in one flat dictionary, as dataset.json and report.json hold them."""
         fields = {**vars(self), "reading": asdict(self.reading), "infill": self.infill and asdict(self.infill)}
         fields["validation"] = tuple(map(str, self.validation))  # without a URL's password
-        for name, default in (("infill", None), ("near_duplicates_by", "words"), ("repositories", None), ("validation", ())):
+        later = {"infill": None, "near_duplicates_by": "words", "repositories": None, "validation": ()}
+        for name, default in later.items():
             if fields[name] == default:  # as in datasets that were made before there was a choice
                 del fields[name]
         reading = fields.pop("reading")

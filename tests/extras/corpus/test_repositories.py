@@ -162,6 +162,25 @@ def test_records_of_a_repository_meet_from_everywhere(place, tmp_path, monkeypat
     assert documents(tmp_path / "out", "validation")
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_each_split_has_its_own_repositories(place, tmp_path, seed):
+    """Or files, where there is one repository only: those that are documents of their own without the option."""
+    files = [{"text": source(200 + n), "lang": "python", "repo_name": f"r/{n % 5}", "path": f"{n}"} for n in range(30)]
+    (tmp_path / "five.jsonl").write_text("".join(json.dumps(file) + "\n" for file in files))
+    (tmp_path / "one").mkdir()
+    for number in range(8):
+        (tmp_path / f"one/{number}.py").write_text(source(300 + number))
+    for name in ("five.jsonl", "one"):
+        texts, described = [], []
+        for limit in (None, 32768):
+            output, settings = tmp_path / f"{name}-{limit}", settings_for(place, limit, validation_share=0.3, seed=seed)
+            described.append(prepare([tmp_path / name], output, settings)["splits"])
+            decode = open_dataset(output).tokenizer().file_texts
+            texts += [{text for ids in documents(output, split) for text in decode(ids[:-1])} for split in described[0]]
+        assert texts[:2] == texts[2:] and all(texts)
+        assert all(described[0][split]["packages"] == described[1][split]["packages"] for split in described[0])
+
+
 @pytest.mark.parametrize("workers, block", [(2, 3), pytest.param(2, 1 << 17, marks=pytest.mark.slow)])
 def test_the_same_bytes_however_they_are_made(place, tmp_path, monkeypatch, workers, block):
     inputs, settings = [place / "src", place / "records.jsonl"], settings_for(place, 900, validation_share=0.3)
