@@ -89,7 +89,7 @@ print(load_config(sys.argv[1], sys.argv[2:]).device)'
     python=$venv/bin/python
     if [[ ! -x $python ]]; then
         python=${PYTHON:-python3}
-        if ! "$python" -c 'import ms_codegeex.runs.node' 2>/dev/null; then
+        if ! "$python" -c 'import ms_codegeex.runs.servers.node' 2>/dev/null; then
             [[ -z $cluster ]] || printf 'run_distributed.sh: run setup.sh to see the processes too\n' >&2
             return 0
         fi

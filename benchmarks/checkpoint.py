@@ -39,7 +39,7 @@ from ms_codegeex.formats import chunks
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
 from ms_codegeex.models.registry import family
-from ms_codegeex.runs.saving import Checkpoints
+from ms_codegeex.runs.rank.saving import Checkpoints
 from ms_codegeex.training.progress import Patience, TrainingProgress
 
 BLOCK = 16 << 20

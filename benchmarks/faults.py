@@ -65,7 +65,7 @@ class Job:
     def __init__(self, values: dict[str, Any], restarts: int):
         from conftest import write_config
 
-        from ms_codegeex.runs.run_directory import RunDirectory
+        from ms_codegeex.runs.files.run_directory import RunDirectory
 
         self.run = RunDirectory(Path(values["output"]))
         config = write_config(self.run.path.with_suffix(".yaml"), values)
@@ -105,7 +105,7 @@ class Job:
 
     def events(self) -> list[dict[str, Any]]:
         """The events so far."""
-        from ms_codegeex.runs.records import read_events
+        from ms_codegeex.runs.files.records import read_events
 
         return read_events(self.run.events)
 
@@ -168,8 +168,8 @@ def kill_once(job: Job, kind: str, step: int, chance: random.Random) -> bool:
 def compare(broken: Job, unbroken: Job) -> dict[str, Any]:
     """Compare what the two runs left; ends with an error if anything differs or is lost."""
     from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints, step_name
-    from ms_codegeex.runs.history import read_history
-    from ms_codegeex.runs.records import read_log
+    from ms_codegeex.runs.files.history import read_history
+    from ms_codegeex.runs.files.records import read_log
 
     losses = [[(line["step"], line["loss"]) for line in read_log(job.run.log)] for job in (broken, unbroken)]
     if losses[0] != losses[1]:
@@ -248,7 +248,7 @@ def kills(arguments: argparse.Namespace, precision: str, dataset: Path, scratch:
 def regular(arguments: argparse.Namespace, dataset: Path, scratch: Path) -> dict[str, Any]:
     """Kill a worker every `arguments.every` seconds for `arguments.minutes`; the run continues and ends by itself. A
     short run beforehand shows how many steps take that long."""
-    from ms_codegeex.runs.history import read_history
+    from ms_codegeex.runs.files.history import read_history
 
     trial = Job(values_of(dataset, scratch / "trial", "fp32", 300, 100, arguments.micro_batches), 0)
     jobs, chance, lost = [trial], random.Random(arguments.seed), []

@@ -101,7 +101,7 @@ def our_training(side: str, device: str, job: dict[str, Any]) -> Requests:
     """Our training step."""
     preset, precision = job["preset"], job["precision"]
     ms = prepared(device, precision)
-    from ms_codegeex.runs.joining import measure_matmul_peak
+    from ms_codegeex.runs.rank.joining import measure_matmul_peak
 
     kind = "fp16" if precision == "fp16" else "fp32"
     train, inputs = our_step(device, preset, kind)

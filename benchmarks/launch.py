@@ -77,9 +77,9 @@ def bare(dataset: Path, scratch: Path, number: int) -> tuple[float, float]:
     from conftest import small_run
 
     from ms_codegeex.config.rules import build_run_config
+    from ms_codegeex.runs.files.run_directory import RunDirectory
     from ms_codegeex.runs.opening import StartingPoint, held_run, open_run
-    from ms_codegeex.runs.run_directory import RunDirectory
-    from ms_codegeex.runs.supervision import reserved_port
+    from ms_codegeex.runs.servers.supervision import reserved_port
 
     values = small_run(dataset, scratch / f"bare{number}")
     values["devices"] = 2

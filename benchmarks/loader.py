@@ -144,6 +144,7 @@ def train(directory: Path, workers: int, steps: int, quick: bool) -> tuple[float
     from ms_codegeex.config.rules import build_run_config
     from ms_codegeex.data.datasets.opening import training_data, validation_data
     from ms_codegeex.training.observers import Callback
+    from ms_codegeex.training.start import RankPlace, RunData, RunStart
     from ms_codegeex.training.trainer import Trainer
 
     class Keep(Callback):
@@ -167,7 +168,7 @@ def train(directory: Path, workers: int, steps: int, quick: bool) -> tuple[float
     )
     ms.set_context(mode=ms.GRAPH_MODE)
     data, keep = training_data(config), Keep()
-    trainer = Trainer(config, data, validation_data(config), callbacks=[keep])
+    trainer = Trainer(config, RunData(data, validation_data(config)), RunStart(), RankPlace(), [keep])
     trainer.evaluation.loss = lambda data=None, shuffled=False: (
         0.0
     )  # only steps are timed, and its graph takes long to compile

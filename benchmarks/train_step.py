@@ -125,7 +125,7 @@ def side(name: str, shape: Shape) -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         if line == "peak\n":
-            from ms_codegeex.runs.joining import measure_matmul_peak
+            from ms_codegeex.runs.rank.joining import measure_matmul_peak
 
             print(measure_matmul_peak(), flush=True)
             continue

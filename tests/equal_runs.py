@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
-from ms_codegeex.runs.records import read_log
+from ms_codegeex.runs.files.records import read_log
 
 
 def last_checkpoint(run: Path) -> Checkpoint:

@@ -265,6 +265,12 @@ CORPORA: dict[str, Situation | tuple[Situation, ...] | str | tuple[str, ...]] = 
     "expected a positive number of bytes, for example 64000000": settings({"max_bytes": 64_000_000}, max_bytes=-1),
     "expected 0 (off) to 1, for example 0.85": settings({"near_duplicates": 0.85}, near_duplicates=2),
     # tokenizers
+    "give --tokenizer a directory with Qwen2's, or leave out --repositories": command(
+        f"{ALL} {{at}}/made --repositories 99",
+        f"{ALL} {{at}}/made",
+        "tokenizer train --family qwen2 --input tree --vocab-size 300 --output {at}/own",
+        f"{ALL} {{at}}/more --repositories 99 --tokenizer {{at}}/own",
+    ),
     "give --vocab-size {}, or more text": of_many_tokens,
     "give more text": of_small_text,
     "choose another directory, or remove it": of_existing_tokenizer,

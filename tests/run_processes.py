@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-PROGRAMS = {"ms_codegeex.runs.rank", "ms_codegeex.runs.rank_from_model"}
+PROGRAMS = {"ms_codegeex.runs.rank", "ms_codegeex.runs.rank.from_model"}
 
 
 def processes_of(output: Path) -> list[psutil.Process]:

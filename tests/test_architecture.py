@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT
+from roads import road
 
 from ms_codegeex.base.extras import extra
 from ms_codegeex.cli import VERBS
@@ -330,12 +331,42 @@ def test_folders_in_a_circle_are_found_though_no_files_are():
     assert found[0] == found[-1] and set(found) == {"data.corpus", "data.order"}
 
 
-def test_the_files_to_read_first_exist_and_are_short():
+def listed_files() -> list[str]:
+    """The files that contributing.md says to read first, in its order."""
     page = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
-    listed = re.findall(r"^[1-8]\. `(\S+)`", page.partition("## Read these eight files first")[2], re.MULTILINE)
-    assert len(listed) == 8
-    for name in listed:
+    section = page.partition("## Read these files first")[2].partition("\n## ")[0]
+    return re.findall(r"^\d+\. `(\S+)`", section, re.MULTILINE)
+
+
+def test_the_files_to_read_first_exist_and_are_short():
+    assert len(listed_files()) == 12
+    for name in listed_files():
         assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) < 350, name
+
+
+def test_the_first_files_to_read_are_the_road_from_the_command_to_the_step():
+    files = road(ROOT / "ms_codegeex", ("commands.train", "run"), ("training.step", "TrainStep"))
+    assert [f"ms_codegeex/{name.replace('.', '/')}.py" for name in files] == listed_files()[: len(files)]
+    assert len(files) == 6
+
+
+def test_a_road_leads_over_calls_names_of_programs_and_faces_of_packages(tmp_path):
+    texts = {
+        "cli": "from pack.jobs import start\n\ndef run(x: Step): start()",
+        "jobs/__init__": "from pack.jobs.starting import start",
+        "jobs/starting": "NAME = f'pack.rank{1}'\n\ndef start(): print(NAME)",
+        "rank/__main__": "def main():\n    from pack import loop\n    loop.Trainer().go()",
+        "loop": "from pack.step import Step\n\nclass Trainer:\n    def go(self): Step()",
+        "step": "class Step: ...",
+    }
+    for name, text in texts.items():
+        path = tmp_path / "pack" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    way = ["cli", "jobs.starting", "rank.__main__", "loop", "step"]
+    assert road(tmp_path / "pack", ("cli", "run"), ("step", "Step")) == way
+    (tmp_path / "pack" / "cli.py").write_text("def run(x: Step): ...")
+    assert road(tmp_path / "pack", ("cli", "run"), ("step", "Step")) == []
 
 
 def of_the_wing(program: str, imports: set[tuple[str, str]]) -> set[str]:

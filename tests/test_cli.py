@@ -33,7 +33,7 @@ def test_help_imports_nothing_heavy(code):
 
 def test_commands_that_start_runs_import_no_engine():
     """They stay as long as the run, on every server, and its ranks load the CUDA libraries before the engine."""
-    names = ("runs.training_job", "runs.run_description", "runs.rank", "runs.weights")
+    names = ("runs.training_job", "runs.files.run_description", "runs.rank.__main__", "runs.rank.weights")
     code = (
         "".join(f"import ms_codegeex.{name}\n" for name in names) + "import sys; sys.exit('mindspore' in sys.modules)"
     )

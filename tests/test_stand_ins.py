@@ -111,7 +111,7 @@ def test_a_mock_that_takes_every_call_is_refused(monkeypatch):
 
 def test_what_a_module_in_the_place_of_another_has_is_bound(monkeypatch):
     """`LocalModel` takes `Generator` from a module that is not there before it asks for it."""
-    name = "ms_codegeex.runs.supervision"
+    name = "ms_codegeex.runs.servers.supervision"
     stand_in = types.ModuleType(name)
     stand_in.reserved_port = lambda *_, **__: 80
     monkeypatch.setitem(sys.modules, name, stand_in)
@@ -120,8 +120,8 @@ def test_what_a_module_in_the_place_of_another_has_is_bound(monkeypatch):
     other = types.ModuleType(name)
     other.no_such_function = print
     with pytest.raises(AssertionError, match="no_such_function"):
-        monkeypatch.setitem(sys.modules, "ms_codegeex.runs.node", other)
-    monkeypatch.setitem(sys.modules, "ms_codegeex.runs.node", None)
+        monkeypatch.setitem(sys.modules, "ms_codegeex.runs.servers.node", other)
+    monkeypatch.setitem(sys.modules, "ms_codegeex.runs.servers.node", None)
 
 
 def test_values_that_are_not_functions_stay_as_they_are(monkeypatch):

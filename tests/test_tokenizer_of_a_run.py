@@ -19,7 +19,7 @@ from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.extras.corpus import reading, sources
 from ms_codegeex.extras.corpus.tokenizer_training import TokenizerSettings
 from ms_codegeex.models.registry import family
-from ms_codegeex.runs.records import read_log
+from ms_codegeex.runs.files.records import read_log
 from ms_codegeex.runs.training_job import check_datasets, resolve_data
 
 

@@ -5,8 +5,8 @@ import json
 from conftest import small_run
 
 from ms_codegeex.config.rules import build_run_config
-from ms_codegeex.runs.resolved_config import write_config
-from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.files.resolved_config import write_config
+from ms_codegeex.runs.files.run_directory import RunDirectory
 
 BEGIN = 1_800_000_000.0
 

@@ -61,9 +61,9 @@ def run(arguments: argparse.Namespace) -> None:
     from ms_codegeex.formats.files import chosen_place
     from ms_codegeex.formats.sources import open_source
     from ms_codegeex.runs.finetune_choices import TuningData, TuningRequest, file_of, tuned
-    from ms_codegeex.runs.node import resolve_node
-    from ms_codegeex.runs.rank_table import awaited_rank_table
     from ms_codegeex.runs.resume import check_allowed
+    from ms_codegeex.runs.servers.node import resolve_node
+    from ms_codegeex.runs.servers.rank_table import awaited_rank_table
     from ms_codegeex.runs.training_job import rank_table_of, train
 
     options, resuming = given(FinetuneOptions, arguments), given(ResumingOptions, arguments)

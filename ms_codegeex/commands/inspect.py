@@ -179,7 +179,7 @@ def _kind_of(path: Path) -> tuple[str, Callable[..., dict[str, Any]], Callable[.
         raise UserError(f"{path}: no such directory; give a dataset, a model directory, a checkpoint or a run")
     from ms_codegeex.formats import model_description as models
     from ms_codegeex.formats import peft
-    from ms_codegeex.runs import run_description as runs
+    from ms_codegeex.runs.files import run_description as runs
 
     kinds = {  # by the file that identifies it
         "manifest.json": ("checkpoint", models.describe_checkpoint, models.checkpoint_lines, True),

@@ -15,7 +15,7 @@ from ms_codegeex.base.printing import print_error, print_json
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from ms_codegeex.runs.history import History
+    from ms_codegeex.runs.files.history import History
 
 SUMMARY = "follow runs in the terminal, compare them, or write a page about them"
 EXAMPLES = """  ms-codegeex monitor runs/codegeex_tiny
@@ -41,7 +41,7 @@ def run(arguments: Arguments) -> None:
     names = _names(arguments.runs)
     histories = _read(names)
     if arguments.report:
-        from ms_codegeex.runs.history import batch_text, write_history_page
+        from ms_codegeex.runs.files.history import batch_text, write_history_page
 
         write_history_page(histories, arguments.report, batch_text)
         print_error(f"wrote {arguments.report}")
@@ -66,7 +66,7 @@ def _names(paths: Sequence[str]) -> dict[str, Path]:
 
 
 def _read(names: Mapping[str, Path]) -> dict[str, History]:
-    from ms_codegeex.runs.history import read_history
+    from ms_codegeex.runs.files.history import read_history
 
     return {name: read_history(path) for name, path in names.items()}
 
@@ -91,7 +91,7 @@ def _shown(histories: Mapping[str, History]) -> Group:
     from rich.table import Table
     from rich.text import Text
 
-    from ms_codegeex.runs.history import overview, words_of
+    from ms_codegeex.runs.files.history import overview, words_of
 
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("run", overflow="fold")
@@ -114,7 +114,7 @@ def _shown(histories: Mapping[str, History]) -> Group:
 
 
 def _event_line(when: float, name: str, event: Mapping[str, object], several: bool) -> str:
-    from ms_codegeex.runs.history import clock, words_of
+    from ms_codegeex.runs.files.history import clock, words_of
 
     words = words_of(event)
     return f"{clock(when)}  {f'{name}: ' if several else ''}{event['event']}" + (f"  {words}" if words else "")

@@ -78,7 +78,7 @@ OPTIONS = Actions(
 
 def _addresses(source: str, where: str, folder: Path) -> dict[int, str]:
     """Device id -> address, from a comma-separated list or an hccn.conf."""
-    from ms_codegeex.runs.rank_table import is_address, read_hccn_conf
+    from ms_codegeex.runs.servers.rank_table import is_address, read_hccn_conf
 
     words = [word.strip() for word in source.split(",")]
     if len(words) == 1 and not is_address(words[0]):
@@ -124,7 +124,7 @@ def _servers(arguments: argparse.Namespace) -> list[tuple[str, dict[int, str]]]:
 def run(arguments: argparse.Namespace) -> None:
     """Make, merge or check a table and print what it holds."""
     from ms_codegeex.config.software import software_note
-    from ms_codegeex.runs import rank_table
+    from ms_codegeex.runs.servers import rank_table
 
     mesh = note = None
     if arguments.action == "check":

@@ -148,11 +148,11 @@ def words_of(kind: type, arguments: argparse.Namespace, without: Sequence[str] =
 def run(arguments: argparse.Namespace) -> int | None:
     """Train, or print the processes that would be started."""
     from ms_codegeex.config.loading import load_config
-    from ms_codegeex.runs.node import resolve_node
-    from ms_codegeex.runs.process_list import list_of_processes, processes_as_json, start_script
+    from ms_codegeex.runs.rank.weights import absolute_weights
     from ms_codegeex.runs.resume import check_allowed, since_moved
+    from ms_codegeex.runs.servers.node import resolve_node
+    from ms_codegeex.runs.servers.process_list import list_of_processes, processes_as_json, start_script
     from ms_codegeex.runs.training_job import rank_table_of, train
-    from ms_codegeex.runs.weights import absolute_weights
 
     options = given(ResumingOptions, arguments)
     corpus, words = paths_and_overrides(arguments.corpus or ())
@@ -195,7 +195,7 @@ def run(arguments: argparse.Namespace) -> int | None:
 def _first_run(arguments: argparse.Namespace, config: RunConfig) -> int:
     """Climb the ladder of a first run; the exit status."""
     from ms_codegeex.base.shipped import shipped_names
-    from ms_codegeex.runs.rank_table import read_rank_table
+    from ms_codegeex.runs.servers.rank_table import read_rank_table
 
     for name in ("resume", "corpus", "validation", "restarts", "dry_run", "script"):
         if getattr(arguments, name):

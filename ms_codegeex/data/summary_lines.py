@@ -47,6 +47,9 @@ def corpus_lines(description: dict[str, Any]) -> list[str]:
         lines.append(f"split by {description['split_by']}: packages are too few or too large")
     if (stripped := description.get("licences_stripped", {})).get("documents"):
         lines.append(f"licence headers left out: {size_text(stripped['bytes'])} of {stripped['documents']} {word}")
+    if joined := description.get("repositories"):
+        of = f"{joined['files']} files of {joined['repositories']} repositories"
+        lines.append(f"joined: {of} are {joined['documents']} documents")
     for name, counts in itertools.islice(description.get("licences", {}).items(), 10):
         lines.append(f"licence {name}: {counts['documents']} {word}, {size_text(counts['bytes'])}")
     if "output" not in description:

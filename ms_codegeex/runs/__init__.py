@@ -1,1 +1,1 @@
-"""Starts, watches and records a run: processes, rendezvous, job files, rank tables, the run directory."""
+"""A run, from a checked configuration to its summary; its rooms are `files`, `servers` and `rank`."""

@@ -33,8 +33,8 @@ from ms_codegeex.formats.sources import Source, tokenizer_place
 from ms_codegeex.formats.tensors import SHORT_NAMES
 from ms_codegeex.models.registry import family
 from ms_codegeex.runs import fitting
+from ms_codegeex.runs.files.run_directory import RunDirectory
 from ms_codegeex.runs.memory_check import available_for, required_memory
-from ms_codegeex.runs.run_directory import RunDirectory
 
 FULL, ADAPTERS = "finetune_full", "finetune_lora"
 SMALL = 100_000_000  # parameters of a model that is trained whole; adapters would save it little

@@ -26,8 +26,8 @@ from ms_codegeex.models.parameters import LORA_A, held_bytes
 from ms_codegeex.planning.cost_model import shape_of
 from ms_codegeex.planning.memory import kept_bytes, parameter_sums, stage_memory
 from ms_codegeex.planning.model_parts import model_parts
-from ms_codegeex.runs.background import saves_in_background
-from ms_codegeex.runs.node import RECOVERY
+from ms_codegeex.runs.rank.background import saves_in_background
+from ms_codegeex.runs.servers.node import RECOVERY
 from ms_codegeex.training.operators import finds_compiled_operators
 
 # Bytes.

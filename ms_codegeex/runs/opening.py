@@ -29,10 +29,10 @@ from ms_codegeex.formats.checkpoint import (
     set_aside,
     step_of,
 )
-from ms_codegeex.runs.resolved_config import read_config, write_config
+from ms_codegeex.runs.files.resolved_config import read_config, write_config
+from ms_codegeex.runs.files.run_directory import RunDirectory
+from ms_codegeex.runs.files.stopping import set_doubtful_checkpoints_aside
 from ms_codegeex.runs.resume import Change
-from ms_codegeex.runs.run_directory import RunDirectory
-from ms_codegeex.runs.stopping import set_doubtful_checkpoints_aside
 
 REPORTED_PACKAGES = ("mindspore", "numpy", "safetensors", "tokenizers", "pydantic", "matplotlib")
 

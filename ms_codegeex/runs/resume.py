@@ -26,8 +26,8 @@ from ms_codegeex.data.datasets.blend import mixed_before
 from ms_codegeex.data.datasets.opening import content_hashes
 from ms_codegeex.formats.checkpoint import Checkpoint, fingerprint
 from ms_codegeex.formats.sources import open_source
-from ms_codegeex.runs.resumed_schedule import trained_schedule
-from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.files.run_directory import RunDirectory
+from ms_codegeex.runs.rank.resumed_schedule import trained_schedule
 
 DATASET = ("data.train", "data.blend")
 REFUSED = (  # keys and sections; the table in docs/run_directory.md shows them, and those that are recorded

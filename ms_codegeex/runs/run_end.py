@@ -24,8 +24,8 @@ from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.peft_writing import write_peft
 from ms_codegeex.formats.sources import Source, open_source
-from ms_codegeex.runs.history import History, read_history
-from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.files.history import History, read_history
+from ms_codegeex.runs.files.run_directory import RunDirectory
 
 REGISTERED = ("train", "the model beside simpler ones")
 # Keys of the summary: bits a byte of the model, and of simpler ones that learn from the same tokens.

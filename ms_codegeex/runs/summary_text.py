@@ -11,7 +11,7 @@ from typing import Any
 
 from ms_codegeex.base.printing import print_out
 from ms_codegeex.config import RunConfig
-from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.files.run_directory import RunDirectory
 from ms_codegeex.runs.run_end import SIMPLER_MODELS
 
 

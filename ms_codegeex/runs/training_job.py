@@ -30,20 +30,20 @@ from ms_codegeex.data.datasets.opening import (
 from ms_codegeex.formats.checkpoint import Checkpoint, DamagedFile, list_checkpoints, step_of
 from ms_codegeex.formats.sources import open_source, tokenizer_place
 from ms_codegeex.models.registry import family
-from ms_codegeex.runs.attempts import recorded_end, resumed, with_restarts
+from ms_codegeex.runs.files.run_directory import RunDirectory
+from ms_codegeex.runs.files.stopping import stop_at_once
 from ms_codegeex.runs.memory_check import check_ascend, check_gpus, check_memory
-from ms_codegeex.runs.node import Node
 from ms_codegeex.runs.opening import StartingPoint, held_run, join_run, open_run, pass_over, starting_point
-from ms_codegeex.runs.rendezvous import meeting
+from ms_codegeex.runs.rank.resumed_schedule import schedule_notes
+from ms_codegeex.runs.rank.weights import check_weights
 from ms_codegeex.runs.resume import changes_since, check_places, is_finished, out_of_patience
-from ms_codegeex.runs.resumed_schedule import schedule_notes
-from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.run_end import Stopwatch, finish
-from ms_codegeex.runs.stopping import stop_at_once
+from ms_codegeex.runs.servers.attempts import recorded_end, resumed, with_restarts
+from ms_codegeex.runs.servers.node import Node
+from ms_codegeex.runs.servers.rendezvous import meeting
+from ms_codegeex.runs.servers.supervision import planned_processes, run_workers
+from ms_codegeex.runs.servers.workers import WorkerSpec
 from ms_codegeex.runs.summary_text import print_summary
-from ms_codegeex.runs.supervision import planned_processes, run_workers
-from ms_codegeex.runs.weights import check_weights
-from ms_codegeex.runs.workers import WorkerSpec
 
 
 def resolve_data(config: RunConfig, corpus: Sequence[str], quiet: bool, servers: int = 1) -> RunConfig:

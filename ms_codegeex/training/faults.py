@@ -5,7 +5,8 @@ A value counts as a spike if it lies more than `faults.sigma` robust standard de
 that. The limits are known before a step, so the step can check them in the graph and leave the weights as they are.
 
 Where `faults.policy` is applied: `build.py` makes a guarded step; `trainer.py` sets its limits, and has `Faults` judge,
-report and answer each step; `runs/attempts.py` starts the run again after a `Rewind` and ends it after `Divergence`.
+report and answer each step; `runs/servers/attempts.py` starts the run again after a `Rewind` and ends it after
+`Divergence`.
 """
 
 from __future__ import annotations

@@ -13,9 +13,7 @@ from mindspore import Tensor
 
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.config import RunConfig
-from ms_codegeex.data.datasets.batches import Sequences
-from ms_codegeex.data.datasets.blend import Blend
-from ms_codegeex.data.description import ModelDescription, taught_by
+from ms_codegeex.data.description import taught_by
 from ms_codegeex.formats.checkpoint import Checkpoint, fingerprint, untied
 from ms_codegeex.formats.checkpoint_writing import Slice
 from ms_codegeex.formats.tensors import LazyTensor, overlap, window_ranges
@@ -23,6 +21,7 @@ from ms_codegeex.models.parameters import LORA_A, NUMBERS
 from ms_codegeex.parallel.sharding import Placement
 from ms_codegeex.training.build import TrainingCells
 from ms_codegeex.training.first_values import initial_weight
+from ms_codegeex.training.start import RunData, RunStart
 
 
 class RankState:
@@ -167,22 +166,15 @@ class Provenance:
     alone is saved. `description`: what the data teach the model, over what is known of the one that the run starts
     from."""
 
-    def __init__(
-        self,
-        config: RunConfig,
-        data: Sequences | Blend,
-        rank: int,
-        weights: Mapping[str, LazyTensor],
-        description: ModelDescription,
-        datasets: Mapping[str, str],
-    ):
-        self._config, self._rank, self._datasets = config, rank, dict(datasets)
-        self._tokenizer = data.info.get("tokenizer")
-        marks = None if data.infilling is None else data.infilling.sentinels
-        self.description = replace(taught_by(data.info), infill=marks).over(description)
+    def __init__(self, config: RunConfig, data: RunData, start: RunStart, rank: int):
+        self._config, self._rank, self._datasets = config, rank, dict(data.hashes)
+        info, infilling = data.training.info, data.training.infilling
+        self._tokenizer = info.get("tokenizer")
+        marks = None if infilling is None else infilling.sentinels
+        self.description = replace(taught_by(info), infill=marks).over(start.description)
         # the model that adapters belong to; they are all that is saved
         model = set(config.model.sizes.parameter_shapes())
-        base = {name: tensor for name, tensor in weights.items() if name in model}
+        base = {name: tensor for name, tensor in start.weights.items() if name in model}
         self._base = fingerprint(base) if config.lora.rank and rank == 0 else None
 
     def state(self) -> dict[str, Any]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import mindspore as ms
@@ -19,12 +18,8 @@ from mindspore.nn.utils import no_init_parameters
 
 from ms_codegeex.base.errors import Divergence
 from ms_codegeex.config import RunConfig
-from ms_codegeex.config.schedule import Transition
 from ms_codegeex.data.datasets.batches import Batch, Sequences, read_ahead, shuffle_context, unigram_entropy
-from ms_codegeex.data.datasets.blend import Blend
-from ms_codegeex.data.description import ModelDescription
 from ms_codegeex.formats.checkpoint import Checkpoint
-from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.parallel.context import before_evaluation
 from ms_codegeex.parallel.gradients import narrow_sum, sixteen_bits
 from ms_codegeex.parallel.sharding import Placement, loaded_rows
@@ -33,64 +28,36 @@ from ms_codegeex.training.faults import Faults
 from ms_codegeex.training.observers import Callback, ObservedRun, StepRecord
 from ms_codegeex.training.progress import Patience, Rates, TrainingProgress
 from ms_codegeex.training.rank_state import Provenance, RankState
+from ms_codegeex.training.start import RankPlace, RunData, RunStart
 from ms_codegeex.training.step import StepSettings, TrainStep
 
 
 class Trainer(ObservedRun):
-    """Builds network, optimizer and steps from the configuration and trains on this rank's share of the data.
-
-    Args:
-        rank: this process's number in the job.
-        matmul_peak: FLOP/s of one device, the reference for MFU; 0 if unknown.
-        left_out: global numbers of the first samples of batches that are not trained on.
-        tied_group: the communication group of the tied word embedding, if this rank belongs to one.
-        weights: tensors to start from (`runs.weights.weights_of`), by our names; others are random.
-        description: of the model that the run starts from; what the data teach comes over it.
-        datasets: the hash of each dataset, for the checkpoints.
-        transition: from the learning rate of the length that the run had.
-        library: of the operators that are compiled for this CPU, if the run uses them.
-        step: makes the train step.
-        layers: makes the layers of the network.
-    """
+    """Builds network, optimizer and steps from the configuration and trains on this rank's share of the data."""
 
     def __init__(
-        self,
-        config: RunConfig,
-        data: Sequences | Blend,
-        validation: Sequences,
-        *,
-        rank: int = 0,
-        matmul_peak: float = 0.0,
-        callbacks: Sequence[Callback] = (),
-        left_out: Collection[int] = (),
-        tied_group: str | None = None,
-        weights: Mapping[str, LazyTensor] | None = None,
-        description: ModelDescription | None = None,
-        datasets: Mapping[str, str] | None = None,
-        transition: Transition | None = None,
-        library: Path | None = None,
+        self, config: RunConfig, data: RunData, start: RunStart, place: RankPlace, callbacks: Sequence[Callback] = ()
     ):
-        self.config, self.data, self.rank, self.callbacks = config, data, rank, list(callbacks)
+        self.config, self.data, self.rank, self.callbacks = config, data.training, place.rank, list(callbacks)
         self.progress, self.patience = TrainingProgress(), Patience(config.training.patience)
-        self.faults, self.rates = Faults(config.faults, left_out), Rates(config, matmul_peak)
+        self.faults, self.rates = Faults(config.faults, start.left_out), Rates(config, place.matmul_peak)
         self.evaluated: tuple[int, float] | None = None  # step and validation loss
         self.compiled = self.stopped = False
-        self.transition = transition
-        known = description or ModelDescription()
-        self.provenance = Provenance(config, data, rank, weights or {}, known, datasets or {})
-        data.check_model(config.model.sizes.vocab_size, config.model.sizes.eos_token_id)
+        self.transition = start.transition
+        self.provenance = Provenance(config, data, start, place.rank)
+        self.data.check_model(config.model.sizes.vocab_size, config.model.sizes.eos_token_id)
         # MindSpore shards parameters when it compiles; no device allocates whole weights, nor a CPU two copies
         with no_init_parameters():
-            optimizer = partial(adamw, transition=transition, library=library)
-            self.built = build(config, tied_group, True, optimizer, step_of(config), library)
-        self.evaluation = Evaluator(config, self.built, validation, rank, self)
+            optimizer = partial(adamw, transition=start.transition, library=place.library)
+            self.built = build(config, place.tied_group, True, optimizer, step_of(config), place.library)
+        self.evaluation = Evaluator(config, self.built, data.validation, place.rank, self)
         if config.partitioned:  # from then on parameters have the shape of this rank's shard
             self.status("compiling the training graph")
             loaders = config.mesh.stage_size  # devices that load different samples
             with self.phase("compile"):
                 self.built.compile(config.training.global_batch // loaders // self.built.accumulation)
-        self.rank_state = RankState(config, self.built, Placement(config, rank))
-        self.rank_state.initialise(weights or {})
+        self.rank_state = RankState(config, self.built, Placement(config, place.rank))
+        self.rank_state.initialise(start.weights)
 
     def state(self) -> dict[str, Any]:
         """All but the tensors, as JSON values. Dropout and data order are functions of seed and sample number, so there
@@ -161,11 +128,10 @@ class Trainer(ObservedRun):
                     waited = time.perf_counter() - began
                     with nullcontext() if self.compiled else self.phase("compile"):  # and the first step
                         record = self._step(batch, began, waited)
-                    first = self.progress.samples - self.config.training.global_batch
                     if record.compiling:
                         self.event("compiled", seconds=record.step_seconds)
                     if record.skipped:
-                        self.faults.report(self, record, (first, self.progress.samples))
+                        self.faults.report(self, record, (batch.first, self.progress.samples))
                     if self.finished or (every and record.step % every == 0):
                         record.validation_loss = self.validation_loss()
                         self.event("evaluation", validation_loss=record.validation_loss)
@@ -176,7 +142,7 @@ class Trainer(ObservedRun):
                             self.event("out of patience", best=best, validation_loss=loss)
                     self.compiled = True
                     self.tell("step", record)
-                    self.faults.answer(record, first)
+                    self.faults.answer(record, batch.first)
             self.tell("end")
         finally:
             self.tell("leave")
@@ -195,7 +161,7 @@ class Trainer(ObservedRun):
 
     def _local_batch(self, first: int) -> Batch:
         rows = loaded_rows(self.config, self.rank)
-        return self.data.training_batch(first + rows.start, rows.stop - rows.start)
+        return replace(self.data.training_batch(first + rows.start, rows.stop - rows.start), first=first)
 
     def _step(self, batch: Batch, began: float, waited: float) -> StepRecord:
         train_step = self.built.step.set_train(True)  # the evaluation shares the network and turns dropout off
@@ -206,15 +172,14 @@ class Trainer(ObservedRun):
             train_step.set_limits(*self.faults.limits)
         loss, count, norm, rate, scale, updated = train_step(*tensors_of(last)).asnumpy().tolist()
         norm = norm if norm >= 0 else math.nan
-        first = next(self.faults.positions(self.progress.samples, self.config.training.global_batch))
-        self.progress.advance(first + self.config.training.global_batch, count, bool(updated))
+        self.progress.advance(batch.first + self.config.training.global_batch, count, bool(updated))
         seconds = time.perf_counter() - began
         finite = math.isfinite(norm)
         if self.faults.guarded:
             self.faults.judge(loss, norm, lowers_scale=not finite and scale > 1.0)
         elif not finite and scale <= 1.0:  # no loss scale, or one that cannot be lowered
             wrong = f"loss {loss}, gradient norm {norm}; nothing was saved from this step"
-            look = f"Look at the data around sample {first}"
+            look = f"Look at the data around sample {batch.first}"
             resume = "resume from the last checkpoint that finite steps followed, at a lower rate: --resume auto"
             how = "--allow-change training.schedule training.schedule.learning_rate=…"
             where = f"step {self.progress.step}"

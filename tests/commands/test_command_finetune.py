@@ -12,7 +12,7 @@ from conftest import ROOT, command, command_here
 from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.models.registry import family
-from ms_codegeex.runs.records import read_log
+from ms_codegeex.runs.files.records import read_log
 from ms_codegeex.training.rank_state import initial_weight
 
 SIZES = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 32, "max_position_embeddings": 32}

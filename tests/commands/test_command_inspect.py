@@ -22,8 +22,8 @@ from ms_codegeex.data.inspection import open_dataset, read_sample
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.extras.corpus.finetuning.prepare import FinetuneSettings, prepare_finetune
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
-from ms_codegeex.runs.resolved_config import write_config
-from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.files.resolved_config import write_config
+from ms_codegeex.runs.files.run_directory import RunDirectory
 
 
 def prepare(sources, output, *more):

@@ -18,7 +18,7 @@ from equal_runs import check_equal, last_checkpoint
 from run_processes import processes_of
 
 from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
-from ms_codegeex.runs.records import read_events, read_log
+from ms_codegeex.runs.files.records import read_events, read_log
 
 
 def train(tmp_path, values, *arguments, **options):

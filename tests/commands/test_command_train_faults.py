@@ -10,22 +10,22 @@ import pytest
 from conftest import ROOT, command_here, small_run, write_config
 from equal_runs import check_equal
 
-from ms_codegeex.runs.beats import read_beat
-from ms_codegeex.runs.records import read_events
-from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.files.beats import read_beat
+from ms_codegeex.runs.files.records import read_events
+from ms_codegeex.runs.files.run_directory import RunDirectory
 
 COMMAND = """
 import sys
 from ms_codegeex import cli
-from ms_codegeex.runs import hangs, node
-node.program_of = lambda config: "bad_worker"
+from ms_codegeex.runs.servers import hangs, supervision
+supervision.program_of = lambda config: "bad_worker"
 {limits}
 sys.exit(cli.main(sys.argv[1:]))
 """
 WORKER = """
 import os, sys, time
 from pathlib import Path
-from ms_codegeex.runs import rank
+from ms_codegeex.runs.rank import __main__ as rank
 from ms_codegeex.training.trainer import Trainer
 
 def flip(trainer):
@@ -49,8 +49,9 @@ sys.exit(rank.main())
 STOPS = """
 import os, signal, sys, time
 from pathlib import Path
-from ms_codegeex.runs import beats, rank
-from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.files import beats
+from ms_codegeex.runs.rank import __main__ as rank
+from ms_codegeex.runs.files.run_directory import RunDirectory
 
 plan, attempt = {plan}, RunDirectory(Path(sys.argv[1])).attempt
 

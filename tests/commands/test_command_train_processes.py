@@ -14,8 +14,8 @@ from equal_runs import check_equal
 from run_processes import processes_of, ranks_of, wait_for
 
 from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
-from ms_codegeex.runs.records import read_events, read_log
-from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.files.records import read_events, read_log
+from ms_codegeex.runs.files.run_directory import RunDirectory
 
 LONG = 50_000  # steps: minutes, when a test needs a moment
 

@@ -20,7 +20,7 @@ from ms_codegeex.formats.peft import description_of
 from ms_codegeex.formats.peft_writing import write_peft
 from ms_codegeex.formats.sources import checkpoint_description, open_source
 from ms_codegeex.generation.loading import load_model
-from ms_codegeex.runs.weights import start_of
+from ms_codegeex.runs.rank.weights import start_of
 
 CHATML = (
     "{%- for m in messages %}{{'<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n'}}{% endfor %}\n"

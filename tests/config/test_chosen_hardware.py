@@ -7,7 +7,7 @@ from ms_codegeex.config.chips import check_kind, driver_hardware
 from ms_codegeex.config.chosen_hardware import flat_cells, hardware_of, running_on
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.software import software_note
-from ms_codegeex.runs.node import resolve_node
+from ms_codegeex.runs.servers.node import resolve_node
 
 
 def run(device, name=None):

@@ -21,8 +21,8 @@ from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetens
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.formats.tensors import from_array
 from ms_codegeex.models.registry import family
+from ms_codegeex.runs.rank.weights import weights_of
 from ms_codegeex.runs.resharding import open_contents, rank_slices
-from ms_codegeex.runs.weights import weights_of
 
 RANK, ALPHA = 2, 6.0
 

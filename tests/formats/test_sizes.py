@@ -20,7 +20,7 @@ from ms_codegeex.generation.quantised import QuantisedModel
 from ms_codegeex.generation.quantising import write_quantised
 from ms_codegeex.models.decoder_config import NOT_OF_WEIGHTS
 from ms_codegeex.models.registry import family
-from ms_codegeex.runs.weights import weights_of
+from ms_codegeex.runs.rank.weights import weights_of
 
 CHANGED = {bool: lambda value: not value, float: lambda value: 3 * value, str: lambda value: "fp16"}
 

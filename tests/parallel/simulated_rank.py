@@ -27,7 +27,8 @@ def main(config_file, rank, checkpoint, parts):
     from ms_codegeex.extras.cluster.rehearsal.execution_program import exported
     from ms_codegeex.formats.checkpoint import Checkpoint
     from ms_codegeex.parallel import context
-    from ms_codegeex.runs.weights import weights_of
+    from ms_codegeex.runs.rank.weights import weights_of
+    from ms_codegeex.training.start import RankPlace, RunData, RunStart
     from ms_codegeex.training.trainer import Trainer
 
     with open(config_file) as file:
@@ -36,7 +37,7 @@ def main(config_file, rank, checkpoint, parts):
     init()
     rank = int(rank)
     tied_group = context.enter(config, rank)
-    trainer = Trainer(config, Data(), Data(), rank=rank, tied_group=tied_group, weights=weights_of(config))
+    trainer = Trainer(config, RunData(Data(), Data()), RunStart(weights_of(config)), RankPlace(rank, tied_group))
     if checkpoint != "none":
         trainer.restore(Checkpoint(checkpoint))
     ids = np.zeros((trainer.built.evaluation_rows, config.seq_length), np.int32)

@@ -147,10 +147,11 @@ def test_trainer_and_rehearsal_load_the_same_rows(monkeypatch):
     loaded = [sharding.loaded_rows(config, rank) for rank in range(8)]
     assert [(rows.start, rows.stop) for rows in loaded] == [(0, 4), (4, 8), (8, 12), (12, 16)] * 2
     stand_in, asked = types.SimpleNamespace(config=config, rank=6), []
-    stand_in.data = types.SimpleNamespace(training_batch=lambda *given: asked.append(given))
+    rows = Batch(*(np.zeros((2, 4), np.int32) for _ in range(3)), np.array([35, 36]))
+    stand_in.data = types.SimpleNamespace(training_batch=lambda *given: asked.append(given) or rows)
     monkeypatch.setattr(sharding, "loaded_rows", lambda config, rank: slice(3, 5))
     monkeypatch.setattr(trainer, "loaded_rows", sharding.loaded_rows)
-    trainer.Trainer._local_batch(stand_in, 32)
+    assert trainer.Trainer._local_batch(stand_in, 32).first == 32  # of the step's batch, not of this rank's rows
     assert asked == [(35, 2)]
     assert local_rows(config, 6, np.arange(16)).tolist() == [3, 4]
 

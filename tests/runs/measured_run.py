@@ -19,9 +19,10 @@ import small_models
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.data.datasets.opening import training_data, validation_data
 from ms_codegeex.runs.memory_check import ENGINE_PROCESS, required_memory
-from ms_codegeex.runs.weights import weights_of
+from ms_codegeex.runs.rank.weights import weights_of
 from ms_codegeex.training.operators import operators_library
 from ms_codegeex.training.rank_state import initial_weight
+from ms_codegeex.training.start import RankPlace, RunData, RunStart
 from ms_codegeex.training.trainer import Trainer
 
 
@@ -49,9 +50,9 @@ def main():
     ms.ops.MatMul()(ms.Tensor(np.ones((512, 512), np.float32)), ms.Tensor(np.ones((512, 512), np.float32))).asnumpy()
     before, peak = resident(), [0]
     threading.Thread(target=watch, args=(peak,), daemon=True).start()
-    data, validation = training_data(config), validation_data(config)
+    data = RunData(training_data(config), validation_data(config))
     library = operators_library(config, 1) if sys.argv[2:] == ["compiled"] else None
-    Trainer(config, data, validation, weights=weights_of(config), library=library).run()
+    Trainer(config, data, RunStart(weights_of(config)), RankPlace(library=library)).run()
     planned = required_memory(config, compiled=library is not None) - ENGINE_PROCESS
     print(json.dumps({"measured": peak[0] - before, "planned": planned, "compiled": library is not None}))
 

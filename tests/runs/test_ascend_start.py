@@ -16,17 +16,17 @@ from run_processes import wait_for
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.extras.cluster.rehearsal import cann_stubs
+from ms_codegeex.runs.files.run_directory import RunDirectory
 from ms_codegeex.runs.memory_check import check_ascend
-from ms_codegeex.runs.node import node_processes, resolve_node
-from ms_codegeex.runs.rank_table import make_rank_table, write_rank_table
-from ms_codegeex.runs.run_directory import RunDirectory
-from ms_codegeex.runs.supervision import reserved_port
-from ms_codegeex.runs.workers import Workers
+from ms_codegeex.runs.servers.node import node_processes, resolve_node
+from ms_codegeex.runs.servers.rank_table import make_rank_table, write_rank_table
+from ms_codegeex.runs.servers.supervision import reserved_port, worker_command
+from ms_codegeex.runs.servers.workers import Workers
 
 START = """
 import json, sys
 from ms_codegeex.config.loading import load_config
-from ms_codegeex.runs import joining
+from ms_codegeex.runs.rank import joining
 from ms_codegeex.training.progress import used_memory
 config, rank, _ = joining.join(load_config(None, sys.argv[1:]))
 import mindspore as ms
@@ -40,9 +40,9 @@ import json, os, sys
 from pathlib import Path
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.config.loading import load_config
-from ms_codegeex.runs import joining
-from ms_codegeex.runs.records import read_events
-from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.rank import joining
+from ms_codegeex.runs.files.records import read_events
+from ms_codegeex.runs.files.run_directory import RunDirectory
 from ms_codegeex.training.progress import used_memory
 config, rank, _ = joining.join(load_config(None, sys.argv[1:]))
 run, found = RunDirectory(Path.cwd()), []
@@ -74,11 +74,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from mindspore import profiler
 from ms_codegeex.config.loading import load_config
-from ms_codegeex.runs import joining
-from ms_codegeex.runs.profiling import Profile
+from ms_codegeex.runs.rank import joining
+from ms_codegeex.runs.rank.profiling import Profile
 
 class Trainer:
-    "What the callback uses of a trainer; tests/runs/test_profiling.py has the real one."
+    "What the callback uses of a trainer; tests/runs/rank/test_profiling.py has the real one."
     progress, heard = SimpleNamespace(step=0), []
     def status(self, text): pass
     def event(self, event, **content): self.heard.append(content)
@@ -151,7 +151,8 @@ def start(directory, *overrides, table=None, words=("-c", START + STAY), until=h
     config = load_config(None, [*RUN, *overrides])
     node = resolve_node(config, table)
     with reserved_port() as port:
-        specs = node_processes(config, node, RunDirectory(directory), [], port)
+        run = RunDirectory(directory)
+        specs = node_processes(config, node, run, worker_command(config, run, "1"), port)
         workers = [_with(spec, *words, *RUN, *overrides) for spec in specs]
         logs = [log for spec in specs for log in spec.worker_logs]
         with Workers(workers) as group:
@@ -264,7 +265,7 @@ def test_ranks_meet_and_each_has_its_device(plugin, tmp_path, monkeypatch, devic
 
 GROUP = """
 from ms_codegeex.config.loading import load_config
-from ms_codegeex.runs import joining
+from ms_codegeex.runs.rank import joining
 import mindspore
 from unittest.mock import create_autospec
 limit = mindspore.runtime.set_memory

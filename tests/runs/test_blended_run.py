@@ -11,9 +11,9 @@ from tokenizer_files import write_chatglm
 
 from ms_codegeex.data.datasets.opening import training_data
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.runs.records import read_log
-from ms_codegeex.runs.resolved_config import read_config
-from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.files.records import read_log
+from ms_codegeex.runs.files.resolved_config import read_config
+from ms_codegeex.runs.files.run_directory import RunDirectory
 
 
 @pytest.mark.slow  # three runs with worker processes that compile; what they share is tested in parts in the fast tests

@@ -17,7 +17,7 @@ from ms_codegeex.extras.serving.infilling import infill_filter, infill_prompt
 from ms_codegeex.extras.serving.model import described_model
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation.loading import load_model
-from ms_codegeex.runs.records import read_log
+from ms_codegeex.runs.files.records import read_log
 
 ROWS = 448
 

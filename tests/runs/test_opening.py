@@ -12,8 +12,8 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.config.sections import CheckpointConfig, DataConfig
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
+from ms_codegeex.runs.files.run_directory import RunDirectory
 from ms_codegeex.runs.opening import StartingPoint, open_run, starting_point
-from ms_codegeex.runs.run_directory import RunDirectory
 
 
 def steps(run, *numbers):

@@ -21,7 +21,9 @@ from ms_codegeex.config.schedule import learning_rate
 from ms_codegeex.config.values import flattened
 from ms_codegeex.data.datasets import opening as content
 from ms_codegeex.data.datasets.opening import content_hashes
-from ms_codegeex.runs.resolved_config import write_config
+from ms_codegeex.runs.files.resolved_config import write_config
+from ms_codegeex.runs.files.run_directory import RunDirectory
+from ms_codegeex.runs.rank.resumed_schedule import schedule_notes, transition_from
 from ms_codegeex.runs.resume import (
     REFUSED,
     UNRECORDED,
@@ -32,8 +34,6 @@ from ms_codegeex.runs.resume import (
     is_finished,
     since_moved,
 )
-from ms_codegeex.runs.resumed_schedule import schedule_notes, transition_from
-from ms_codegeex.runs.run_directory import RunDirectory
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ def test_figures_that_are_missing_have_no_line():
 
 
 def history(events, log, every=1):
-    """Stands in for `runs.history.History`, which test_first_command_with_a_small_run meets."""
+    """Stands in for `runs.files.history.History`, which test_first_command_with_a_small_run meets."""
     return SimpleNamespace(events=events, log=log, config=SimpleNamespace(logging=SimpleNamespace(every=every)))
 
 

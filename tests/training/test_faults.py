@@ -10,9 +10,10 @@ from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.sections import FaultsConfig
 from ms_codegeex.data.datasets.opening import training_data, validation_data
 from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
-from ms_codegeex.runs.saving import Checkpoints
+from ms_codegeex.runs.rank.saving import Checkpoints
 from ms_codegeex.training.faults import Faults
 from ms_codegeex.training.observers import Callback
+from ms_codegeex.training.start import RankPlace, RunData, RunStart
 from ms_codegeex.training.step import StepSettings, TrainStep
 from ms_codegeex.training.trainer import Trainer
 
@@ -106,13 +107,8 @@ def make(values, folder, poison=(), left_out=(), not_finite=()):
     config = build_run_config(values)
     watch = Watch()
     callbacks = [Checkpoints(folder, 10, 3), watch]
-    trainer = Poisoned(
-        config,
-        training_data(config),
-        validation_data(config),
-        callbacks=callbacks,
-        left_out=left_out,
-    )
+    data = RunData(training_data(config), validation_data(config))
+    trainer = Poisoned(config, data, RunStart(left_out=left_out), RankPlace(), callbacks)
     trainer.poison, trainer.not_finite = poison, not_finite
     return trainer, watch
 

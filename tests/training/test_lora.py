@@ -22,8 +22,9 @@ from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation.quantising import write_quantised
 from ms_codegeex.models.layers import Linear, SampleKeys
 from ms_codegeex.models.lora import Adaptation, LoraLinear, NarrowProduct
-from ms_codegeex.runs.saving import Checkpoints
-from ms_codegeex.runs.weights import weights_of
+from ms_codegeex.runs.rank.saving import Checkpoints
+from ms_codegeex.runs.rank.weights import weights_of
+from ms_codegeex.training.start import RankPlace, RunData, RunStart
 from ms_codegeex.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("graph_mode_throughout")
@@ -43,8 +44,8 @@ def first_fused(source, layer):
 
 def make(values, *callbacks):
     config = build_run_config(values)
-    data, validation = training_data(config), validation_data(config)
-    return Trainer(config, data, validation, callbacks=callbacks, weights=weights_of(config))
+    data = RunData(training_data(config), validation_data(config))
+    return Trainer(config, data, RunStart(weights_of(config)), RankPlace(), callbacks)
 
 
 def run_values(dataset, root, family):

@@ -17,9 +17,10 @@ from ms_codegeex.formats.rounding import quantise
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.kernels.compiling import library_path
-from ms_codegeex.runs.saving import Checkpoints
-from ms_codegeex.runs.weights import weights_of
+from ms_codegeex.runs.rank.saving import Checkpoints
+from ms_codegeex.runs.rank.weights import weights_of
 from ms_codegeex.training.observers import Callback
+from ms_codegeex.training.start import RankPlace, RunData, RunStart
 from ms_codegeex.training.trainer import Trainer
 
 pytest.importorskip("torch")
@@ -72,8 +73,8 @@ class Losses(Callback):
 
 def make(values, *callbacks, library=None):
     config = build_run_config(values)
-    data, validation = training_data(config), validation_data(config)
-    return Trainer(config, data, validation, callbacks=callbacks, weights=weights_of(config), library=library)
+    data = RunData(training_data(config), validation_data(config))
+    return Trainer(config, data, RunStart(weights_of(config)), RankPlace(library=library), callbacks)
 
 
 @pytest.fixture(scope="module")

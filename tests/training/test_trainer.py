@@ -1,5 +1,6 @@
 """The trainer in this process: what it learns, what it evaluates, how it resumes."""
 
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import create_autospec
@@ -20,14 +21,15 @@ from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
 from ms_codegeex.kernels import compiling
 from ms_codegeex.models.compiled import CompiledAttention
 from ms_codegeex.models.layers import LayerNorm
-from ms_codegeex.runs.rank import SLOWER, _result, compiled_operators
-from ms_codegeex.runs.records import read_log
+from ms_codegeex.runs.files.records import read_log
+from ms_codegeex.runs.files.run_directory import RunDirectory
+from ms_codegeex.runs.rank.__main__ import SLOWER, _result, compiled_operators
+from ms_codegeex.runs.rank.saving import Checkpoints
 from ms_codegeex.runs.resume import is_finished
-from ms_codegeex.runs.run_directory import RunDirectory
-from ms_codegeex.runs.saving import Checkpoints
 from ms_codegeex.training.observers import Callback
 from ms_codegeex.training.operators import operators_library
 from ms_codegeex.training.progress import Patience, Rates, TrainingProgress
+from ms_codegeex.training.start import RankPlace, RunData, RunStart
 from ms_codegeex.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("graph_mode_throughout")
@@ -45,9 +47,12 @@ class Keep(Callback):
 
 
 def make(values, *callbacks, **options):
+    """`options`: of the start and the place."""
     config = build_run_config(values)
     options.setdefault("library", operators_library(config, 1))
-    return Trainer(config, training_data(config), validation_data(config), callbacks=callbacks, **options)
+    start = {each.name: options.pop(each.name) for each in fields(RunStart) if each.name in options}
+    data = RunData(training_data(config), validation_data(config))
+    return Trainer(config, data, RunStart(**start), RankPlace(**options), callbacks)
 
 
 def state(trainer):

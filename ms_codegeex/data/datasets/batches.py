@@ -70,16 +70,18 @@ def sample_indices(numbers: np.ndarray, size: int, seed: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences for one device: inputs, labels int32 and loss_mask FP32 [batch, seq]; global numbers int32 [batch]."""
+    """Sequences for one device: inputs, labels int32 and loss_mask FP32 [batch, seq]; global numbers int32 [batch].
+    `first` numbers a step's batch: the global number of its first sample, on whichever device that is."""
 
     inputs: np.ndarray
     labels: np.ndarray
     loss_mask: np.ndarray
     samples: np.ndarray
+    first: int = 0
 
     def rows(self, start: int, stop: int) -> Batch:
         """The sequences start..stop-1."""
-        return Batch(*(getattr(self, name)[start:stop] for name in ("inputs", "labels", "loss_mask", "samples")))
+        return Batch(*(array[start:stop] for array in self.arrays()), first=self.first)
 
     def parts(self, count: int) -> list[Batch]:
         """`count` batches of equal size, in order."""

@@ -6,6 +6,8 @@ of the trained model, and the middle moves to the end:
     psm   <prefix> prefix <suffix> suffix <middle> middle <end>
     spm   <suffix> suffix <prefix> prefix <middle> middle <end>
 
+Of the files of a repository, the last one in a text is split, and the others stay before it.
+
 The text keeps its number of tokens, so that every sample stays where it is in the dataset. Sentinels and split words
 need a few tokens; to make room, the suffix loses its end or the prefix its start."""
 
@@ -45,6 +47,7 @@ class Infilling:
         self._asked = sentinels(tokenizer.infilling) if tokenizer.infilling and marks == tokenizer.sentinels else None
         self.modes = ("psm", "spm") if config.mode == "both" else (config.mode,)
         self._eos, self._prefix = tokenizer.eos_id, np.array(tokenizer.prefix, np.int64)
+        self._file_marks = np.array(tokenizer.file_marks or (), np.int64)
         self._encoder, self._decode = CorpusEncoder(tokenizer), text_decoder(tokenizer)
 
     @property
@@ -70,16 +73,17 @@ class Infilling:
         cuts = generator.random(2)
         head = len(self._prefix) if np.array_equal(ids[: len(self._prefix)], self._prefix) else 0
         head = min(head, prompt)
-        parts = self._parts(ids[prompt:].tolist(), cuts, inside=prompt > head)
+        shown, text = self._last_file(ids[prompt:])
+        parts = self._parts(text, cuts, inside=prompt > head or len(shown) > 0)
         if parts is None:
             return None
         texts = {"prefix": np.concatenate([ids[head:prompt], parts[0]]), "middle": parts[1], "suffix": parts[2]}
         end = [] if ended else [self._eos]
-        needed = head + len(PARTS) + sum(map(len, texts.values())) + len(end) - len(ids)
+        needed = head + len(shown) + len(PARTS) + sum(map(len, texts.values())) + len(end) - len(ids)
         if not self._shorten(texts, needed):
             return None
         remaining = max(0, len(texts["prefix"]) - len(parts[0]))  # what is left of the prompt
-        pieces, flags = [ids[:head]], [np.zeros(head, bool)]
+        pieces, flags = [ids[:head], shown], [np.zeros(head, bool), np.ones(len(shown), bool)]
         for part in ORDERS[mode]:
             pieces += [np.array([self.marks[part]]), texts[part]]
             flags += [np.array([False]), np.arange(len(texts[part])) >= (remaining if part == "prefix" else 0)]
@@ -102,11 +106,22 @@ class Infilling:
                 remedy = f"choose other ids with {KEY}.sentinels, or prepare it again with --replace"
                 raise UserError(f"{where}: holds id {number}, which marks the {part} for infilling; {remedy}")
 
-    def _parts(self, ids: list[int], cuts: np.ndarray, inside: bool) -> tuple[np.ndarray, ...] | None:
+    def _last_file(self, ids: np.ndarray) -> tuple[np.ndarray, bytes]:
+        """Of a document with the files of a repository, the ids that stay as they are, up to the path of the last file,
+        and the text of that file, none if its path is cut off; of any other, no ids and its text."""
+        last = np.flatnonzero(np.isin(ids, self._file_marks))[-1:]
+        if not last.size:
+            return ids[:0], self._decode(ids.tolist())
+        path, line_end, text = self._decode(ids[last[0] + 1 :].tolist()).partition(b"\n")
+        if not line_end:
+            return ids, b""
+        return np.concatenate([ids[: last[0] + 1], self._encoder.encode_inside(path + line_end)]), text
+
+    def _parts(self, data: bytes, cuts: np.ndarray, inside: bool) -> tuple[np.ndarray, ...] | None:
         """Prefix, middle and suffix of a text, tokenised; None for one whose first or last character is incomplete.
         `inside`: whether another text precedes this one."""
         try:
-            text = self._decode(ids).decode()
+            text = data.decode()
         except UnicodeDecodeError:
             return None
         if "\ufffd" in text:

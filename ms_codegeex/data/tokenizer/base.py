@@ -6,6 +6,7 @@ import codecs
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,9 +28,10 @@ class Tokenizer(ABC):
     every prompt starts with, and documents of a corpus do not. `pieces`: the bytes of each id, as `token_bytes` returns
     them. `divides`: no token and no choice of tokens crosses from one of these ASCII characters, ranges of a regular
     expression, to a line break; empty: they may. `infilling`: how released models with this tokenizer are asked to fill
-    in the middle, in the form of `data.infilling.sentinels`; None: it has no tokens for that. `changes`: what
-    documents may be that do not survive, in words. `answer_ends`: names of special tokens that end an answer in a
-    conversation, besides the end token and what the model's template shows."""
+    in the middle, in the form of `data.infilling.sentinels`; None: it has no tokens for that. `file_marks`: ids that
+    precede the name of a repository, and the path of each of its files, where a document holds several; None: it has no
+    such tokens. `changes`: what documents may be that do not survive, in words. `answer_ends`: names of special tokens
+    that end an answer in a conversation, besides the end token and what the model's template shows."""
 
     name: str
     eos_id: int
@@ -38,6 +40,7 @@ class Tokenizer(ABC):
     pieces: Sequence[bytes]
     divides: str
     infilling: Mapping[str, Any] | None = None
+    file_marks: tuple[int, int] | None = None
     changes = ""
     answer_ends: tuple[str, ...] = ()
 
@@ -120,6 +123,13 @@ class Tokenizer(ABC):
         """Text of a whole sequence; broken UTF-8 becomes U+FFFD. For ids that continue others use `continuation`: a
         tokenizer may remove a space from the front of a text, but not in the middle of one."""
         return b"".join(self._pieces((), ids)).decode("utf-8", "replace")
+
+    def file_texts(self, ids: Sequence[int]) -> list[str]:
+        """The text of a document, or those of the files of a repository that it holds."""
+        mark = self.file_marks and self.file_marks[1]
+        places = [place for place, number in enumerate(ids) if number == mark]
+        files = (ids[start + 1 : end] for start, end in pairwise([*places, len(ids)]))
+        return [self.decode(file).partition("\n")[2] for file in files] or [self.decode(ids)]
 
     def continuation(self, before: Sequence[int], ids: Iterable[int], broken: Broken = "ignore") -> Iterator[str]:
         """Text of `ids` after the ids `before`, in pieces of whole characters as the ids arrive. Joined, the pieces are

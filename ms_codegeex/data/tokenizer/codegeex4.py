@@ -8,11 +8,11 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file, write_json
@@ -44,6 +44,19 @@ _PARTS = {part: f"<|code_{part}|>" for part in ("prefix", "suffix", "middle")}
 _THIS = "###PATH:filename\n###LANGUAGE:\n###MODE:BLOCK\n"  # what is not known may be left out
 
 
+def infilling_marks(names: Collection[str]) -> dict[str, Any] | None:
+    """How a model whose tokens have these names is asked to fill in; see `Tokenizer.infilling`."""
+    if not {*_PARTS.values(), "<|user|>", "<|assistant|>"} <= {*names}:
+        return None
+    return {
+        **_PARTS,
+        "order": ["suffix", "prefix", "middle"],
+        "end": [EOS, *_ROLES[1:], *_PARTS.values()],
+        "frame": [f"<|user|>\n{_THIS}", "<|assistant|>\n"],
+        "files": ["<|user|>\n", "###REFERENCE:\n###PATH:{name}\n{text}\n", _THIS],
+    }
+
+
 class CodeGeeX4Tokenizer(ByteLevelTokenizer):
     """The tokenizer of the file of ranks at `model`, `tokenizer.model` in a released directory: its ids, 0..151328
     there, then `<|endoftext|>`, which ends a document, and the tokens of `added`; None: GLM-4's first ones. A prompt
@@ -66,14 +79,7 @@ class CodeGeeX4Tokenizer(ByteLevelTokenizer):
             added = AddedTokens(special={name: size + number for number, name in enumerate((*_FIRST, *_ROLES), 1)})
         super().__init__(tables, runs={}, names={}, further={}, added=added.with_special({**added.plain}))
         self.prefix = (self._names["[gMASK]"], self._names["<sop>"])
-        if {*_PARTS.values(), "<|user|>", "<|assistant|>"} <= self._names.keys():
-            self.infilling = {
-                **_PARTS,
-                "order": ["suffix", "prefix", "middle"],
-                "end": [EOS, *_ROLES[1:], *_PARTS.values()],
-                "frame": [f"<|user|>\n{_THIS}", "<|assistant|>\n"],
-                "files": ["<|user|>\n", "###REFERENCE:\n###PATH:{name}\n{text}\n", _THIS],
-            }
+        self.infilling = infilling_marks(self._names)
 
     @cached_property
     def _encoding(self) -> tiktoken.Encoding:

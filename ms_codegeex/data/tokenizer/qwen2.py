@@ -18,6 +18,7 @@ from ms_codegeex.data.tokenizer.tables import Tables, read_tables
 
 _NAMES = ("im_start", "im_end", "fim_prefix", "fim_middle", "fim_suffix", "fim_pad", "repo_name", "file_sep")
 MARKS = tuple(f"<|{name}|>" for name in _NAMES)
+_OF_FILES = MARKS[6:]
 _SHOWN = (*MARKS[2:], "<tool_call>", "</tool_call>")  # not special in the releases
 _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -40,7 +41,7 @@ def infilling_marks(names: Collection[str]) -> dict[str, Any] | None:
     parts = {part: f"<|fim_{part}|>" for part in INFILLING_PARTS}
     if not {*parts.values()} <= {*names}:
         return None
-    repository, file = MARKS[6:]
+    repository, file = _OF_FILES
     texts = [f"{repository}myproject\n", f"{file}{{name}}\n{{text}}\n", f"{file}filename\n"]  # llama.cpp's names
     of_files = {"files": texts} if {repository, file} <= {*names} else {}
     return {
@@ -66,6 +67,8 @@ class Qwen2Tokenizer(ByteLevelTokenizer):
         added = added.with_special(_SHOWN)
         super().__init__(tables, runs={}, names={}, further={}, added=added)
         self.infilling = infilling_marks(self._names)
+        if {*_OF_FILES} <= self._names.keys():
+            self.file_marks = (self._names[_OF_FILES[0]], self._names[_OF_FILES[1]])
 
     def may_be_changed(self, data: bytes, size: int) -> bool:
         """Whether NFC of another text of this size could be this: letters of ASCII are that of few others, longer."""

@@ -26,6 +26,7 @@ from ms_codegeex.extras.corpus.events import Event
 from ms_codegeex.extras.corpus.filters import generator_of, size_rejection
 from ms_codegeex.extras.corpus.phases import Documents, Phases
 from ms_codegeex.extras.corpus.reading import STRIPPED, UNKNOWN_LICENCE, Search, Unit, find_units
+from ms_codegeex.extras.corpus.repositories import join_files
 from ms_codegeex.extras.corpus.selection import (
     NOT_SAMPLED,
     REASONS,
@@ -48,7 +49,7 @@ from ms_codegeex.extras.corpus.shards import (
     shard_name,
 )
 from ms_codegeex.extras.corpus.sources import Inputs, Root, described_roots, sample
-from ms_codegeex.extras.corpus.summary import Summary, describe_splits, summarise_in_phases
+from ms_codegeex.extras.corpus.summary import Summary, describe_splits, summarise, summarise_in_phases
 from ms_codegeex.extras.corpus.tally import Tally
 from ms_codegeex.extras.corpus.workers import Cluster, ProgressBar, open_mapper
 from ms_codegeex.extras.corpus.workspace import sweep, work_path
@@ -133,6 +134,12 @@ def build(request: PrepareRequest, output: Path, work: Path, mapper: Callable, p
         _count(documents, selection, summary, corpus.tally)
         if not summary.counts(*range(len(SPLITS)))["documents"]:
             raise _nothing_left(request, corpus)
+        placed, written, more = placed_documents(phases), summary, {}
+        if settings.repositories is not None:
+            progress.say(f"joining the files of repositories, at most {settings.repositories} tokens in a document")
+            joined = join_files(documents, placed, settings.tokenizer, settings.repositories, phases)
+            placed, more["repositories"] = joined
+            written = summarise(placed)
     except NothingLeft:  # after any other error, such as a full disk, the same command goes on
         remove(work)
         raise
@@ -144,8 +151,8 @@ def build(request: PrepareRequest, output: Path, work: Path, mapper: Callable, p
             path = stack.enter_context(atomic_file(request.dropped))
             _write_dropped(path, request, corpus, documents, instead, phases)
         directory = stack.enter_context(atomic_directory(output))
-        write_splits(directory, placed_documents(phases), token_dtype(request.tokenizer.vocab_size))
-        description = _describe(request, corpus, selection, summary, directory)
+        write_splits(directory, placed, token_dtype(request.tokenizer.vocab_size))
+        description = _describe(request, corpus, selection, summary, written, more, directory)
     remove(work)
     return description
 
@@ -276,7 +283,8 @@ def _make_shards(
     """Make the missing shards; the paths of all of them, in the order of the units."""
     settings = request.settings
     signatures = settings.near_duplicates_by if settings.near_duplicates else None
-    job = ShardJob(settings.reading, settings.tags, settings.tokenizer, signatures, request.dropped is not None)
+    more = (request.dropped is not None, settings.repositories is not None)
+    job = ShardJob(settings.reading, settings.tags, settings.tokenizer, signatures, *more)
     decisive = {"version": SHARD_VERSION, **asdict(replace(job, tokenizer=request.tokenizer.fingerprint))}
     decisive |= settings.deciding_versions()
     key = json_digest(decisive)
@@ -293,18 +301,25 @@ def _make_shards(
 
 
 def _describe(
-    request: PrepareRequest, corpus: FoundInput, selection: Selection, summary: Summary, directory: Path
+    request: PrepareRequest,
+    corpus: FoundInput,
+    selection: Selection,
+    summary: Summary,
+    written: Summary,
+    more: dict[str, Any],
+    directory: Path,
 ) -> dict[str, Any]:
-    """Write the report and dataset.json, and return the content of that."""
+    """Write the report and dataset.json, and return the content of that. `summary` is that of the files and
+    records, `written` that of the documents in the dataset, of which both have the entries `more`."""
     settings, tally, splits = request.settings, corpus.tally, range(len(SPLITS))
-    licences: dict[str, Any] = {"licences_stripped": summary.licences}
+    licences: dict[str, Any] = {**more, "licences_stripped": summary.licences}
     if settings.reading.licences:
         licences["licences"] = summary.licence_counts()
     read = {name: count + tally.total(name) for name, count in summary.counts(*splits).items() if name != "tokens"}
     read["bytes"] += sum(it["bytes"] for name, it in tally.changed.items() if name == STRIPPED)
     redacted = dict(zip(settings.reading.redact, summary.redacted, strict=True))
     size = {"files": corpus.size["files"], **read}
-    write_report(directory, summary, size, tally, settings.record(), {**licences, "redacted": redacted})
+    write_report(directory, written, size, tally, settings.record(), {**licences, "redacted": redacted})
     left_out = tally.described()
     left_out.pop(NOT_SAMPLED, None)
     passed = summary.counts(*(number for number in summary.languages if number != -1 - REASONS.index(NOT_SAMPLED)))
@@ -312,7 +327,7 @@ def _describe(
         "default_corpus": request.inputs is None,
         "sources": described_roots(request.roots),
         "split_by": selection.split_by,
-        "splits": describe_splits(summary, selection.packages),
+        "splits": describe_splits(written, selection.packages),
         "found": corpus.size,
         "sampled": corpus.sampled or {"files": passed["documents"], "bytes": passed["bytes"]},
         "dropped": left_out,

@@ -116,6 +116,12 @@ class TextOptions:
         "FILE",
         convert=_location,
     )
+    repositories: int | None = option(
+        "join the files of a package or repository into documents of at most N tokens, with the tokenizer's marks for "
+        "repositories and files, as Qwen2.5-Coder was trained with; 32768 there",
+        "N",
+        ge=1,
+    )
     strip_licences: Literal["files", "all", "none"] | None = option(
         "strip the licence headers of source files, of records as well, or of nothing (default: files with "
         "--filters default, otherwise none)"
@@ -254,4 +260,4 @@ def chosen_settings(
         **{name: value for name, value in vars(records).items() if value is not None},
     )
     near = {"near_duplicates": near_duplicates, "near_duplicates_by": text.near_duplicates_by or "words"}
-    return PrepareSettings(reading, max_bytes=max_bytes, **near, **common)
+    return PrepareSettings(reading, max_bytes=max_bytes, repositories=text.repositories, **near, **common)

@@ -203,7 +203,7 @@ class Phases:
             for path, block in zip(self.paths(phase), self.blocks, strict=True)
             if not path.exists()
         )
-        self._run(functools.partial(_make_for_block, make, save or save_array), tasks)
+        self.run(functools.partial(_make_for_block, make, save or save_array), tasks)
 
     def by_key(
         self, phase: str, keyed: KeyedRows, make: Maker, reduce: Reducer, chosen: Flags | None = None
@@ -214,7 +214,7 @@ class Phases:
         missing = [(path, part) for part, path in enumerate(results) if not path.exists()]
         if missing:
             self.by_block(keyed.phase, make, chosen, keyed.write)
-            self._run(functools.partial(_reduce_part, keyed, reduce), missing)
+            self.run(functools.partial(_reduce_part, keyed, reduce), missing)
         for path in results:
             yield np.load(path, allow_pickle=False)
         for path in self.paths(keyed.phase):
@@ -224,7 +224,8 @@ class Phases:
         """Files for about this many rows. The number of parts depends on nothing else, so that all engines agree."""
         return KeyedRows(self.directory, phase, len(self.blocks), kind, max(1, -(-rows // PART_ROWS)))
 
-    def _run(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> None:
+    def run(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> None:
+        """Call a function on every task; each writes files of the directory."""
         try:
             self.directory.mkdir(exist_ok=True)
         except OSError as error:

@@ -153,6 +153,7 @@ def _prepare(
     # these need NumPy, a cached dataset does not
     from ms_codegeex.data.infilling.transform import infill_record
     from ms_codegeex.extras.corpus.building import PrepareRequest, build, ready_workers
+    from ms_codegeex.extras.corpus.repositories import check_marks
 
     share = None if settings.validation else settings.validation_share
     roots, report = user_roots(inputs, settings.validation, share), ProgressBar(options.progress)
@@ -162,6 +163,7 @@ def _prepare(
     with ready_workers(options.workers, roots, settings.tokenizer, options.cluster) as mapper:
         tokenizer = load_tokenizer(settings.tokenizer)  # a wrong name fails before the search
         infill_record(settings.infill, tokenizer)
+        check_marks(tokenizer, settings.repositories)
         waiting = f"{output}: another process prepares it; waiting"
         with report.alive(), open_workspace(output, lambda: report.say(waiting)) as work:
             if (description := already_prepared(output, key, options.replace)) is not None:

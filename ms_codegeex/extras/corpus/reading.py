@@ -40,7 +40,8 @@ class Document(NamedTuple):  # made three times as fast as a dataclass
     licence headers that were left out. `language` is a canonical name, or empty: unknown, where that is allowed. The
     source is `label/relative/path` for a file, `label/x.jsonl:17` for line 17 (from 1; in a part of a file, from its
     first line), `label/x.parquet:17` for row 17 of the file (from 0). Documents of a group stay in one split: the
-    package of a file, the repository of a record, else the source."""
+    package of a file, the repository of a record, else the source. `path` is that of the file in its group, if it is
+    known."""
 
     source: str
     data: bytes
@@ -49,6 +50,7 @@ class Document(NamedTuple):  # made three times as fast as a dataclass
     redacted: tuple[tuple[str, int], ...] = ()
     licence_bytes: int = 0
     licence: str = ""
+    path: str = ""
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ def _read_file(file: SourceFile, limit: int) -> RecordText | BadInput:
         if size > limit:
             return BadInput("too large", f"more than {limit} bytes", size, problem=False)
         data = file.path.read(size) if stream is None else stream.readall()
-    return RecordText(data, file.language, file.package)
+    return RecordText(data, file.language, file.package, file.identity.removeprefix(f"{file.package}/"))
 
 
 def _read_records(unit: Unit, part: ArchivePart, reading: ReadingSettings) -> Generator[Document | Event, None, int]:
@@ -217,7 +219,7 @@ def _judge(
         pairs = enumerate(zip(whole, data, strict=False))
         where = _lines(whole, [next((at for at, (one, other) in pairs if one != other), len(data))])
     data, redacted = redact(data, reading.redact, found) if found else (data, ())
-    yield Document(source, data, text.language, text.group or source, redacted, gone, text.licence)
+    yield Document(source, data, text.language, text.group or source, redacted, gone, text.licence, text.path)
     if text.licence == UNKNOWN:
         yield Event(source, "noted", UNKNOWN_LICENCE)
     if encoding:

@@ -63,6 +63,9 @@ def _table(head: str, rows: Iterable[tuple[str, Mapping[str, Any]]], *names: str
 def _summary(report: Mapping[str, Any]) -> Iterator[Html]:
     rows = [("read", report.get("input", {})), ("kept", report.get("kept", {})), *report.get("splits", {}).items()]
     yield _table("", rows, "files", "documents", "bytes", "tokens")
+    if joined_files := report.get("repositories"):
+        files, repositories, documents = (count(joined_files[name]) for name in ("files", "repositories", "documents"))
+        yield note(f"Joined: {files} files of {repositories} repositories are {documents} documents.")
     if truncated := report.get("truncated"):
         yield note(f"Truncated prompts: {count(truncated)}.")
 

@@ -71,9 +71,11 @@ class PrepareSettings:
     split. `max_bytes`: upper bound on source bytes; a larger corpus is sampled by document; None: everything.
     `near_duplicates`: Jaccard similarity from which a document is dropped, in (0, 1]; 0 keeps near duplicates.
     `near_duplicates_by`: compare `words`, or `tokens` of code without names and literals. `tokenizer`: one of
-    `ms_codegeex.data.tokenizer.TOKENIZER_NAMES`, or a directory with a tokenizer. `on_error`: leave broken input out
-    and count it (`skip`), or fail (`stop`). `infill`: how runs rearrange documents for infilling. `validation`: files,
-    directories and URLs whose documents, and no others, are for validation; then `validation_share` is 0."""
+    `ms_codegeex.data.tokenizer.TOKENIZER_NAMES`, or a directory with a tokenizer. `repositories`: join the files of a
+    package or repository into documents of at most this many tokens; None: each is one document. `on_error`: leave
+    broken input out and count it (`skip`), or fail (`stop`). `infill`: how runs rearrange documents for infilling.
+    `validation`: files, directories and URLs whose documents, and no others, are for validation; then
+    `validation_share` is 0."""
 
     reading: ReadingSettings = field(default_factory=ReadingSettings)
     tags: str = "codegeex"
@@ -83,6 +85,7 @@ class PrepareSettings:
     near_duplicates: float = 0.85
     near_duplicates_by: str = "words"
     tokenizer: str = "codegeex"
+    repositories: int | None = None
     on_error: str = "skip"
     infill: InfillConfig | None = None
     validation: tuple[Path | RemotePath | str, ...] = ()
@@ -111,7 +114,8 @@ class PrepareSettings:
         """All settings in one flat dictionary, as dataset.json and report.json hold them."""
         fields = {**vars(self), "reading": asdict(self.reading), "infill": self.infill and asdict(self.infill)}
         fields["validation"] = tuple(map(str, self.validation))  # without a URL's password
-        for name, default in (("infill", None), ("near_duplicates_by", "words"), ("validation", ())):
+        later = {"infill": None, "near_duplicates_by": "words", "repositories": None, "validation": ()}
+        for name, default in later.items():
             if fields[name] == default:  # as in datasets that were made before there was a choice
                 del fields[name]
         reading = fields.pop("reading")

@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import json
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,8 +24,9 @@ from isal import isal_zlib
 from ms_codegeex.base.files import shared_files
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.data.datasets.indexed import token_dtype
+from ms_codegeex.data.infilling.sentinels import UNNAMED
 from ms_codegeex.data.languages import tag_prefix
-from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
 from ms_codegeex.data.tokenizer.fast import CorpusEncoder
 from ms_codegeex.extras.corpus.events import Event
 from ms_codegeex.extras.corpus.reading import Document, Unit, read_unit
@@ -43,14 +44,15 @@ _BLOCK = 1 << 21  # bytes of text that are read before they are encoded
 @dataclass(frozen=True)
 class ShardJob:
     """Settings that all units share: how input is read, the scheme of the tag lines, a tokenizer's name or directory,
-    what MinHash signatures are computed by, `words` or `tokens` (None: there are none), and whether shards list what
-    was dropped or changed."""
+    what MinHash signatures are computed by, `words` or `tokens` (None: there are none), whether shards list what was
+    dropped or changed, and whether the files of a repository are marked, for `repositories`."""
 
     reading: ReadingSettings
     tags: str
     tokenizer: str
     signatures: str | None
     listed: bool = False
+    marked: bool = False
 
 
 def shard_name(key: str, unit: Unit) -> str:
@@ -59,10 +61,10 @@ def shard_name(key: str, unit: Unit) -> str:
 
 
 @functools.lru_cache(maxsize=1)
-def load_encoder(name: str) -> tuple[CorpusEncoder, int, np.dtype]:
-    """Encoder, end token and dtype of ids of a tokenizer; loaded once per process."""
+def load_encoder(name: str) -> tuple[Tokenizer, CorpusEncoder, np.dtype]:
+    """A tokenizer, its encoder, and the dtype of its ids; loaded once per process."""
     tokenizer = load_tokenizer(name)
-    return CorpusEncoder(tokenizer), tokenizer.eos_id, token_dtype(tokenizer.vocab_size)
+    return tokenizer, CorpusEncoder(tokenizer), token_dtype(tokenizer.vocab_size)
 
 
 class TokenFile:
@@ -99,7 +101,7 @@ class DocumentRows:
 
     def add(self, document: Document, tokens: int) -> None:
         """Append a document with this number of ids, including its end token."""
-        source, data, language, group, redacted, licence_bytes, licence = document
+        source, data, language, group, redacted, licence_bytes, licence, _ = document
         self._sources.append(source.encode())
         languages, groups, licences = self._names.values()
         code = languages.setdefault(language, len(languages))
@@ -158,11 +160,12 @@ def make_shard(job: ShardJob, task: tuple[Unit, Path]) -> None:
         return
     files = (path.with_name(path.name + ending) for ending in ENDINGS)
     with _uncollected(), shared_files(*files, synced=False) as (ids, others):
-        encoder, eos_id, dtype = load_encoder(job.tokenizer)
+        tokenizer, encoder, dtype = load_encoder(job.tokenizer)
+        encode = functools.partial(_encode, job.tags, encoder, tokenizer.file_marks if job.marked else None)
         rows, tally = DocumentRows(job.reading.redact, job.signatures), Tally()
         with open(ids, "wb", _BUFFER) as stream:  # an unbuffered write to a full disk is truncated silently
-            tokens = TokenFile(stream, dtype, eos_id)
-            lines = _fill(unit, job, encoder, tokens, rows, tally)
+            tokens = TokenFile(stream, dtype, tokenizer.eos_id)
+            lines = _fill(unit, job, encode, tokens, rows, tally)
         rows.write(others, checksum=tokens.checksum, lines=lines, tally=vars(tally))
 
 
@@ -178,8 +181,23 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
+def _encode(tags: str, encoder: CorpusEncoder, marks: tuple[int, int] | None, document: Document) -> np.ndarray:
+    """The ids of a document; with `marks`, those of its group's name and of a file, unless it is its own group."""
+    text = tag_prefix(document.language, tags) + document.data
+    if marks is None or document.group == document.source:
+        return encoder.encode(text)
+    name, path = (f"{text}\n".encode("utf-8", "replace") for text in (document.group, document.path or UNNAMED))
+    file = encoder.encode(path + text.rstrip() + b"\n")  # as other files are shown to a model that fills in
+    return np.concatenate([marks[:1], encoder.encode(name), marks[1:], file])
+
+
 def _fill(
-    unit: Unit, job: ShardJob, encoder: CorpusEncoder, tokens: TokenFile, rows: DocumentRows, tally: Tally
+    unit: Unit,
+    job: ShardJob,
+    encode: Callable[[Document], np.ndarray],
+    tokens: TokenFile,
+    rows: DocumentRows,
+    tally: Tally,
 ) -> int:
     """Read a unit to its end; return its number of lines. Documents are read and encoded by turns, a block at once, so
     that each finds its tables in the processor's cache, from which the other evicts them."""
@@ -193,8 +211,7 @@ def _fill(
             if job.listed and item.kind in LISTED:
                 rows.events.append(json.dumps(item).encode() + b"\n")
         if block and (size >= _BLOCK or item is None):
-            encoded = [encoder.encode(tag_prefix(each.language, job.tags) + each.data) for each in block]
-            for document, count in zip(block, tokens.add(encoded), strict=True):
+            for document, count in zip(block, tokens.add([*map(encode, block)]), strict=True):
                 rows.add(document, count)
             block, size = [], 0
     return items.value

@@ -140,7 +140,8 @@ def held_out_functions(prefix: Path, tokenizer: Tokenizer, longest: int, seed: i
         ids = documents.document(number)
         if len(ids) > MAX_DOCUMENT_TOKENS or int(ids.max()) >= tokenizer.vocab_size:
             continue
-        for begun, body in _functions(tokenizer.decode([i for i in ids.tolist() if i != tokenizer.eos_id])):
+        texts = tokenizer.file_texts([number for number in ids.tolist() if number != tokenizer.eos_id])
+        for begun, body in (function for text in texts for function in _functions(text)):
             sizes = [len(tokenizer.encode_prompt(text)) for text in (begun.text, body)]
             if sizes[0] <= longest and sizes[1] <= 2 * longest:
                 found.append(begun)

@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -190,7 +191,7 @@ def evaluate_infilling(
         generator, identity = model.open()
         asker, tally = Asker(generator), Tally()
         documents = corpus_documents(generator, [data], tally)
-        texts = chosen_texts(map(generator.tokenizer.decode, documents), count, seed)
+        texts = chosen_texts(chain.from_iterable(map(generator.tokenizer.file_texts, documents)), count, seed)
         print_tally(tally.summed(tally.kept))
         tallies, rows = _measure(asker, texts, count, seed)
         if not tallies:

@@ -18,8 +18,8 @@ from ms_codegeex.base.shipped import shipped_directory
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chips import check_kind
 from ms_codegeex.config.chosen_hardware import hardware_of
-from ms_codegeex.runs.node import SCHEDULER_PORT, resolve_node
-from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.files.run_directory import RunDirectory
+from ms_codegeex.runs.servers.node import SCHEDULER_PORT, resolve_node
 
 TEMPLATES = {"slurm": "slurm.sh", "volcano": "kubernetes.yaml", "acjob": "kubernetes.yaml"}
 SPARE_SECONDS = 10  # between `checkpoint.grace` and the end of a stopped job

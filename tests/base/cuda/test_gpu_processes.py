@@ -35,7 +35,7 @@ def output_of(environment: dict[str, str], *words: object) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("program", ["rank", "rank_from_model"])
+@pytest.mark.parametrize("program", ["rank", "rank.from_model"])
 def test_a_rank_of_a_run(environment, tmp_path, program):
     run = tmp_path / "run"
     (run / "logs").mkdir(parents=True)

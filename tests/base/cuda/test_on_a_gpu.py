@@ -20,7 +20,7 @@ from conftest import ROOT, command, small_run, write_config
 
 from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
 from ms_codegeex.models.registry import FAMILIES
-from ms_codegeex.runs.records import read_log
+from ms_codegeex.runs.files.records import read_log
 
 pytestmark = pytest.mark.gpu
 GRADIENTS = Path(__file__).with_name("gradients_on.py")

@@ -138,6 +138,30 @@ def test_a_part_is_tokenised_as_it_is_when_the_model_is_asked(tokenizers):
                 assert asked[len(asked) - lost - 1 :][-1] == tokenizer.sentinels[2]
 
 
+def test_of_a_repository_the_last_file_is_split(tokenizers):
+    """As the model's authors describe it: the other files stay before it, and the loss counts them."""
+    tokenizer = tokenizers["qwen2"]
+    infilling = Infilling(InfillConfig(rate=1.0, mode="psm"), tokenizer, seed=3)
+    names = tokenizer.encode_marks("<|repo_name|>a/b\n"), tokenizer.encode_marks("<|file_sep|>x.py\n\n\ny = 1\n")
+    last = tokenizer.encode_marks("<|file_sep|>lib/z.py\n\n" + TEXTS[0])
+    ids, found = np.array([number for part in (*names, last) for number in part]), 0
+    path = [*names[0], *names[1], *tokenizer.encode_marks("<|file_sep|>lib/z.py\n")]
+    for number in range(20):
+        if rearranged := infilling.rearrange(ids, (number,)):
+            found += 1
+            assert len(rearranged.ids) == len(ids) and rearranged.ids[: len(path)].tolist() == path
+            parts = parts_of(rearranged.ids[len(path) :].tolist(), tokenizer)
+            prefix, middle, suffix = (tokenizer.decode(part) for part in parts[:3])
+            assert f"\n{TEXTS[0]}".startswith(prefix + middle + suffix) or len(prefix) < len(TEXTS[0]) / 2
+            assert parts[3] == ["prefix", "suffix", "middle"]
+            assert rearranged.counted.tolist() == [number not in tokenizer.sentinels for number in rearranged.ids]
+    assert found > 10
+    for cut in (3, len(names[0]) - 1, len(path) - 2):  # in the repository's name, and in a path
+        assert not any(infilling.rearrange(ids[:cut], (number,)) for number in range(20))
+    inside = ids[len(path) + 2 :]  # a sample that begins in a file
+    assert any(infilling.rearrange(inside, (number,)) for number in range(20))
+
+
 def test_a_rate_is_a_share_and_both_modes_come_alike_often(tokenizers):
     tokenizer = tokenizers["codegeex"]
     infilling = Infilling(InfillConfig(rate=0.25), tokenizer, seed=2)

@@ -234,7 +234,8 @@ class TestFields:
             ({"text": "#!/usr/bin/python3\n" + GOOD}, "x/a.jsonl:1"),
         ):
             found = one(tmp_path, record)
-            assert found == Document("x/a.jsonl:1", found.data, "Python", group)
+            path = record.get("path") or record.get("max_stars_repo_path") or record.get("file_name", "")
+            assert found == Document("x/a.jsonl:1", found.data, "Python", group, path=path)
             assert found.data.decode().endswith(GOOD)
 
     def test_given_names(self, tmp_path):

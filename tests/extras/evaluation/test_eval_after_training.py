@@ -9,7 +9,7 @@ from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
-from tokenizer_files import write_chatglm
+from tokenizer_files import write_chatglm, write_qwen2
 
 from ms_codegeex.base.files import write_json
 from ms_codegeex.config.blend import BlendStage
@@ -181,6 +181,17 @@ def test_functions_begin_as_in_held_out_python(tmp_path):
     assert held_out_functions(none, tokenizer, 40, 1) == []
     many = validation(tmp_path / "many", [f"def f{i}():\n    'F.'\n    pass\n" for i in range(60)], tokenizer)
     assert len(set(held_out_functions(many, tokenizer, 40, 1))) == after_training.SAMPLES
+
+
+def test_functions_are_found_in_the_files_of_a_repository(tmp_path):
+    tokenizer = load_tokenizer(write_qwen2(tmp_path / "tokenizer"))
+    ids = tokenizer.encode_marks("<|repo_name|>octo/area\n")
+    for name, text in (("README", "Areas are measured in metres.\n"), ("a.py", FILES["a"]), ("c.json", FILES["c"])):
+        ids += [tokenizer.file_marks[1], *tokenizer.encode(f"{name}\n{text}")]
+    with IndexedWriter(tmp_path / "validation", np.uint16) as writer:
+        writer.add([*ids, tokenizer.eos_id])
+    (found,) = held_out_functions(tmp_path / "validation", tokenizer, 60, 1)
+    assert found.text == AREA
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import small_benchmarks
 from code_dataset import functions
+from tokenizer_files import write_qwen2
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.infilling.sentinels import Sentinels
@@ -158,6 +159,23 @@ def test_from_a_model_to_the_report_and_its_page(tokenizer, tmp_path, monkeypatc
         evaluation.evaluate_infilling(LocalModel(model.path), tmp_path / "blank.txt", tmp_path / "none")
     with pytest.raises(UserError, match=r"--data: .* does not exist"):
         evaluation.evaluate_infilling(LocalModel(model.path), tmp_path / "missing", tmp_path / "none")
+
+
+def test_the_files_of_a_repository_are_texts_of_their_own(tmp_path, monkeypatch):
+    tokenizer, texts = load_tokenizer(write_qwen2(tmp_path / "tokenizer")), [text.text for text in TEXTS[:3]]
+    files = [[tokenizer.file_marks[1], *tokenizer.encode(f"lib/{n}.py\n{text}")] for n, text in enumerate(texts)]
+    document = [*tokenizer.encode_marks("<|repo_name|>octo/texts\n"), *(number for ids in files for number in ids)]
+    assert tokenizer.file_texts(document) == texts and tokenizer.file_texts(files[0][1:]) == [f"lib/0.py\n{texts[0]}"]
+    model = Known(tokenizer, texts, Sentinels(*tokenizer.sentinels), context=2000)
+    model.path = small_benchmarks.write_model(tmp_path / "model")
+    from ms_codegeex.generation import engine
+
+    monkeypatch.setattr(engine, "Generator", lambda path, **_: model)
+    monkeypatch.setattr(evaluation, "corpus_documents", lambda *_: [document])
+    evaluation.evaluate_infilling(LocalModel(model.path), tmp_path, tmp_path / "out", count=5, seed=2)
+    rows = [json.loads(line) for line in (tmp_path / "out/spans.jsonl").read_text().splitlines()]
+    assert {row["document"] for row in rows} == {0, 1, 2}
+    assert all(texts[row["document"]][row["start"] : row["stop"]] == row["middle"] for row in rows)
 
 
 @pytest.mark.parametrize("matches, spans, shown", [(0, 100, "0.00 % (0.0 to 3.7)"), (3, 3, "100.00 % (43.9 to 100.0)")])

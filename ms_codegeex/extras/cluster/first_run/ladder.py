@@ -31,10 +31,10 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.extras.cluster.first_run.operators import is_ascend_server, try_operators
 from ms_codegeex.extras.cluster.rehearsal.first_contact import synthetic_run
-from ms_codegeex.runs.records import read_log
-from ms_codegeex.runs.resolved_config import write_config
-from ms_codegeex.runs.run_directory import RunDirectory
-from ms_codegeex.runs.stopping import left_error
+from ms_codegeex.runs.files.records import read_log
+from ms_codegeex.runs.files.resolved_config import write_config
+from ms_codegeex.runs.files.run_directory import RunDirectory
+from ms_codegeex.runs.files.stopping import left_error
 
 STEPS, BLOCKS = 10, 2
 REPORT = "first_run.json"

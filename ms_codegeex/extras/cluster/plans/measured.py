@@ -21,9 +21,9 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import hardware_of
 from ms_codegeex.extras.cluster.plans.planner import Plan
 from ms_codegeex.planning.hardware_files import HardwareFile, StepFactor
-from ms_codegeex.runs.records import read_log
-from ms_codegeex.runs.resolved_config import read_config
-from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.files.records import read_log
+from ms_codegeex.runs.files.resolved_config import read_config
+from ms_codegeex.runs.files.run_directory import RunDirectory
 
 KERNELS = "kernel_details.csv"  # of MindSpore Profiler on Ascend, level 1 or 2
 KIND, SECONDS = "Type", "Duration(us)"  # its columns

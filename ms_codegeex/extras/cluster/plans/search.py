@@ -7,6 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
 from operator import attrgetter
@@ -77,7 +78,7 @@ def _choices(config: RunConfig) -> Iterator[dict[str, Any]]:
     """The changes of all meshes of the devices, with optimizer shards, sequence parallelism and micro-batches (None
     where no size suits the mesh), for `change`."""
     layers, batch = config.model.sizes.num_layers, config.training.global_batch
-    replicas_alone = config.device == "cpu"  # whose processes have no other communication (`runs/node.py`)
+    replicas_alone = config.device == "cpu"  # whose processes have no other communication (`runs/servers/node.py`)
     for tensor in divisors(config.parallel.server_devices, 1 if replicas_alone else config.devices):
         deepest = 1 if replicas_alone else layers
         depths = divisors(config.devices // tensor, deepest) if config.devices % tensor == 0 else ()
@@ -274,9 +275,19 @@ def config_to_plan(path: Path, overrides: Sequence[str], searches: bool) -> tupl
             config = without_mesh(path, overrides)
         except UserError:
             raise error from None
-        if not searches:
+        if not searches and _some_mesh_suits(config):
             raise UserError(f"{error}; or add --search, which chooses the mesh for {config.devices} devices") from None
+        if not searches:
+            raise error from None
         return config, set_aside(given_values(path, overrides))
+
+
+def _some_mesh_suits(config: RunConfig) -> bool:
+    for keys in _choices(config):
+        with suppress(UserError):
+            change(config, **keys)
+            return True
+    return False
 
 
 def set_aside(values: Mapping[str, Any]) -> dict[str, Any]:

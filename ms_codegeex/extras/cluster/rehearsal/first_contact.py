@@ -36,13 +36,13 @@ from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.parallel.sharding import layouts_of, moments_of
 from ms_codegeex.planning.communicators import communicators_of
 from ms_codegeex.planning.memory import FP32, stage_memory
-from ms_codegeex.runs.callbacks import FIRST_STEP
-from ms_codegeex.runs.node import Node, node_processes, resolve_node
-from ms_codegeex.runs.resolved_config import write_config
-from ms_codegeex.runs.run_directory import RunDirectory
-from ms_codegeex.runs.stopping import left_error
-from ms_codegeex.runs.supervision import reserved_port
-from ms_codegeex.runs.workers import Workers, WorkerSpec
+from ms_codegeex.runs.files.resolved_config import write_config
+from ms_codegeex.runs.files.run_directory import RunDirectory
+from ms_codegeex.runs.files.stopping import left_error
+from ms_codegeex.runs.rank.callbacks import FIRST_STEP
+from ms_codegeex.runs.servers.node import Node, node_processes, resolve_node
+from ms_codegeex.runs.servers.supervision import reserved_port, worker_command
+from ms_codegeex.runs.servers.workers import Workers, WorkerSpec
 
 DRIVER_NAMES = {ASCEND_910.name: "Ascend910A", ASCEND_910B.name: "Ascend910B1", ASCEND_910C.name: "Ascend910_9391"}
 STEPS = 2
@@ -213,7 +213,7 @@ def _started(config: RunConfig, run: RunDirectory, rank: int, taken: int) -> str
     with ExitStack() as stack:
         node = node_of(config, rank)
         port = stack.enter_context(reserved_port()) if node.needs_port else None
-        specs = node_processes(config, node, run, [str(os.getpid())], port)
+        specs = node_processes(config, node, run, worker_command(config, run, str(os.getpid())), port)
         workers = stack.enter_context(Workers([_on_the_idle_device(config, spec, node, rank, taken) for spec in specs]))
         while not any(workers.poll()) and not _saved(run, rank):
             time.sleep(POLL_SECONDS)

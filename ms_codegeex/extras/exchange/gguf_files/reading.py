@@ -14,7 +14,7 @@ import numpy as np
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.description import GGUF_RECORD, ModelDescription, gguf_description
 from ms_codegeex.data.infilling.sentinels import sentinels
-from ms_codegeex.data.tokenizer.qwen2 import infilling_marks
+from ms_codegeex.data.tokenizer import codegeex4, qwen2
 from ms_codegeex.extras.exchange.gguf_files.architectures import ARCHITECTURES, HEAD, LlamaArchitecture
 from ms_codegeex.extras.exchange.gguf_files.header import GGUFHeader
 from ms_codegeex.extras.exchange.gguf_files.vocabulary import PREFIXES, tokenizer_writer
@@ -124,11 +124,12 @@ def open_gguf(path: Path, known: Mapping[str, Any] | None = None) -> Source:
 
 
 def _description(header: GGUFHeader) -> ModelDescription:
-    """What the keys say. A file by another program that says nothing of infilling is asked as llama.cpp asks it."""
+    """What the keys say. A file by another program that says nothing of infilling is asked as its tokens' names say."""
     prefix = PREFIXES.get(str(header.metadata.get("tokenizer.ggml.pre")), "")
     known = gguf_description(header.metadata, prefix, header.path)
     if known.infill is None and GGUF_RECORD not in header.metadata:
-        marks = infilling_marks(header.metadata.get("tokenizer.ggml.tokens", ()))
+        names = header.metadata.get("tokenizer.ggml.tokens", ())
+        marks = qwen2.infilling_marks(names) or codegeex4.infilling_marks(names)
         known = replace(known, infill=marks and sentinels(marks))
     return known
 

@@ -10,8 +10,8 @@ from ms_codegeex.config.loading import load_config
 from ms_codegeex.extras.cluster.plans.measured import MeasuredRun, between, measured_hardware
 from ms_codegeex.extras.cluster.plans.planner import Plan, change, make_plan
 from ms_codegeex.planning.hardware_files import hardware_of, read_hardware_file
-from ms_codegeex.runs.resolved_config import write_config
-from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.files.resolved_config import write_config
+from ms_codegeex.runs.files.run_directory import RunDirectory
 
 CONFIG = ROOT / "configs" / "codegeex_13b_64.yaml"  # for the 910B
 KEYS = ("profile.steps=5..6", "model.num_layers=3")

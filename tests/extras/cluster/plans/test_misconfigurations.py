@@ -16,8 +16,8 @@ from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.rules import build_run_config, check_mesh
 from ms_codegeex.extras.cluster.plans.planner import make_plan, problems
 from ms_codegeex.extras.cluster.rehearsal.shrink import parse_mesh
-from ms_codegeex.runs.node import resolve_node
-from ms_codegeex.runs.rank_table import check_against_config, make_rank_table, parse_rank_table
+from ms_codegeex.runs.servers.node import resolve_node
+from ms_codegeex.runs.servers.rank_table import check_against_config, make_rank_table, parse_rank_table
 
 CLUSTER = ROOT / "configs" / "codegeex_13b.yaml"  # 1,536 devices: data 192 x tensor 8, optimizer shards 16
 PIPELINE = ROOT / "configs" / "codegeex_13b_pipeline.yaml"  # data 48 x tensor 8 x pipeline 4

@@ -22,8 +22,8 @@ from ms_codegeex.extras.cluster.rehearsal.compile import distinct_ranks
 from ms_codegeex.extras.cluster.rehearsal.first_contact import contact
 from ms_codegeex.extras.cluster.rehearsal.stubs import compilers
 from ms_codegeex.planning.communicators import unused_by
-from ms_codegeex.runs.node import program_of
-from ms_codegeex.runs.rank_table import make_rank_table, write_rank_table
+from ms_codegeex.runs.servers.rank_table import make_rank_table, write_rank_table
+from ms_codegeex.runs.servers.supervision import program_of
 
 pytestmark = pytest.mark.skipif(not compilers(), reason="no C compiler for the stub CANN libraries")
 
@@ -253,7 +253,8 @@ def test_a_run_from_the_script_to_the_exported_model(cluster, ascends, tmp_path)
 
 HERE = "tests/extras/cluster/rehearsal/test_first_contact.py"
 MEETING = (
-    *("tests/runs/test_ascend_start.py", "tests/runs/test_cores.py", "tests/runs/test_node.py", "tests/config"),
+    *("tests/runs/test_ascend_start.py", "tests/runs/servers/test_cores.py", "tests/runs/servers/test_node.py"),
+    "tests/config",
     *("tests/extras/jobs/test_job_files.py", "tests/setup/test_cluster_script.py", "tests/runs/test_memory_check.py"),
     *(f"{HERE}::test_a_rank_of_a_job_of_several_servers", f"{HERE}::test_a_chip_that_saturates"),
 )

@@ -5,7 +5,7 @@ from test_compile import small
 
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.extras.cluster.rehearsal.compile import compile_ranks
-from ms_codegeex.runs.node import _watching
+from ms_codegeex.runs.servers.node import _watching
 
 OVERRIDES = ("devices=4", "training.global_batch=8", "training.precision=bf16", "training.dropout=0")
 

@@ -298,6 +298,10 @@ def test_codegeex4s_tokenizer_comes_back(tmp_path):
     again = load_tokenizer(tmp_path / "again")
     assert (again.name, again.fingerprint) == ("codegeex4", tokenizer.fingerprint)
     assert (again.infilling, again.added) == (tokenizer.infilling, tokenizer.added)
+    assert open_gguf(path).description.infill is None
+    path.write_bytes(path.read_bytes().replace(b"ms_codegeex.description", b"xx_codegeex.description"))
+    asked = open_gguf(path).description.infill  # of a file by another program
+    assert asked == sentinels(tokenizer.infilling) and asked.order[0] == "suffix" and asked.frame and asked.files
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -19,7 +19,7 @@ from ms_codegeex.base.files import write_json
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.cli import main
 from ms_codegeex.models.registry import FAMILIES, family
-from ms_codegeex.runs.supervision import reserved_port
+from ms_codegeex.runs.servers.supervision import reserved_port
 
 # looked for, not imported: its import takes 7 s and makes a directory for its logs where it is
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("mindformers") is None, reason="mindformers is not installed")
@@ -189,7 +189,7 @@ def test_the_loss_falls_in_twenty_steps(registered, dataset, tmp_path, path):
 @pytest.mark.slow
 def test_the_curve_is_that_of_our_own_trainer(dataset, tmp_path):
     """With the same seed and rates: order, weights, loss, clipping and update agree over ten steps."""
-    from ms_codegeex.runs.records import read_log
+    from ms_codegeex.runs.files.records import read_log
 
     values = small_run(dataset, tmp_path / "ours")
     values["training"]["schedule"].update(learning_rate=1e-2, end_learning_rate=1e-2, warmup_steps=0)

@@ -1,0 +1,20 @@
+"""The program of one rank of a run that starts from a model: `__main__.py`, with the readers of all formats that a
+model may have."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from ms_codegeex.runs.rank.__main__ import Weights, main
+
+
+def weights_of_model(*of_the_run: Any) -> Weights:
+    """`start_of` the run, imported after MindSpore has been prepared for a GPU."""
+    from ms_codegeex.runs.rank.weights import start_of
+
+    return start_of(*of_the_run)
+
+
+if __name__ == "__main__":
+    sys.exit(main(weights_of_model))

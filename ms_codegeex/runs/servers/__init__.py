@@ -1,0 +1,1 @@
+"""How the processes of a run are placed on servers, started and watched. Imports no engine."""

@@ -1,0 +1,191 @@
+"""Notices ranks that are alive and do nothing, which neither the engine nor the system reports; says where they are.
+
+Each rank beats whenever it begins or ends something (`beats.py`). The launcher also sees in /proc whether a process is
+stopped, and how much it computes, reads and writes. From that follow two rules:
+
+- A process that is stopped for `STOPPED_SECONDS` is at fault, in whatever phase it is.
+- A rank is *quiet* if it has not beaten for longer than its phase allows. Where the run has learnt how long a part of
+  the phase takes, that is a multiple of the median, and at least `QUIET_SECONDS`. Elsewhere a rank that has computed,
+  read or written something is not quiet: compiling and loading may take as long as they need. There a rank may also
+  wait for its accelerator, which leaves no trace, for `DEVICE_SECONDS`. Ranks wait for each other, so only when all are
+  quiet does the run hang.
+
+The ranks then write the stacks of their threads into their logs. Imports no engine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from ms_codegeex.runs.files.beats import STACKS, Beat, read_beat
+from ms_codegeex.runs.servers.workers import STOPPED, Workers
+
+QUIET_SECONDS = 40.0
+DEVICE_SECONDS = 600.0  # for a first step, or to connect all devices of a cluster
+UNTIMED_STAGE = "stress check"  # which takes an unknown time on a device
+STOPPED_SECONDS = 15.0
+BUSY_CPU_SECONDS = 0.5  # and …
+BUSY_BYTES = 1 << 20  # … bytes read or written within QUIET_SECONDS, more than an idle rank's heartbeats need
+SETTLED_SECONDS = 5.0  # without a beat, before it matters what else a rank does
+STANDS_OUT = "the others wait for"
+LOOK_SECONDS = 1.0  # between two looks; a launcher that was stopped itself counts no more than twice that
+STACK_SECONDS = 2.0  # for the ranks to write their stacks
+SHOWN_FRAMES = 3  # in a message
+_STACK = re.compile(r"^(?:Current thread|Thread) 0x[0-9a-f]+ \(most recent call first\):\n((?:  File .*\n?)+)", re.M)
+_FRAME = re.compile(r'File "(?P<path>.*)", line (?P<line>\d+) in (?P<function>.*)')
+
+
+@dataclass
+class _Pulse:
+    """What is known of a process: its last beat; how much it had done some seconds after its last sign of life; for how
+    many seconds it has been quiet and stopped."""
+
+    beat: Beat | None = None
+    done: tuple[float, int] | None = None
+    quiet: float = 0.0
+    stopped: float = 0.0
+
+
+class HangWatch:
+    """Looks at the ranks of this server; times are counted from look to look. `folder` has their beats, and `logs` the
+    marks of ranks that have finished their part. A rank is quiet after `multiple` times the median; 0: a hang is never
+    noticed. `on_device`: the ranks compute on accelerators."""
+
+    def __init__(self, workers: Workers, folder: Path, logs: Path, multiple: float, on_device: bool = False):
+        self.workers, self.folder, self.logs, self.multiple = workers, folder, logs, multiple
+        self.unknown = DEVICE_SECONDS if on_device else QUIET_SECONDS
+        self.pulses: dict[int, _Pulse] = {}
+        self.last = time.monotonic()
+        self.reported = ""  # while all are quiet
+
+    def stopped(self) -> str:
+        """The error if a process has been stopped for too long, else ""; call it often."""
+        if not self.multiple or (now := time.monotonic()) - self.last < LOOK_SECONDS:
+            return ""
+        elapsed, self.last = min(now - self.last, 2 * LOOK_SECONDS), now
+        finished = self._finished()
+        for pid, process in self.workers.family.items():
+            pulse = self.pulses.setdefault(pid, _Pulse())
+            with contextlib.suppress(psutil.Error):
+                pulse.stopped = pulse.stopped + elapsed if process.status() in STOPPED else 0.0
+                if pid in self.workers.ranks:
+                    self._feel(process, pulse, elapsed)
+        long = [pid for pid, pulse in self.pulses.items() if pulse.stopped >= STOPPED_SECONDS]
+        at_fault = [pid for pid in long if self.workers.ranks.get(pid) not in finished]
+        return f"a process was stopped and did not continue: {self._report(at_fault)}" if at_fault else ""
+
+    def _feel(self, process: psutil.Process, pulse: _Pulse, elapsed: float) -> None:
+        """Look for signs of life since the last one."""
+        beat, before = read_beat(self.folder / f"{self.workers.ranks[process.pid]}.json"), pulse.beat
+        pulse.quiet += elapsed
+        if beat is not None and beat != before:
+            pulse.beat, pulse.done, pulse.quiet = beat, None, 0.0
+        if pulse.quiet < SETTLED_SECONDS or pulse.stopped or (pulse.beat is not None and pulse.beat.usual is not None):
+            return
+        done = _done(process)
+        if pulse.done is None:
+            pulse.done = done
+        elif done[0] - pulse.done[0] > BUSY_CPU_SECONDS or done[1] - pulse.done[1] > BUSY_BYTES:
+            pulse.done, pulse.quiet = None, 0.0
+
+    def quiet(self) -> str:
+        """The report if all ranks of this server that have not finished are quiet, else ""."""
+        finished = self._finished()
+        ranks = [pid for pid, rank in self.workers.ranks.items() if rank not in finished]
+        missing = len(self.workers.ranks) < self.workers.count
+        if not self.multiple or missing or not ranks or not all(self._is_quiet(pid) for pid in ranks):
+            self.reported = ""
+        elif not self.reported:
+            seconds = max(self.pulses[pid].quiet for pid in ranks)
+            self.reported = f"no rank has done anything for {seconds:.0f} s: {self._report(ranks, waiting=True)}"
+        return self.reported
+
+    def _finished(self) -> set[str]:
+        return {mark.stem.removeprefix("done_") for mark in self.logs.glob("done_*.json")}
+
+    def _is_quiet(self, pid: int) -> bool:
+        pulse = self.pulses.get(pid, _Pulse())
+        if pulse.beat is None or pulse.beat.usual is None:
+            return pulse.quiet >= self.unknown and not (pulse.beat and pulse.beat.phase == UNTIMED_STAGE)
+        return pulse.quiet >= max(QUIET_SECONDS, self.multiple * pulse.beat.usual)
+
+    def _report(self, pids: Collection[int], waiting: bool = False) -> str:
+        """Where these processes are, after they have written their stacks. `waiting`: most of them wait for another
+        one; if one stands out, it is named."""
+        logs = {pid: self.logs / f"worker_{rank}.log" for pid, rank in self.workers.ranks.items()}
+        sizes = {pid: log.stat().st_size if log.exists() else 0 for pid, log in logs.items()}
+        for pid in logs:
+            # before its first beat, this signal would end it; a stopped one writes as soon as it continues
+            if self.pulses.get(pid, _Pulse()).beat is not None:
+                with contextlib.suppress(psutil.Error):
+                    self.workers.workers[pid].send_signal(STACKS)
+                    self.workers.workers[pid].send_signal(signal.SIGCONT)
+        time.sleep(STACK_SECONDS)
+        stacks = {pid: _frames(logs[pid], sizes[pid]) for pid in logs if pid in pids}
+        odd = self._standing_out(stacks) if waiting else None
+        names = [self._describe(pid, stacks.get(pid, [])) for pid in (pids if odd is None else [odd])]
+        where = f"the stacks of the ranks are at the end of their logs in {self.logs}"
+        verdict = ""
+        if waiting and len(stacks) > 1:
+            verdict = "no rank stands out: " if odd is None else f"{STANDS_OUT} "
+        return f"{verdict}{', '.join(names)}; {where}"
+
+    def _standing_out(self, stacks: dict[int, list[re.Match[str]]]) -> int | None:
+        """The rank that the others wait for: it is the only one outside of MindSpore's code, or behind the others."""
+        outside = [pid for pid, frames in stacks.items() if frames and "/mindspore/" not in frames[0]["path"]]
+        if len(outside) == 1 and len(stacks) > 1:
+            return outside[0]
+        steps = {pid: self.pulses[pid].beat.step if self.pulses[pid].beat else -1 for pid in stacks}
+        behind = [pid for pid, step in steps.items() if step == min(steps.values())]
+        return behind[0] if len(behind) == 1 < len(steps) else None
+
+    def _describe(self, pid: int, frames: list[re.Match[str]]) -> str:
+        """A process, its phase and step, its state, and the innermost calls of its main thread."""
+        if (rank := self.workers.ranks.get(pid)) is None:
+            return self.workers.label(pid)
+        pulse = self.pulses.get(pid, _Pulse())
+        phase = "start" if pulse.beat is None else pulse.beat.phase
+        step = f" (step {pulse.beat.step})" if pulse.beat is not None and pulse.beat.step else ""
+        state = ", stopped by SIGSTOP or a debugger" if pulse.stopped else ""
+        calls = " < ".join(f"{x['function']} ({Path(x['path']).name}:{x['line']})" for x in frames[:SHOWN_FRAMES])
+        return f"rank {rank} in phase {phase}{step}{state}, in {calls or _kernel_wait(pid)}"
+
+
+def _done(process: psutil.Process) -> tuple[float, int]:
+    """Seconds of CPU time of a process and those that it has started, such as compilers, and bytes read and written."""
+    seconds, count = 0.0, 0
+    for each in (process, *process.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):
+            times = each.cpu_times()
+            seconds += times.user + times.system
+            if each is process:
+                seconds += times.children_user + times.children_system
+        with contextlib.suppress(psutil.Error, AttributeError):
+            traffic = each.io_counters()
+            count += traffic.read_chars + traffic.write_chars
+    return seconds, count
+
+
+def _frames(log: Path, start: int) -> list[re.Match[str]]:
+    """The main thread's calls, innermost first, from the stacks after `start`."""
+    with contextlib.suppress(OSError), log.open("rb") as stream:
+        stream.seek(start)
+        stacks = _STACK.findall(stream.read().decode("utf-8", "replace"))
+        return [*_FRAME.finditer(stacks[-1])] if stacks else []  # the main thread comes last
+    return []
+
+
+def _kernel_wait(pid: int) -> str:
+    """Where the kernel holds a process that has written no stack."""
+    with contextlib.suppress(OSError):
+        where = Path(f"/proc/{pid}/wchan").read_text(encoding="utf-8")
+        return f"the kernel's {where}" if where not in ("", "0") else "a call without a stack"
+    return "a call without a stack"

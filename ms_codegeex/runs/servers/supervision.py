@@ -1,0 +1,199 @@
+"""Supervises the workers of this server: starts them, shows their progress, and ends all when one fails.
+
+Imports no engine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from ms_codegeex.base.errors import RunFailure
+from ms_codegeex.base.locks import take_lock
+from ms_codegeex.base.printing import print_error
+from ms_codegeex.config import RunConfig
+from ms_codegeex.formats.checkpoint import Checkpoint
+from ms_codegeex.runs.files.display import Display
+from ms_codegeex.runs.files.hardware_reports import SilentCheckWatch
+from ms_codegeex.runs.files.run_directory import RunDirectory
+from ms_codegeex.runs.files.stopping import StopRequest, left_error, save_under_way, set_doubtful_checkpoints_aside
+from ms_codegeex.runs.servers.hangs import HangWatch
+from ms_codegeex.runs.servers.node import Node, node_processes
+from ms_codegeex.runs.servers.rendezvous import Rendezvous
+from ms_codegeex.runs.servers.workers import Workers, WorkerSpec
+
+PORTS = range(21000, 31000)  # below the usual ephemeral range, so that no outgoing connection takes one in between
+POLL_SECONDS = 0.1
+GRACE_SECONDS = 5.0  # for a worker that has finished or failed to exit
+DISK_SECONDS, DISK_ROOM = 2.0, 64 * 1024  # bytes; less than a few lines of a log and a block or two of metadata
+
+
+@contextlib.contextmanager
+def reserved_port() -> Iterator[int]:
+    """A free local port that no other run takes while the block runs: one lock file per port, and a bind to test it."""
+    start = os.getpid() % len(PORTS)
+    for offset in range(len(PORTS)):
+        port = PORTS[(start + offset) % len(PORTS)]
+        lock = take_lock(Path(tempfile.gettempdir()) / f"ms-codegeex-{os.getuid()}-port-{port}.lock", wait=False)
+        if lock is None:
+            continue
+        try:
+            if _is_free(port):
+                yield port
+                return
+        finally:
+            os.close(lock)
+    raise RunFailure(f"no free port between {PORTS.start} and {PORTS.stop - 1} on 127.0.0.1")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe, contextlib.suppress(OSError):
+        probe.bind(("127.0.0.1", port))
+        return True
+    return False
+
+
+def program_of(config: RunConfig) -> str:
+    """The program of each rank. That of a run that starts from a model, or trains its adapters, can read models."""
+    from_model = config.model.weights is not None or config.lora.rank
+    return f"ms_codegeex.runs.rank{'.from_model' if from_model else ''}"
+
+
+def worker_command(
+    config: RunConfig, run: RunDirectory, launcher: str, checkpoint: Path | str | None = None
+) -> list[str]:
+    """Python's arguments for each worker; `launcher` is the process id of this command."""
+    since = [str(Path(checkpoint).absolute())] if checkpoint else []
+    return ["-m", program_of(config), str(run.path), launcher, *since]
+
+
+def planned_processes(
+    config: RunConfig, run: RunDirectory, node: Node, checkpoint: Checkpoint | None
+) -> list[WorkerSpec]:
+    """The processes that `run_workers` would start on this server; their argument `$$` is the launcher's process id."""
+    command = worker_command(config, run, "$$", checkpoint and checkpoint.path)
+    with reserved_port() if node.needs_port else contextlib.nullcontext() as port:
+        return node_processes(config, node, run, command, port)
+
+
+def run_workers(
+    config: RunConfig,
+    run: RunDirectory,
+    checkpoint: Checkpoint | None,
+    node: Node,
+    others: Rendezvous | None = None,
+) -> None:
+    """Run this server's workers to their end. If a worker dies here or on one of the `others`, all end at once and
+    `RunFailure` quotes the end of its log. Any other exception also ends all. After Ctrl-C (SIGINT), SIGTERM or SIGUSR1
+    they save first, and `StopExit` is raised."""
+    display, count = Display(run.progress, config.steps), len(node.ranks)
+    stop = StopRequest(run, config.checkpoint.grace)
+    silent = SilentCheckWatch(run) if config.cluster.silent_check and node.rank == 0 else None
+    path = others.checkpoint if others else checkpoint and checkpoint.path
+    try:
+        where = f" on server {node.rank} of {node.count}" if node.count > 1 else ""
+        display.status(f"starting {count} worker{'s' * (count > 1)}{where}")
+        with contextlib.ExitStack() as stack:
+            port = stack.enter_context(reserved_port()) if node.needs_port else None
+            specs = node_processes(config, node, run, worker_command(config, run, str(os.getpid()), path), port)
+            workers = stack.enter_context(Workers(specs))
+            stack.enter_context(stop.listening())
+            hang = HangWatch(workers, run.beats, run.logs, config.faults.hang, config.device != "cpu")
+            _watch(workers, node, run, display, others, stop, hang, silent)
+    finally:
+        if silent:
+            silent.look()
+        if node.rank == 0:
+            display.poll()
+        display.close()
+        if node.rank == 0:  # no worker is left that could publish another one
+            set_doubtful_checkpoints_aside(run)
+
+
+def _watch(
+    workers: Workers,
+    node: Node,
+    run: RunDirectory,
+    display: Display,
+    others: Rendezvous | None,
+    stop: StopRequest,
+    hang: HangWatch,
+    silent: SilentCheckWatch | None,
+) -> None:
+    """Return when all workers have finished their part. `UserError` or `RunFailure` if one has failed or hangs,
+    `StopExit` if the time after a signal has passed."""
+    finished_at, error_at, count, disk = None, None, workers.count, _DiskWatch(run)
+    # Servers of one job share the folder. With one server all marks are its own, whatever RANK_ID was set to before.
+    mine = {f"done_{rank}.json" for rank in node.ranks} if node.count > 1 else None
+    while True:
+        if len(workers.workers) < count:  # searching for processes costs more than checking known ones
+            workers.refresh()
+        ended, launcher_ended = workers.ended(), workers.launcher_ended()
+        # read after `ended`: a worker leaves its mark before it ends
+        done = sum(mine is None or mark.name in mine for mark in run.logs.glob("done_*.json"))
+        if node.rank == 0:  # the others would repeat what server 0 shows
+            display.poll()
+        if done == count:
+            finished_at = finished_at or time.monotonic()
+            if others and others.state == "running":
+                others.done()
+            # a worker may hang in its exit handlers, but its work is done
+            here = ended == count or time.monotonic() - finished_at > GRACE_SECONDS
+            if here and (others is None or others.all_finished()):
+                return
+        elif run.error.exists():
+            error_at = error_at or time.monotonic()
+            seconds = time.monotonic() - error_at
+            saves = ended < count and seconds < stop.grace and save_under_way(run)
+            if not saves and (ended or seconds > GRACE_SECONDS):
+                raise left_error(run)
+        elif ended > done or launcher_ended:
+            why = workers.failure() + disk.reason()
+            raise RunFailure(f"a worker ended before its work was done, so the others were stopped: {why}")
+        if stop.since is not None:
+            workers.resume_stopped()  # they have to save, too
+        if at_fault := hang.stopped():
+            raise RunFailure(at_fault)
+        quiet = hang.quiet()
+        if others:
+            quiet = others.beat(quiet)
+        if quiet:
+            raise RunFailure(quiet)
+        disk.check()
+        if silent:
+            silent.check()
+        stop.check()
+        time.sleep(POLL_SECONDS)
+
+
+class _DiskWatch:
+    """Notices when the disk of the run is full: its workers then have no room left to report it."""
+
+    def __init__(self, run: RunDirectory):
+        self.folder, self.alive, self.next_check, self.full = run.path, run.progress, 0.0, False
+
+    def check(self) -> None:
+        """Print a warning when the disk has become full."""
+        if time.monotonic() < self.next_check:
+            return
+        self.next_check = time.monotonic() + DISK_SECONDS
+        with contextlib.suppress(OSError):
+            os.utime(self.alive)  # `monitor` sees that the run lives, also while it compiles
+        before, self.full = self.full, self._is_full()
+        if self.full and not before:
+            print_error(f"warning: the disk of {self.folder} is full; the log waits for room")
+
+    def _is_full(self) -> bool:
+        with contextlib.suppress(OSError):
+            return shutil.disk_usage(self.folder).free < DISK_ROOM
+        return False
+
+    def reason(self) -> str:
+        """The end of an error message: a full disk as the probable reason, or nothing."""
+        return f"\nthe disk of {self.folder} is full; free some space" if self._is_full() else ""

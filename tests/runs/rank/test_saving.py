@@ -1,0 +1,202 @@
+"""When a run saves, and which of its checkpoints it trusts, without an engine: what diverges never costs a good one."""
+
+import pytest
+from test_background_saving import LiveTrainer
+
+from ms_codegeex.base.errors import Divergence, UserError
+from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
+from ms_codegeex.formats.checkpoint_writing import write_checkpoint
+from ms_codegeex.runs.rank import saving as module
+from ms_codegeex.runs.rank.saving import DISK_RATE, Checkpoints, SaveClock
+
+
+class Stepped(LiveTrainer):
+    """`run` takes its steps: "." is a finite step, "s" a skipped one."""
+
+    def run(self, saving, steps, end=False):
+        for kind in steps:
+            self.step(saving, kind == "s")
+        if end:
+            saving.end(self)
+
+
+def steps(root):
+    return [int(path.name[5:]) for path in list_checkpoints(root)]
+
+
+def test_a_stopped_run_saves_what_is_not_saved_and_does_not_evaluate(tmp_path):
+    for folder, written, expected in (("a", "...", [2, 3]), ("b", "..", [2]), ("c", "...sss", [2])):
+        trainer, saving = Stepped(), Checkpoints(tmp_path / folder, 2, 9)
+        trainer.stopped, trainer.finished = True, False
+        trainer.validation_loss = None  # a call would fail
+        trainer.run(saving, written, end=True)
+        assert steps(tmp_path / folder) == expected
+    assert [event[:2] for event in trainer.events] == [("saving", 2), ("saved", 2)]
+
+
+class Hours:
+    """A clock that a test moves."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.mark.parametrize(("loss", "left"), [(3.0, [39]), (float("nan"), [20, 30, 39])])
+def test_without_a_number_of_steps_the_clock_decides_in_a_hundredth_of_the_time(tmp_path, monkeypatch, loss, left):
+    hours, trainer, write = Hours(), Stepped(), module.write_checkpoint
+
+    def slow(*arguments, **options):
+        hours.now += 2.0
+        return write(*arguments, **options)
+
+    monkeypatch.setattr(module.time, "monotonic", hours)
+    monkeypatch.setattr(module, "write_checkpoint", slow)
+    clock, taken = SaveClock(int(0.1 * DISK_RATE), hours), []
+    saving, trainer.loss = Checkpoints(tmp_path, None, 1, clock=clock), loss
+    for _ in range(39):
+        hours.now += 20.0
+        trainer.run(saving, ".")
+        if trainer.progress.step in steps(tmp_path):
+            taken.append(hours.now - 2)
+    assert taken == [40.0, 402.0, 604.0]  # after 30 s; when the two saves are a hundredth; and three
+    trainer.run(saving, "", end=True)
+    assert steps(tmp_path) == left
+
+
+def test_a_save_that_fails_is_tried_again_and_ends_the_run_only_at_its_end(tmp_path, monkeypatch):
+    trainer, saving, tried, write = Stepped(), Checkpoints(tmp_path, 4, 9), [], module.write_checkpoint
+
+    def fails(root, step, *arguments, **options):
+        tried.append(step)
+        if len(tried) in (1, 2, 4):
+            raise UserError("the disk is full")
+        return write(root, step, *arguments, **options)
+
+    monkeypatch.setattr(module, "write_checkpoint", fails)
+    trainer.run(saving, "." * 25)
+    assert tried == [4, 14, 24] and steps(tmp_path) == [24]
+    assert [event for event, *_ in trainer.events if event != "saving"] == ["save failed", "save failed", "saved"]
+    assert trainer.warnings[0] == "the disk is full; the run continues and tries again in about 10 steps"
+    with pytest.raises(UserError, match="the disk is full"):
+        trainer.run(saving, ".", end=True)
+
+
+def test_a_failed_save_is_tried_again_though_no_other_is_due(tmp_path, monkeypatch):
+    trainer, saving, write = Stepped(), Checkpoints(tmp_path, 20, 9), module.write_checkpoint
+    fails = iter([True])
+
+    def write_later(*arguments, **options):
+        if next(fails, False):
+            raise UserError("the disk is full")
+        return write(*arguments, **options)
+
+    monkeypatch.setattr(module, "write_checkpoint", write_later)
+    trainer.run(saving, "." * 39)
+    assert steps(tmp_path) == [30]  # ten steps later, not with the next one at 40
+
+
+def test_every_mth_checkpoint_stays_for_good(tmp_path):
+    Stepped().run(Checkpoints(tmp_path, 5, 2, keep_every=15), "." * 60)
+    assert steps(tmp_path) == [15, 30, 45, 50, 55, 60]
+
+
+@pytest.mark.parametrize(
+    ("every", "keep", "left"), [(5, 1, [10, 15, 20]), (5, 3, [10, 15, 20]), (20, 1, [20]), (10, 1, [10, 20])]
+)
+def test_the_newest_stay_and_one_that_ten_steps_have_followed(tmp_path, every, keep, left):
+    Stepped().run(Checkpoints(tmp_path, every, keep), "." * 21)
+    assert steps(tmp_path) == left
+
+
+def test_there_is_always_one_that_ten_steps_have_followed(tmp_path):
+    trainer, saving = Stepped(), Checkpoints(tmp_path, 1, 2)
+    for step in range(1, 34):
+        trainer.run(saving, ".")
+        assert steps(tmp_path)[-2:] == [step - 1, step][-min(step, 2) :] and len(steps(tmp_path)) <= 4
+        assert step <= 10 or step - 20 < max(each for each in steps(tmp_path) if each <= step - 10)
+
+
+def test_the_one_that_the_run_continues_from_stays_until_another_one_is_settled(tmp_path):
+    trainer = Stepped()
+    trainer.run(Checkpoints(tmp_path, 1, 2), "." * 6, end=True)
+    trainer.run(Checkpoints(tmp_path, 1, 1, Checkpoint(tmp_path / "step-00000006")), "..")
+    assert steps(tmp_path) == [6, 7, 8]
+
+
+def test_nothing_is_saved_after_a_skipped_step(tmp_path):
+    Stepped().run(Checkpoints(tmp_path, 5, 9), "....s" + "ss..." + "....." + "....s" + "..")
+    assert steps(tmp_path) == [8, 10, 15, 21]
+
+
+def test_a_streak_of_skips_saves_and_prunes_nothing(tmp_path):
+    saving = Checkpoints(tmp_path, 5, 1)
+    trainer = Stepped()
+    trainer.run(saving, "." * 13 + "s" * 24)
+    assert steps(tmp_path) == [5, 10]
+    with pytest.raises(Divergence, match=r"the last 24 steps were skipped.*nothing was saved after step 10") as caught:
+        trainer.run(saving, "", end=True)
+    assert caught.value.step == 37
+
+
+def test_the_search_for_a_loss_scale_is_no_failure(tmp_path):
+    path = write_checkpoint(tmp_path, 10, {}, {})
+    trainer = Stepped()
+    trainer.progress.step = 10
+    trainer.run(Checkpoints(tmp_path, 10, 2, Checkpoint(path)), "s" * 14 + ".", end=True)
+    assert steps(tmp_path) == [10, 25]
+
+
+def test_the_end_says_if_the_best_checkpoint_was_not_saved(tmp_path, monkeypatch):
+    trainer, saving, write = Stepped(), Checkpoints(tmp_path, 0, 2, keep_best=True), module.write_checkpoint
+
+    def fails(root, step, *arguments, **options):
+        if step == 3:
+            raise UserError("the disk is full")
+        return write(root, step, *arguments, **options)
+
+    monkeypatch.setattr(module, "write_checkpoint", fails)
+    trainer.patience.best = (3, 0.5)
+    trainer.run(saving, "." * 5, end=True)
+    assert trainer.warnings[0].startswith("the disk is full") and steps(tmp_path) == [5]
+    assert f"that of step 3, which is not in {tmp_path}" in trainer.warnings[1]
+    trainer.patience.best = (6, 0.4)
+    trainer.run(saving, ".", end=True)
+    assert len(trainer.warnings) == 2 and steps(tmp_path) == [5, 6]
+
+
+@pytest.mark.parametrize(("loss", "left"), [(3.0, [25]), (float("nan"), [10, 20, 25])])
+def test_the_last_checkpoint_replaces_a_settled_one_only_if_it_evaluates(tmp_path, loss, left):
+    trainer = Stepped()
+    trainer.loss = loss
+    trainer.run(Checkpoints(tmp_path, 10, 1), "." * 25, end=True)
+    assert steps(tmp_path) == left
+
+
+def test_what_cannot_be_deleted_is_a_warning(tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(module, "prune", refused)
+    trainer = Stepped()
+    trainer.run(Checkpoints(tmp_path, 5, 1), "." * 5)
+    assert len(trainer.warnings) == 1 and "could not be deleted (Permission denied)" in trainer.warnings[0]
+
+
+def test_a_run_that_only_skips_saves_its_weights_at_the_end(tmp_path):
+    """A short trial in FP16 ends while the loss scale still looks for its place; nothing has been trained."""
+    Stepped().run(Checkpoints(tmp_path, 2, 2), "s" * 9, end=True)
+    assert steps(tmp_path) == [9]
+
+
+def test_at_the_end_only_what_is_asked_for_stays(tmp_path):
+    Stepped().run(Checkpoints(tmp_path, 1, 2), "." * 9, end=True)
+    assert steps(tmp_path) == [8, 9]
+
+
+def test_the_end_is_saved_once(tmp_path):
+    Stepped().run(Checkpoints(tmp_path, 3, 5), "." * 7, end=True)
+    Stepped().run(Checkpoints(tmp_path / "b", 3, 5), "." * 6, end=True)
+    assert steps(tmp_path) == [3, 6, 7] and steps(tmp_path / "b") == [3, 6]
