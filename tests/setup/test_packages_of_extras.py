@@ -26,7 +26,7 @@ TOOLS = ("pytest", "pytest-xdist", "hypothesis", "jsonschema")
 TESTED_WITH = {
     "serving": ("ms-codegeex[terminal]",),
     "terminal": ("ms-codegeex[serving]",),
-    "evaluation": ("ms-codegeex[serving]", "pandas"),
+    "evaluation": ("ms-codegeex[serving]", "pandas<3"),
 }
 TESTS = {"monitor": "tests/commands/test_command_monitor.py"}  # others: the folder of the extra's name
 IMPORT_ALL = """
