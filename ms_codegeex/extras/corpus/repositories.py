@@ -55,7 +55,8 @@ def join_files(
     missing = [(path, part) for part, path in enumerate(paths) if not path.with_name(path.name + ENDINGS[-1]).exists()]
     ids = [shard.ids_path for shard in documents.shards]
     phases.run(functools.partial(_join, keyed, documents.starts, ids, tokenizer, limit), missing)
-    written = [(shard, np.where(shard.column("group") < 0, splits, -1)) for shard, splits in placed]
+    alone = ((shard, np.where(shard.column("group") < 0, splits, -1)) for shard, splits in placed)
+    written = [(shard, splits) for shard, splits in alone if (splits >= 0).any()]
     metas = [*map(read_meta, paths)]
     for path, meta in zip(paths, metas, strict=True):
         sizes = [meta["train"], meta["documents"] - meta["train"]]
