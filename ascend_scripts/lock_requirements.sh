@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes the locks requirements[-mindspore-2.7|-mindspore-2.8|-mindspore-2.10|-gpu|-compiler|-test|-release].txt from their .in files (maintainers only; needs uv and a network).
+# Makes the locks requirements[-mindspore-2.7|-mindspore-2.8|-mindspore-2.10|-gpu|-compiler|-test|-release].txt from their .in files,
+# the first also from pyproject.toml (maintainers only; needs uv and a network).
 # With --upgrade, moves every pin to its newest version; without it, changes only what the .in files require.
 set -euo pipefail
 
@@ -21,7 +22,8 @@ lock() {  # lock NAME [uv arguments]: the leading comment of NAME.in becomes the
 # one of them. jieba has no wheel: requirements-source.txt.
 left_out=(aiohttp awkward ftfy jieba joblib opencv-python-headless pybind11 setproctitle transformers typer)
 
-lock requirements --excludes <(printf '%s\n' "${left_out[@]}") "$@"
+lock requirements pyproject.toml --extra all --extra mindformers \
+    --excludes <(printf '%s\n' "${left_out[@]}") "$@"
 for engine in 2.7 2.8 2.10; do lock "requirements-mindspore-$engine" --no-deps "$@"; done
 lock requirements-gpu "$@"
 lock requirements-compiler "$@"

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.data.detection import detect
+from ms_codegeex.extras.corpus.detection import detect
 
 BEFORE, AFTER = 4000, 1000  # characters around the cursor that an editor sends
 LEAST, MAX_LINES, MAX_CHARACTERS = 4, 8, 400  # characters, lines and characters of an edit

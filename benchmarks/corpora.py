@@ -43,8 +43,8 @@ from common import ROOT, print_command, versions
 sys.path.insert(0, str(ROOT))
 
 from ms_codegeex.base.yaml_reading import parse_yaml
-from ms_codegeex.data.detection import HEAD_BYTES, as_utf8, detect, needs_head
 from ms_codegeex.data.languages import languages
+from ms_codegeex.extras.corpus.detection import HEAD_BYTES, as_utf8, detect, needs_head
 from ms_codegeex.extras.corpus.filters import generator_of
 from ms_codegeex.extras.corpus.licences import judge, licences_in_comments, metadata_rule, stated_licences
 from ms_codegeex.extras.corpus.minhash import are_similar, band_keys, bands_for, signature

@@ -35,7 +35,7 @@ from common import ROOT, print_command, versions
 sys.path.insert(0, str(ROOT))
 
 from ms_codegeex.base.shipped import shipped_table
-from ms_codegeex.data.detection import HEAD_BYTES, detect
+from ms_codegeex.extras.corpus.detection import HEAD_BYTES, detect
 
 _PATHS = sysconfig.get_paths()
 _PACKAGES = _PATHS["purelib"]
@@ -180,7 +180,7 @@ def _called(head: bytes) -> str:
 
 def by_extension() -> None:
     """Print how many suffixes and whole names give their language."""
-    table = shipped_table(ROOT / "ms_codegeex/data/endings.yaml")["ours"]
+    table = shipped_table(ROOT / "ms_codegeex/extras/corpus/endings.yaml")["ours"]
     words = [(name, word) for name, listed in table.items() for word in listed.split() if word[0] in "./"]
     names = [(name, f"planted{word}" if word[0] == "." else word[1:]) for name, word in words]
     right = sum((found := detect(name)) is not None and found.name == language for language, name in names)

@@ -24,7 +24,7 @@ from ms_codegeex.base.options import declared
 from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.config.model import ModelConfig
 from ms_codegeex.config.run import RunConfig
-from ms_codegeex.data import layouts
+from ms_codegeex.extras.corpus import layouts
 from ms_codegeex.extras.evaluation.benchmarks.registry import with_key
 from ms_codegeex.extras.evaluation.recipe import Recipe
 from ms_codegeex.extras.evaluation.sampling import foreign_samples

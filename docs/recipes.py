@@ -41,7 +41,13 @@ PRETRAINING = {
 SMALL = {"ascend910b": (8, 16, 64, 128), "ascend910c": (16, 128), "a100": (8, 64), "h100": (8, 64)}
 TUNING = {"ascend910b": (8,), "ascend910c": (16,), "a100": (8,), "h100": (8,)}  # `finetune` uses one server
 # Recipes for which a search found no plan. A recipe without a file that is not listed has not been searched.
-NOTHING_FITS = ("codegeex_13b_910_8", "codegen_16b_910_8", "codegen_16b_910_1536", "codegen_16b_910b_1536")
+NOTHING_FITS = (
+    "codegeex_13b_910_8",
+    "codegen_16b_910_8",
+    "codegen_16b_910_1536",
+    "codegen_16b_910b_1536",
+    "qwen2_32b_910b_8",
+)
 # Settings that a search would not choose, and leaves: the first overlaps more, by a simulation of its compiled graph,
 # the others leave more memory to masks and fragments.
 KEPT = ("codegeex_13b_910_1536", "codegeex_13b_910_64", "codegeex_13b_910_512")
@@ -73,12 +79,13 @@ TUNED = {
 }
 
 
-def _tuned(way: str, name: str, model: tuple[str, ...]) -> Model:
-    """Fine-tuning of a model, of all its weights or with adapters."""
-    every = way == "Fine-tuning"
+def _tuned(way: str, name: str, model: tuple[str, ...], devices: Mapping[str, tuple[int, ...]] = TUNING) -> Model:
+    """Fine-tuning of a model, of all its weights or with adapters; Qwen2's weights were published in BF16."""
+    every, bf16 = way == "Fine-tuning", "model.family=qwen2" in model
     base, frozen = ("finetune_full", ()) if every else ("finetune_lora", ("lora.frozen=fp32",))
-    keys = ("device=ascend", "data.seq_length=2048", "training.global_batch=32", "training.precision=fp16", *frozen)
-    return Model(f"{way} of {name}", base, 1e9, "", TUNING, keys, model=model)
+    precision = f"training.precision={'bf16' if bf16 else 'fp16'}"
+    keys = ("device=ascend", "data.seq_length=2048", "training.global_batch=32", precision, *frozen)
+    return Model(f"{way} of {name}", base, 1e9, "", devices, keys, model=model)
 
 
 MODELS = (
@@ -116,7 +123,26 @@ MODELS = (
         PRETRAINING,
         ("training.global_batch=1536",),
     ),
+    *(
+        Model(
+            f"Qwen2.5-Coder-{size}",
+            f"qwen2_{size.lower()}",
+            10.5e9,
+            "Further training: 10,000 steps of 128 sequences of 8,192, settings of ours.",
+            {"ascend910b": (8, 32)},
+        )
+        for size in ("7B", "32B")
+    ),
     *(_tuned(way, name, model) for way in ("Fine-tuning", "LoRA") for name, model in TUNED.items()),
+    *(
+        _tuned(
+            "LoRA",
+            f"Qwen2.5-Coder-{size}",
+            ("model.family=qwen2", f"model.preset={size.lower()}"),
+            {"ascend910b": (8,)},
+        )
+        for size in ("7B", "32B")
+    ),
 )
 
 
@@ -131,7 +157,13 @@ class Recipe:
     @property
     def file(self) -> Path:
         """Its YAML; in a folder of its own if it leaves the model to the command line."""
-        words = self.model.name.lower().replace(" of ", "_").replace("-", "_").replace("fine_tuning", "finetune")
+        words = (
+            self.model.name.lower()
+            .replace(" of ", "_")
+            .replace("-", "_")
+            .replace("fine_tuning", "finetune")
+            .replace("qwen2.5_coder", "qwen2")
+        )
         folder = FOLDER / "tuning" if self.model.model else FOLDER
         return folder / f"{words}_{HARDWARE[self.hardware].lower()}_{self.devices}.yaml"
 
@@ -283,7 +315,9 @@ def picture(path: Path) -> None:
     axes = figure.add_subplot()
     styles = dict(zip(HARDWARE, ("o-", "s--", "D-.", "^:", "v:"), strict=True))
     pretrained = [model for model in MODELS if model.tokens > 1e9]
-    for model, color in zip(pretrained, ("tab:blue", "tab:orange", "tab:red", "tab:green"), strict=True):
+    for model, color in zip(
+        pretrained, ("tab:blue", "tab:orange", "tab:red", "tab:green", "tab:purple", "tab:brown"), strict=True
+    ):
         for hardware in model.devices:
             found = [(x, x.plan()) for x in recipes() if x.model is model and x.hardware == hardware]
             points = [(x.devices, hours_of(plan, model.tokens) * x.devices) for x, plan in found if plan]

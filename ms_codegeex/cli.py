@@ -3,7 +3,8 @@
 A verb is a module in the folder that `VERBS` names, with `SUMMARY`, `EXAMPLES`, `run(arguments)`, and either a
 dataclass `Arguments` or, if one dataclass cannot declare them, `OPTIONS`: groups or actions (`base/verb_options.py`);
 then `run` gets the namespace. A dash in the verb's name is an underscore in the module's. These modules import the
-engine only inside `run`, so `--help` is fast.
+engine only inside `run`, so `--help` is fast. `EXTRA` is the one whose packages a verb needs: without them, `--help`
+says how to install it, and so does the verb.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import importlib
 import signal
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 import ms_codegeex
 from ms_codegeex.base.ending import open_closed_streams, print_failure
 from ms_codegeex.base.errors import UserError, suggestion
+from ms_codegeex.base.extras import explained, install_line, missing_packages, without_packages
 from ms_codegeex.base.interrupts import after_imports
 from ms_codegeex.base.options import given
 from ms_codegeex.base.verb_options import declare
@@ -37,8 +40,8 @@ VERBS = {  # where each verb lies, in the order in which `--help` shows them
     "quantize": "commands",
     "generate": "commands",
     "serve": "extras.serving.commands",
-    "complete": "extras.serving.commands",
-    "chat": "extras.serving.commands",
+    "complete": "extras.terminal.commands",
+    "chat": "extras.terminal.commands",
     "evaluate": "extras.evaluation.commands",
     "plan": "extras.cluster.commands",
     "rehearse": "extras.cluster.commands",
@@ -77,10 +80,11 @@ def build_parser(verbs: Sequence[str] = tuple(VERBS)) -> argparse.ArgumentParser
     parser.set_defaults(parser=parser)  # `completion` describes all of it
     parsers = parser.add_subparsers(title="verbs", dest="verb", metavar="VERB", required=True)
     for name in verbs:
-        module = importlib.import_module(f"ms_codegeex.{VERBS[name]}.{name.replace('-', '_')}")
-        verb = parsers.add_parser(
-            name, help=module.SUMMARY, description=module.SUMMARY, epilog=EXAMPLES + module.EXAMPLES
-        )
+        module = _module(name)
+        summary = module.SUMMARY
+        if _missing(module):
+            summary += f"\nnot installed: {install_line(module.EXTRA)}"
+        verb = parsers.add_parser(name, help=summary, description=summary, epilog=EXAMPLES + module.EXAMPLES)
         parsers._choices_actions[-1].heading = GROUPS.get(name, "")  # type: ignore[attr-defined]
         if hasattr(module, "Arguments"):
             declare(verb, [module.Arguments])
@@ -92,9 +96,17 @@ def build_parser(verbs: Sequence[str] = tuple(VERBS)) -> argparse.ArgumentParser
     return parser
 
 
+def _module(verb: str) -> ModuleType:
+    return importlib.import_module(f"ms_codegeex.{VERBS[verb]}.{verb.replace('-', '_')}")
+
+
+def _missing(module: ModuleType) -> list[str]:
+    return missing_packages(module.EXTRA) if hasattr(module, "EXTRA") else []
+
+
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse a command line. Unlike plain argparse, accepts `key=value` words between and after options, and
-    `help VERB`. `UserError` for a verb, action or option that there is not."""
+    `help VERB`. `UserError` for a verb, action or option that there is not, or a verb whose extra is not installed."""
     words = [*(sys.argv[1:] if argv is None else argv)]
     if not words:
         raise UserError("a verb is missing; `ms-codegeex --help` lists them and says where to begin")
@@ -102,6 +114,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         words = [*words[1:], "--help"]
     verb_name = next((word for word in words if not word.startswith("-")), "")
     alone = verb_name in VERBS and verb_name != "completion"  # options of all verbs take 0.1 s
+    if alone and not {"-h", "--help"} & {*words} and (missing := _missing(_module(verb_name))):
+        raise without_packages(missing, _module(verb_name).EXTRA)
     parser = build_parser((verb_name,) if alone else tuple(VERBS))
     _check_names(parser, words)
     arguments, rest = parser.parse_known_args(words)
@@ -157,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
             return arguments.run(arguments) or 0
     except (Exception, KeyboardInterrupt) as error:
-        return print_failure(name, error)
+        return print_failure(name, explained(error))
 
 
 if __name__ == "__main__":

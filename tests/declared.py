@@ -5,6 +5,8 @@ import re
 from conftest import ROOT
 from packaging.requirements import Requirement
 
+OURS = "ms-codegeex"
+
 
 def normalised(name):
     """A package's name as indexes compare it."""
@@ -18,12 +20,28 @@ def extras():
     return re.findall(r"^(\w+) = \[", block, flags=re.MULTILINE)
 
 
-def requirements(extra=""):
-    """By normalised name; those of an extra if one is named."""
+def listed(extra=""):
+    """The lines of the core's list, or of that of an extra."""
     text = (ROOT / "pyproject.toml").read_text()
     (block,) = re.findall(rf"^{extra or 'dependencies'} = \[.*?\n((?:.*\n)*?)\]", text, flags=re.MULTILINE)
-    lines = re.findall(r'^ +"([^"]+)"', block, flags=re.MULTILINE)
-    return {normalised(one.name): one for one in map(Requirement, lines)}
+    return [Requirement(line) for line in re.findall(r'^ +"([^"]+)"', block, flags=re.MULTILINE)]
+
+
+def requirements(extra=""):
+    """By normalised name; those of an extra if one is named, and of the extras that it names."""
+    found = {}
+    for one in listed(extra):
+        if one.name == OURS:
+            found |= {name: package for each in sorted(one.extras) for name, package in requirements(each).items()}
+        else:
+            found[normalised(one.name)] = one
+    return found
+
+
+def parts_of_all():
+    """The extras that `[all]` names: those of the package itself."""
+    (line,) = listed("all")
+    return sorted(line.extras)
 
 
 def oldest(requirement):

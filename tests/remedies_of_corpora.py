@@ -292,7 +292,7 @@ CORPORA_UNTRIED = {
         "needs a worker that is killed; tests/extras/corpus/test_prepare_restart.py kills one"
     ),
 }
-CORPORA_UNTRIED |= dict.fromkeys(
+RAY_UNTRIED = dict.fromkeys(
     {
         "install ms-codegeex {} on it",
         "run this command on a node of the cluster, since Ray's client (ray://) is not supported",
@@ -300,10 +300,11 @@ CORPORA_UNTRIED |= dict.fromkeys(
         "run `pip install 'ms-codegeex[ray]'` on all nodes, or leave the option out",
         "run `ray start --head` on one node and `ray start --address=NODE:6379` on the others, then this command on "
         "one of them",
+        "add nodes with `ray start`",
         "give --input and --output paths on a file system that all nodes share",
         "run the same command again (what is finished is kept), on nodes with more memory if that is the reason",
     },
-    "of a cluster, which tests/extras/corpus/ray_engines starts",
+    "of a cluster, which tests/extras/ray_engines starts",
 )
 
 

@@ -7,6 +7,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 from pathlib import Path
@@ -48,8 +49,6 @@ BASE = {  # files of the lowest folder, which every other may import, and what t
     "options": "errors",
     "verb_options": "options",
     "extras": "errors",
-    "remote": "digests errors json_reading",
-    "records": "json_reading remote shipped",
 }
 CORE = {  # what a folder of the core may import besides the files of `base`, lowest first
     "base.cuda": "",
@@ -68,12 +67,15 @@ CORE = {  # what a folder of the core may import besides the files of `base`, lo
 }
 WING = {  # the same for the extras, which may import the core
     "extras.entries": "",
-    "extras.corpus": "config data",
+    "extras.shared": "",
+    "extras.corpus": "config data extras.shared",
     "extras.exchange": "models config data formats training extras.corpus",
     "extras.jobs": "config runs",
     "extras.cluster": "base.cuda models config data formats parallel training planning runs commands",
-    "extras.evaluation": "kernels config data formats generation runs extras.corpus",
+    "extras.evaluation": "kernels config data formats generation runs extras.shared extras.corpus",
+    "extras.ray_engines": "extras.shared extras.evaluation",
     "extras.serving": "kernels base.cuda data generation",
+    "extras.terminal": "kernels data generation extras.shared extras.serving",
 }
 NAMES = {  # that users type; what they stand for lies elsewhere
     "cuda": "base.cuda",
@@ -388,6 +390,38 @@ def test_a_file_of_the_wing_is_found_behind_others():
     }
     assert of_the_wing("runs.rank", imports) == {"extras.jobs.files"}
     assert of_the_wing("extras.serving.engine_program", imports) == set()
+
+
+UNREACHED = {  # files of the core that no program of it imports: beginnings of their names, and who needs them
+    "models.": "by the name of a family (models/registry.py)",
+    "data.tokenizer.exported.": "run by transformers, from a model's directory",
+    "formats.exported.": "run by transformers, from a model's directory",
+    "data.inside.": "run by a process without this package",
+    **{f"{name}.": "a name that users type, whose program lies in the wing or in base/" for name in NAMES},
+}
+
+
+def unreached(files: set[str], imports: set[tuple[str, str]], programs: Iterable[str]) -> set[str]:
+    """Files of the core that none of its programs imports: only the wing needs them, or nobody."""
+    of_core = [name for name in programs if not name.startswith("extras.") and name not in NAMES]
+    found = set[str]().union(*(reached(program, imports) for program in of_core))
+    return {name for name in files if not name.startswith("extras.")} - found
+
+
+def test_a_program_of_the_core_needs_every_file_of_it(imports):
+    """What only extras need belongs into theirs, or into `extras/shared`."""
+    package = ROOT / "ms_codegeex"
+    paths = [path for path in package.rglob("*.py") if path.stem != "__init__"]
+    files = {".".join(path.relative_to(package).with_suffix("").parts) for path in paths}
+    found = unreached(files, imports, PROGRAMS)
+    assert [name for name in found if not f"{name}.".startswith(tuple(UNREACHED))] == []
+    assert [start for start in UNREACHED if not any(f"{name}.".startswith(start) for name in found)] == []
+
+
+def test_a_file_that_only_the_wing_needs_is_found():
+    imports = {("cli", "base.errors"), ("extras.jobs.files", "base.tables"), ("base.tables", "base.errors")}
+    files = {"cli", "base.errors", "base.tables", "base.nobody", "extras.jobs.files"}
+    assert unreached(files, imports, ["cli", "extras.jobs.files"]) == {"base.tables", "base.nobody"}
 
 
 NAMED = re.compile(r"(ms_codegeex\.)?extras\.\w+")

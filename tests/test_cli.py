@@ -9,7 +9,10 @@ import pytest
 from conftest import ROOT, command, command_here
 
 import ms_codegeex
+from ms_codegeex import cli
+from ms_codegeex.base import extras
 from ms_codegeex.cli import GROUPS, VERBS, build_parser, parse
+from ms_codegeex.commands import convert
 
 HEAVY = ("mindspore", "numpy", "matplotlib", "tokenizers", "scipy", "torch")
 
@@ -173,3 +176,40 @@ def test_overrides_may_stand_anywhere():
     assert arguments.overrides == ["a=1", "b.c=2", "d=3"] and arguments.devices == 2
     with pytest.raises(SystemExit):
         parse(["generate", "--model", "m", "a=1"])
+
+
+INSTALL = "pip install 'ms-codegeex[serving]'"
+
+
+@pytest.fixture
+def without_serving(monkeypatch):
+    """As where the packages of `serve` are not installed."""
+    monkeypatch.setattr(cli, "missing_packages", lambda name: ["fastapi", "uvicorn"] if name == "serving" else [])
+
+
+@pytest.mark.parametrize("columns", ["60", "80", "200"])
+@pytest.mark.parametrize("words", [["--help"], ["serve", "--help"], ["help", "serve"]], ids=" ".join)
+def test_help_says_how_to_install_what_a_verb_needs(without_serving, monkeypatch, capsys, words, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(SystemExit) as ended:
+        parse(words)
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert ended.value.code == 0 and lines.count(f"not installed: {INSTALL}") == 1
+
+
+@pytest.mark.parametrize("words", [["serve"], ["serve", "--model", "m"], ["serve", "--no-such-option"]], ids=" ".join)
+def test_a_verb_whose_packages_are_missing_says_how_to_install_them(without_serving, capsys, words):
+    assert cli.main(words) == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"ms-codegeex: fastapi and 1 more package are not installed; run `{INSTALL}`\n")
+
+
+def test_a_missing_package_of_an_option_is_one_line(monkeypatch, capsys):
+    def failing(arguments):
+        raise ModuleNotFoundError("No module named 'gguf'", name="gguf")
+
+    monkeypatch.setattr(convert, "run", failing)
+    monkeypatch.setattr(extras, "_required", lambda: ['gguf<1; extra == "exchange"'])
+    assert cli.main(["convert", "--model", "m", "--to", "gguf", "--output", "o"]) == 2
+    said = "ms-codegeex convert: gguf is not installed; run `pip install 'ms-codegeex[exchange]'`\n"
+    assert capsys.readouterr() == ("", said)

@@ -11,7 +11,7 @@ from ms_codegeex.cli import build_parser
 from ms_codegeex.extras.evaluation.recipe import Recipe
 from ms_codegeex.extras.serving.routes.llama_cpp import InfillRequest
 from ms_codegeex.extras.serving.schemas import ChatRequest, CompletionRequest
-from ms_codegeex.extras.serving.terminal.chat import SETTINGS
+from ms_codegeex.extras.terminal.chat import SETTINGS
 from ms_codegeex.generation.choice import TokenChoice
 from ms_codegeex.generation.sampling import Drawing, SamplingSettings, request_fields, unusual
 

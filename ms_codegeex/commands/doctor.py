@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ms_codegeex.base import host
 from ms_codegeex.base.errors import RunFailure, UserError
-from ms_codegeex.base.extras import extra, registered
+from ms_codegeex.base.extras import PACKAGE, extra, install_line, registered
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.options import option
 from ms_codegeex.base.printing import print_progress, print_result
@@ -221,31 +221,36 @@ def package_rows() -> Rows:
     try:
         from packaging.requirements import Requirement
 
-        requirements = [Requirement(line) for line in importlib.metadata.requires("ms-codegeex") or ()]
+        requirements = [Requirement(line) for line in importlib.metadata.requires(PACKAGE) or ()]
     except (ImportError, importlib.metadata.PackageNotFoundError) as error:
         yield Row("ms-codegeex", "", f"not installed as a package ({error})", SET_UP, needed=True)
         return
     yield _requirements("requirements", [one for one in requirements if _applies(one, "")])
-    for name in importlib.metadata.metadata("ms-codegeex").get_all("Provides-Extra") or ():
-        added = [one for one in requirements if _applies(one, name) and not _applies(one, "")]
-        yield _requirements(f"[{name}]", added, name)
+    ours = {name for one in requirements if one.name == PACKAGE and _applies(one, "all") for name in one.extras}
+    for name in importlib.metadata.metadata(PACKAGE).get_all("Provides-Extra") or ():
+        added = [one for one in requirements if _applies(one, name) and not _applies(one, "") and one.name != PACKAGE]
+        if added:
+            yield _requirements(f"[{name}]", added, name, name in ours)
 
 
 def _applies(requirement: Requirement, extra: str) -> bool:
     return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 
-def _requirements(name: str, requirements: list[Requirement], extra: str = "") -> Row:
-    """Whether all of a group are installed in versions that fit; a group with a name is optional."""
+def _requirements(name: str, requirements: list[Requirement], extra: str = "", tried: bool = True) -> Row:
+    """Whether all of a group are installed in versions that fit and, if they are `tried`, work; one of an extra is
+    optional, and may be absent as a whole."""
     wrong = {one: problem for one in requirements if (problem := _wrong(one))}
-    if not wrong and not extra:
-        wrong = _broken(requirements)
-    fit = f"all {len(requirements)} are installed in versions that fit{'' if extra else ', and work'}"
-    if not wrong or extra:
-        return Row(name, fit, _together(wrong.values()), f"pip install 'ms-codegeex[{extra}]'")
+    if extra and wrong:
+        absent = len(wrong) == len(requirements) and all(problem.endswith(ABSENT) for problem in wrong.values())
+        return Row(name, "", "not installed" if absent else _together(wrong.values()), install_line(extra))
+    if tried:
+        wrong = wrong or _broken(requirements)
+    fit = f"all {len(requirements)} are installed in versions that fit{', and work' if tried else ''}"
     again = "--force-reinstall " if any(_wrong(one) is None for one in wrong) else ""  # pip would leave it as it is
     fix = f"pip install {again}{' '.join(shlex.quote(f'{one.name}{one.specifier}') for one in wrong)}"
-    return Row(name, fit, _together(wrong.values()), fix if len(wrong) <= MAX_NAMED_PACKAGES else SET_UP, needed=True)
+    fix = fix if len(wrong) <= MAX_NAMED_PACKAGES else SET_UP
+    return Row(name, fit, _together(wrong.values()), fix, needed=not extra)
 
 
 def _together(problems: Collection[str]) -> str:

@@ -19,7 +19,8 @@ LONGEST_USAGE = 3  # lines
 
 
 class HelpFormatter(argparse.HelpFormatter):
-    """argparse's, but examples keep their lines, and a long usage names only what a command needs."""
+    """argparse's, but examples keep their lines, as do further lines of any text, and a long usage names only what a
+    command needs."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=min(shutil.get_terminal_size().columns, WIDEST) - 2)
@@ -39,9 +40,14 @@ class HelpFormatter(argparse.HelpFormatter):
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         if not text.startswith(EXAMPLES):
-            return text if "\n" in text else super()._fill_text(text, width, indent)
+            first, *further = text.split("\n")
+            return "\n".join((super()._fill_text(first, width, indent), *further))
         lines = text.removeprefix(EXAMPLES).splitlines()
         return EXAMPLES + "\n".join(example for line in lines for example in _wrapped(line, width))
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        first, *further = text.split("\n")
+        return [*super()._split_lines(first, width), *further]
 
     def _format_usage(
         self,

@@ -38,8 +38,6 @@ class Arguments:
 
 def run(arguments: Arguments) -> None:
     """Show the runs until all have ended or Ctrl-C."""
-    from rich.console import Console
-
     names = _names(arguments.runs)
     histories = _read(names)
     if arguments.report:
@@ -50,6 +48,8 @@ def run(arguments: Arguments) -> None:
     if arguments.json:
         print_json({name: _as_json(history) for name, history in histories.items()})
     elif arguments.once:
+        from rich.console import Console
+
         Console().print(_shown(histories))
     elif not arguments.report:
         _follow(names, arguments.interval)

@@ -167,8 +167,6 @@ FROZEN_RULES: Rules = {
     "devices=1 and training.precision=fp32, or lora.frozen=fp32": lambda c, m: (
         c.lora.bits and (c.device != "cpu" or c.devices > 1 or c.training.precision != "fp32")
     ),
-    "lora.frozen: {c.lora.frozen} on devices: {c.devices} of {c.device}, but 16-bit frozen weights train on "
-    "one device, or on the processes of a CPU; set devices=1, or lora.frozen=fp32": lambda c, m: c.partitioned,
     "lora.frozen: {c.lora.frozen} with training.precision: {c.training.precision}; a CPU holds frozen weights as "
     "fp16 for fp32 and fp16; set lora.frozen=fp16 and training.precision=fp32, or lora.frozen=fp32": lambda c, m: (
         c.device == "cpu" and "bf16" in (c.lora.frozen, c.training.precision)
@@ -285,6 +283,10 @@ DEVICE_RULES: Rules = {
     ),
 }
 MESH_RULES: Rules = {
+    "lora.frozen: {c.lora.frozen} on devices: {c.devices} of {c.device}, but 16-bit frozen weights train on "
+    "one device, or on the processes of a CPU; set devices=1, or lora.frozen=fp32": lambda c, m: (
+        c.lora.frozen in ("fp16", "bf16") and c.partitioned
+    ),
     "training.global_batch: {c.training.global_batch} does not divide by the {m.data} data-parallel devices; "
     "set training.global_batch={found}, or change devices": lambda c, m: (
         c.training.global_batch % m.data and -(-c.training.global_batch // _loaded_at_once(m)) * _loaded_at_once(m)

@@ -1,4 +1,4 @@
-"""Languages, of `languages.txt`: their names and tag lines. `detection.py` finds the language of a file.
+"""Languages, of `languages.txt`: their names and tag lines. `extras/corpus/detection.py` finds that of a file.
 
 The 23 training languages of CodeGeeX and 73 more that CodeGeeX2 knows; both models share the tags of the 23."""
 

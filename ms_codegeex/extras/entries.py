@@ -42,6 +42,10 @@ ENTRIES: Mapping[str, Mapping[str, str]] = {
         "mindrecord": "exchange.interchange.mindrecord:export_mindrecord",
         "triplet": "exchange.interchange.foreign:export_triplet",
     },
+    # (address) -> the interface `workers.Cluster`
+    "prepare --engine": {"ray": "ray_engines.corpus:RayCluster"},
+    # open(address, build, mode, workers, content, report) -> context manager of a `NodesEngine`
+    "evaluate --judge-engine": {"ray": "ray_engines.judging:open_ray_nodes"},
     # read(paths or prefix, output, tokenizer, …) -> result
     "prepare --from": {
         "mindrecord": "exchange.interchange.mindrecord:import_mindrecord",

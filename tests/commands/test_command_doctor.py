@@ -217,18 +217,30 @@ def test_a_search_for_cuda_that_breaks_is_a_gap(monkeypatch):
 
 
 def test_gaps_of_the_packages(monkeypatch):
-    wanted = ["numpy<1", "no-such-package==3", "pyyaml", "far-away==1; extra == 'travel'"]
+    names = ["travel", "half", "fast", "c", "all"]
+    wanted = ["numpy<1", "no-such-package==3", "pyyaml", "far-away==1; extra == 'travel'", "far-off; extra == 'travel'"]
+    wanted += [
+        "pyyaml<7; extra == 'half'",
+        "far-away; extra == 'half'",
+        "xxhash; extra == 'fast'",
+        "isal; extra == 'c'",
+    ]
+    wanted += ["ms-codegeex[fast,travel]; extra == 'all'"]
     monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: wanted)
     monkeypatch.setattr(
-        doctor.importlib.metadata, "metadata", lambda name: type("", (), {"get_all": lambda *_: ["travel"]})()
+        doctor.importlib.metadata, "metadata", lambda name: type("", (), {"get_all": lambda *_: names})()
     )
     checks = found("packages")
     requirements = checks["requirements"]
     assert requirements.state == "missing" and "no-such-package is not installed" in requirements.found
     assert requirements.fix == "pip install 'numpy<1' no-such-package==3"
     assert checks["[travel]"] == Finding(
-        "packages", "[travel]", "optional", "far-away is not installed", "pip install 'ms-codegeex[travel]'"
+        "packages", "[travel]", "optional", "not installed", "pip install 'ms-codegeex[travel]'"
     )
+    assert checks["[half]"].found == "far-away is not installed" and checks["[half]"].state == "optional"
+    fit = "all 1 are installed in versions that fit"
+    assert (checks["[fast]"].found, checks["[c]"].found) == (f"{fit}, and work", fit)  # only those of [all] are tried
+    assert "[all]" not in checks
 
 
 @pytest.mark.parametrize("installed, wrong", [("1.26.4", False), ("2.4.6", True), ("2.0.0rc1", True)])

@@ -15,7 +15,7 @@ from served import served
 
 from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.description import read_description
-from ms_codegeex.extras.serving.terminal.local import TerminalModel
+from ms_codegeex.extras.terminal.local import TerminalModel
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.training.first_values import initial_weight

@@ -195,6 +195,8 @@ def test_vllm(place):
         Cell("codegeex2", "hf", None, "float32", *EXACT, **LONG),
         Cell("codegeex2", "hf", "fp16", "float32", *EXACT),
         Cell("codegeex2", "hf", "bf16", "bfloat16", 0.1, 0.2),
+        Cell("qwen2", "hf", None, "float32", *EXACT, **LONG),
+        Cell("qwen2", "hf", "bf16", "bfloat16", 0.1, 0.2),
     ]
     check("vllm", "vllm", cells, place)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from declared import normalised, requirements
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = [
@@ -590,10 +591,6 @@ def pins(name: str) -> dict[str, str]:
     return found
 
 
-def normalised(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
 @pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("requirements*.txt")))
 def test_every_pin_has_a_hash(name):
     for line in pins(name).values():
@@ -622,19 +619,18 @@ def test_the_lists_agree():
 
 
 @pytest.mark.parametrize(
-    "table, lists",
+    "extra, lists",
     [
-        ("dependencies", ["requirements.txt"]),
+        ("", ["requirements.txt"]),
+        ("all", ["requirements.txt"]),
         ("mindformers", ["requirements.txt"]),
         ("gpu", ["requirements-gpu.txt"]),
         ("test", ["requirements-test.txt", "requirements-test-torch.txt"]),
     ],
 )
-def test_every_dependency_is_pinned(table, lists):
+def test_every_dependency_is_pinned(extra, lists):
     """Those of the package and of its extras."""
-    text = (ROOT / "pyproject.toml").read_text()
-    listed = re.search(rf"^{table} = \[(.*?)^\]", text, flags=re.MULTILINE | re.DOTALL)[1]
-    names = {normalised(name) for name in re.findall(r'^\s*"([A-Za-z0-9._-]+)', listed, flags=re.MULTILINE)}
+    names = {*requirements(extra)}
     assert len(names) > 1
     assert names <= set().union(*(pins(name) for name in lists))
 

@@ -2,7 +2,7 @@
 
 In the quick tests, the packages it depends on come from the tests' environment, whose directory is last on the path:
 everything is in the wheel, and mindformers is not needed. The slow test lets pip choose all dependencies, as a user of
-the wheel would, with each Python that the wheel is for; with the oldest Python, the oldest ones allowed, which pip
+`[all]` would, with each Python that the wheel is for; with the oldest Python, the oldest ones allowed, which pip
 leaves as they are where they are installed already.
 """
 
@@ -140,16 +140,18 @@ def needed(extra):
 
 @pytest.fixture(params=["3.10-oldest", "3.11", "3.12"])
 def resolved(request, wheel, tmp_path):
-    """`bin` of an environment into which pip installs the wheel and the newest dependencies that it allows, or the
-    oldest."""
+    """`bin` of an environment into which pip installs the wheel with all extras of its own and the newest dependencies
+    that they allow, or the oldest."""
     version, _, old = request.param.partition("-")
     python = interpreter(version)
-    lines = [f"{one.name}=={oldest(one)}\n" for one in requirements().values()] if old else []
+    every = (requirements() | requirements("all")).values()
+    lines = [f"{one.name}=={oldest(one)}\n" for one in every] if old else []
     (tmp_path / "oldest.txt").write_text("".join(lines))
     place = tmp_path / "venv"
     subprocess.run([python, "-I", "-m", "venv", place], check=True)
     pip = pip_of_index(place / "bin" / "python", tmp_path)
-    words = ["install", "-q", "--no-compile", "-c", tmp_path / "oldest.txt", wheel]  # few modules are imported
+    # Few modules are imported, so none is compiled.
+    words = ["install", "-q", "--no-compile", "-c", tmp_path / "oldest.txt", f"{wheel}[all]"]
     done = subprocess.run([*pip, *words], env=VARIABLES, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     yield place / "bin"

@@ -17,7 +17,6 @@ from ms_codegeex.base.digests import json_digest
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory, atomic_file, remove, remove_leftovers
 from ms_codegeex.base.printing import size_text
-from ms_codegeex.base.records import PART_BYTES
 from ms_codegeex.data.datasets.indexed import token_dtype
 from ms_codegeex.data.datasets.layout import SPLITS, file_records
 from ms_codegeex.data.infilling.transform import infill_record
@@ -55,6 +54,7 @@ from ms_codegeex.extras.corpus.tally import Tally
 from ms_codegeex.extras.corpus.workers import Cluster, ProgressBar, open_mapper
 from ms_codegeex.extras.corpus.workspace import sweep, work_path
 from ms_codegeex.extras.corpus.writing import write_description, write_report, write_splits
+from ms_codegeex.extras.shared.records import PART_BYTES
 
 SHARD_VERSION = 16
 

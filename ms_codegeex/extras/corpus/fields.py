@@ -1,6 +1,6 @@
 """Reads text, language, licence and group of a record of an archive, by the names of its fields.
 
-The names are those of all layouts of corpora in `data/layouts.yaml`. They do not contradict each other, so it does not
+The names are those of all layouts of corpora in `layouts.yaml`. They do not contradict each other, so it does not
 matter which layout a single record has.
 """
 
@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ms_codegeex.base.records import BadInput
-from ms_codegeex.data.detection import HEAD_BYTES, detect
 from ms_codegeex.data.languages import canonical_languages, lookup
-from ms_codegeex.data.layouts import absent, changes, table, value_of
+from ms_codegeex.extras.corpus.detection import HEAD_BYTES, detect
+from ms_codegeex.extras.corpus.layouts import absent, changes, table, value_of
 from ms_codegeex.extras.corpus.licences import UNKNOWN, judge, named_licences
 from ms_codegeex.extras.corpus.redaction import redact
 from ms_codegeex.extras.corpus.settings import ReadingSettings
+from ms_codegeex.extras.shared.records import BadInput
 
 KINDS = ("text", "language", "licence", "path", "group")
 """What fields hold; `group` is what the split keeps together, the repository."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.shipped import shipped_table
-from ms_codegeex.data.detection import is_utf8, linear_options
+from ms_codegeex.extras.corpus.detection import is_utf8, linear_options
 
 _RULES = Path(__file__).with_name("rules")
 GENERATORS = _RULES / "generators.yaml"

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.shipped import shipped_table
-from ms_codegeex.data.detection import linear_pattern
+from ms_codegeex.extras.corpus.detection import linear_pattern
 
 RULES = Path(__file__).parent / "rules" / "licences.yaml"
 # The parts of a template, a regular expression: what stands for names, what groups, and literal characters.

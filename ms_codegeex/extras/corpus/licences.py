@@ -25,7 +25,7 @@ from typing import Any
 
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.shipped import shipped_table
-from ms_codegeex.data.detection import linear_pattern
+from ms_codegeex.extras.corpus.detection import linear_pattern
 from ms_codegeex.extras.corpus.licence_texts import RULES, licences_of
 
 _OPENING = re.compile(

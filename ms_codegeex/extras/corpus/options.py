@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ms_codegeex.base.errors import UserError, located
 from ms_codegeex.base.options import REQUIRED, option
-from ms_codegeex.base.remote import RemotePath, parse_location
 from ms_codegeex.base.shipped import find_config
 from ms_codegeex.extras.corpus.filters import Rules, preset
+from ms_codegeex.extras.shared.remote import RemotePath, parse_location
 
 if TYPE_CHECKING:
     from ms_codegeex.extras.corpus.settings import PrepareSettings

@@ -25,8 +25,6 @@ from ms_codegeex.base.digests import json_digest, sha256
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import remove
 from ms_codegeex.base.reading import read_json
-from ms_codegeex.base.remote import RemotePath, upload
-from ms_codegeex.base.remote import read_json as read_remote_json
 from ms_codegeex.data.datasets.layout import DATA_FILES, DATASET_JSON, FORMAT, MASKS, TABLES, VERSION, is_occupied
 from ms_codegeex.data.summary_lines import print_tally
 from ms_codegeex.data.tokenizer import TOKENIZER_FILES, TOKENIZER_NAMES, load_tokenizer
@@ -35,6 +33,8 @@ from ms_codegeex.extras.corpus.settings import PrepareSettings
 from ms_codegeex.extras.corpus.sources import Inputs, Root, printable, user_roots
 from ms_codegeex.extras.corpus.workers import Cluster, ProgressBar
 from ms_codegeex.extras.corpus.workspace import make_once, open_workspace, work_path
+from ms_codegeex.extras.shared.remote import RemotePath, upload
+from ms_codegeex.extras.shared.remote import read_json as read_remote_json
 
 DROPPED_LINE_START = b'{"path": '
 ALREADY = "already prepared from the same inputs with the same settings; --replace prepares it again"

@@ -15,9 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from ms_codegeex.base.records import ArchivePart, BadInput, ReturnKeeper, read_records, record_parts
-from ms_codegeex.base.remote import RemotePath
-from ms_codegeex.data.detection import as_utf8
+from ms_codegeex.extras.corpus.detection import as_utf8
 from ms_codegeex.extras.corpus.events import Event
 from ms_codegeex.extras.corpus.fields import Fields, RecordText, decide_licence
 from ms_codegeex.extras.corpus.filters import generator_of, rejection, size_rejection
@@ -25,6 +23,8 @@ from ms_codegeex.extras.corpus.licences import UNKNOWN, licences_in_comments, st
 from ms_codegeex.extras.corpus.redaction import places, redact
 from ms_codegeex.extras.corpus.settings import ReadingSettings
 from ms_codegeex.extras.corpus.sources import FoundSources, Root, SourceFile, search
+from ms_codegeex.extras.shared.records import ArchivePart, BadInput, ReturnKeeper, read_records, record_parts
+from ms_codegeex.extras.shared.remote import RemotePath
 
 UNKNOWN_LICENCE = "unknown licence, kept"
 STRIPPED = "licence header left out"

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.shipped import shipped_table
-from ms_codegeex.data.detection import linear_options, linear_pattern
+from ms_codegeex.extras.corpus.detection import linear_options, linear_pattern
 
 Hit = tuple[int, int, str]
 """Start, end and kind of a text that is replaced."""

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.remote import RemotePath, parse_location
 from ms_codegeex.data.datasets.layout import DATASET_JSON
 from ms_codegeex.data.languages import canonical_languages, check_scheme
 from ms_codegeex.data.tokenizer import OF_DIRECTORIES, TOKENIZER_NAMES
 from ms_codegeex.extras.corpus.filters import Rules
 from ms_codegeex.extras.corpus.redaction import REDACTIONS
+from ms_codegeex.extras.shared.remote import RemotePath, parse_location
 
 if TYPE_CHECKING:
     from ms_codegeex.config.sections import InfillConfig
@@ -29,7 +29,7 @@ NEAR_DUPLICATES_BY = ("words", "tokens")
 class ReadingSettings:
     """How input is read: everything that decides which documents there are. `languages`: names or aliases of those to
     take, made canonical; empty: the 23 training languages. `rules`: when a text is dropped. A `..._field` names a field
-    of a record (None: the first usual one, `data/layouts.yaml`, that is set); `a.b` is field `b` of the object `a`. The
+    of a record (None: the first usual one, `layouts.yaml`, that is set); `a.b` is field `b` of the object `a`. The
     path decides the language if no field names a known one. `licences`: those allowed, as SPDX identifiers or common
     names; empty: any. `unknown_licences`: whether to `drop` or `keep` texts without a known licence. `redact`: some of
     `REDACTIONS`. `strip_licences`: remove licence headers from source `files`, `all` texts or `none`. `all_text`: also

@@ -23,7 +23,6 @@ from isal import isal_zlib
 
 from ms_codegeex.base.files import shared_files
 from ms_codegeex.base.json_reading import parse_json
-from ms_codegeex.base.records import ReturnKeeper
 from ms_codegeex.data.datasets.indexed import token_dtype
 from ms_codegeex.data.infilling.sentinels import UNNAMED
 from ms_codegeex.data.languages import tag_prefix
@@ -33,6 +32,7 @@ from ms_codegeex.extras.corpus.events import Event
 from ms_codegeex.extras.corpus.reading import Document, Unit, read_unit
 from ms_codegeex.extras.corpus.settings import ReadingSettings
 from ms_codegeex.extras.corpus.tally import Tally, moved
+from ms_codegeex.extras.shared.records import ReturnKeeper
 
 ENDINGS = (".bin", ".npz")
 NUMBERS = ("language", "group", "licence", "bytes", "tokens", "licence_bytes")  # columns of int64

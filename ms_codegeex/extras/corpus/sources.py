@@ -19,11 +19,9 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import MalformedText, in_hub_cache
-from ms_codegeex.base.records import ENDINGS, archive_kind, first_record
-from ms_codegeex.base.remote import RemotePath, list_files, open_input, parse_location
 from ms_codegeex.base.shipped import shipped_table
-from ms_codegeex.data.detection import HEAD_BYTES, detect, needs_head
 from ms_codegeex.data.languages import canonical_languages
+from ms_codegeex.extras.corpus.detection import HEAD_BYTES, detect, needs_head
 from ms_codegeex.extras.corpus.events import Event
 from ms_codegeex.extras.corpus.licences import (
     Stated,
@@ -33,6 +31,8 @@ from ms_codegeex.extras.corpus.licences import (
     rule_is,
     stated_licences,
 )
+from ms_codegeex.extras.shared.records import ENDINGS, archive_kind, first_record
+from ms_codegeex.extras.shared.remote import RemotePath, list_files, open_input, parse_location
 
 _REPOSITORIES = frozenset({".git", ".hg", ".svn"})
 _SKIPPED = frozenset({"__pycache__", "node_modules"})  # not what a person wrote, or packages of other people

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ms_codegeex.base.records import ReturnKeeper
 from ms_codegeex.extras.corpus.events import Event, remedies
 from ms_codegeex.extras.corpus.reading import Document, Unit, read_unit
 from ms_codegeex.extras.corpus.settings import ReadingSettings
+from ms_codegeex.extras.shared.records import ReturnKeeper
 
 EXAMPLES = 3
 REMARKS = 100

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.printing import print_error, print_progress, size_text
 from ms_codegeex.base.progress import LOG_SECONDS, TERMINAL_SECONDS
-from ms_codegeex.base.remote import RemotePath
 from ms_codegeex.extras.corpus.reading import Unit
+from ms_codegeex.extras.shared.remote import RemotePath
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor

@@ -27,10 +27,10 @@ from ms_codegeex.data.datasets.layout import (
     DocumentsWriter,
     mask_path,
 )
-from ms_codegeex.data.datasets.report import render
 from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, Tokenizer
 from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
 from ms_codegeex.extras.corpus.reading import Document
+from ms_codegeex.extras.corpus.report import render
 from ms_codegeex.extras.corpus.selection import TRAIN, VALIDATION
 from ms_codegeex.extras.corpus.shards import DocumentRows, Shard, TokenFile
 from ms_codegeex.extras.corpus.summary import Summary, describe_splits, summarise

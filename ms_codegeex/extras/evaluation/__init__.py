@@ -4,7 +4,6 @@ Imports go one way: each part may import those in the lines below its own.
 
     commands                   the verbs
     doctor_rows                what `doctor` says of sandbox and tool chains
-    ray_judging                judging on a Ray cluster
     after_training             what the end of a run shows of its model
     checking                   whether a directory of problems is fit for use
     session                    one evaluation, from its settings to its report

@@ -15,8 +15,8 @@ from ms_codegeex.base.errors import UserError, remedy_of
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.reading import check_regular, read_stream
-from ms_codegeex.base.records import ENDINGS, ArchivePart, BadInput, archive_kind, read_records
 from ms_codegeex.extras.corpus.events import remedies
+from ms_codegeex.extras.shared.records import ENDINGS, ArchivePart, BadInput, archive_kind, read_records
 
 MAX_FILE_BYTES = 8 << 30
 MAX_PIPE_BYTES = 1 << 30

@@ -8,7 +8,6 @@ import pytest
 import zstandard
 from prepare_inputs import source, write_gzip, write_lines, write_mixed, write_tree
 
-from ms_codegeex.base import records
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.summary_lines import corpus_lines
@@ -18,6 +17,7 @@ from ms_codegeex.extras.corpus.filters import preset
 from ms_codegeex.extras.corpus.prepare import RunOptions, prepare_dataset
 from ms_codegeex.extras.corpus.settings import PrepareSettings, ReadingSettings
 from ms_codegeex.extras.corpus.sources import user_roots
+from ms_codegeex.extras.shared import records
 
 EVERYTHING = {"max_bytes": None, "near_duplicates": 0, "validation_share": 0.2}
 

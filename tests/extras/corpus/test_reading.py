@@ -8,13 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ms_codegeex.base import records
-from ms_codegeex.base.records import ReturnKeeper
 from ms_codegeex.extras.corpus.filters import Rules, preset
 from ms_codegeex.extras.corpus.reading import Document, _read_file, find_units, read_unit
 from ms_codegeex.extras.corpus.settings import ReadingSettings
 from ms_codegeex.extras.corpus.sources import user_roots
 from ms_codegeex.extras.corpus.tally import BY_NAME, Tally, moved
+from ms_codegeex.extras.shared import records
+from ms_codegeex.extras.shared.records import ReturnKeeper
 
 GOOD = "def function(argument):\n    return argument\n"
 

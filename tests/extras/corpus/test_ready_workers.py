@@ -4,9 +4,9 @@ import contextlib
 
 import pytest
 
-from ms_codegeex.base.records import PART_BYTES
 from ms_codegeex.extras.corpus import building
 from ms_codegeex.extras.corpus.sources import Root
+from ms_codegeex.extras.shared.records import PART_BYTES
 
 
 @pytest.mark.parametrize("sizes, started", [((100,), 1), ((100, 0, 100), 3), ((PART_BYTES + 1, 7), 3), ((1,) * 9, 4)])

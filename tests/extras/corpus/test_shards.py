@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ms_codegeex.base.records import ArchivePart
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.extras.corpus import shards as module
 from ms_codegeex.extras.corpus.events import Event
@@ -30,6 +29,7 @@ from ms_codegeex.extras.corpus.shards import (
 )
 from ms_codegeex.extras.corpus.sources import SourceFile, user_roots
 from ms_codegeex.extras.corpus.workspace import open_workspace, remove, sweep, work_path
+from ms_codegeex.extras.shared.records import ArchivePart
 
 
 def unit_of(name="unit", modified=2, span=None):

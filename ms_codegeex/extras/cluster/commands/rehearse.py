@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ms_codegeex.extras.cluster.rehearsal.compile import CompileReport
     from ms_codegeex.extras.cluster.rehearsal.execute import ExecutionReport
 
+EXTRA = "cluster"
 SUMMARY = "compile and execute a parallel plan without its devices; exit status 1 if it would not train correctly"
 EXAMPLES = """  ms-codegeex rehearse --config codegeex_base_8
   ms-codegeex rehearse --config codegeex_13b --execute

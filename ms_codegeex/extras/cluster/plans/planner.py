@@ -15,11 +15,11 @@ from ms_codegeex.base.hardware import GIB, Chip
 from ms_codegeex.config.chosen_hardware import fused_kernels
 from ms_codegeex.config.rules import check_mesh, dropout_obstacle
 from ms_codegeex.extras.cluster.plans import roofline
+from ms_codegeex.extras.cluster.plans.compilation import Compilation, compilation
 from ms_codegeex.extras.cluster.plans.published import Factor, outside_roofline, published_run
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.planning.communication import PlannedCollective, collectives
 from ms_codegeex.planning.communicators import Communicator, communicators_of
-from ms_codegeex.planning.compilation import Compilation, compilation
 from ms_codegeex.planning.hardware_files import hardware_of
 from ms_codegeex.planning.memory import StageMemory, memory_without_buffers, parameter_sums, state_memory, with_buffers
 

@@ -7,6 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
 from operator import attrgetter
@@ -22,9 +23,9 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.config.loading import given_values, load_config
 from ms_codegeex.config.sections import OverlapConfig
 from ms_codegeex.config.values import merged, parse_overrides
+from ms_codegeex.extras.cluster.plans.compilation import bounded_graph, compilation
 from ms_codegeex.extras.cluster.plans.planner import OVERRIDES, SPARE_MEMORY, Plan, change, changed, divisors, overrides
 from ms_codegeex.extras.cluster.plans.roofline import balanced_layers
-from ms_codegeex.planning.compilation import bounded_graph, compilation
 from ms_codegeex.planning.hardware_files import hardware_of
 
 if TYPE_CHECKING:
@@ -274,9 +275,19 @@ def config_to_plan(path: Path, overrides: Sequence[str], searches: bool) -> tupl
             config = without_mesh(path, overrides)
         except UserError:
             raise error from None
-        if not searches:
+        if not searches and _some_mesh_suits(config):
             raise UserError(f"{error}; or add --search, which chooses the mesh for {config.devices} devices") from None
+        if not searches:
+            raise error from None
         return config, set_aside(given_values(path, overrides))
+
+
+def _some_mesh_suits(config: RunConfig) -> bool:
+    for keys in _choices(config):
+        with suppress(UserError):
+            change(config, **keys)
+            return True
+    return False
 
 
 def set_aside(values: Mapping[str, Any]) -> dict[str, Any]:

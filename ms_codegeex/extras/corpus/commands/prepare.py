@@ -12,7 +12,6 @@ from ms_codegeex.base.extras import extra
 from ms_codegeex.base.host import available_cores
 from ms_codegeex.base.options import OptionGroup, given, given_values, refuse
 from ms_codegeex.base.printing import print_result
-from ms_codegeex.base.remote import RemotePath
 from ms_codegeex.data.infilling.options import INFILLING, InfillOptions, infill_config
 from ms_codegeex.data.summary_lines import corpus_lines, print_dataset
 from ms_codegeex.extras.corpus.options import (
@@ -28,10 +27,12 @@ from ms_codegeex.extras.corpus.options import (
     chosen_settings,
     read_recipe,
 )
+from ms_codegeex.extras.shared.remote import RemotePath
 
 if TYPE_CHECKING:
     from ms_codegeex.extras.corpus.settings import PrepareSettings
 
+EXTRA = "corpus"
 SUMMARY = "turn source trees and files of records into a tokenised, deduplicated dataset directory"
 EXAMPLES = """\
   ms-codegeex prepare --output corpus                     # 64 MB of the installed Python libraries
@@ -88,9 +89,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.engine == "ray":
         if arguments.workers is not None:
             raise UserError("--workers: not with --engine ray, which uses all cores of the cluster; leave it out")
-        from ms_codegeex.extras.corpus.ray_engines.corpus import RayCluster
-
-        cluster = RayCluster(arguments.ray_address or "auto")
+        cluster = extra("prepare --engine", "ray")(arguments.ray_address or "auto")
     elif arguments.ray_address is not None:
         raise UserError("--ray-address: is for --engine ray; leave it out, or add --engine ray")
     workers = available_cores() if arguments.workers is None else arguments.workers

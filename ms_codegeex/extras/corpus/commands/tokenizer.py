@@ -12,6 +12,7 @@ from ms_codegeex.base.options import REQUIRED, given, option
 from ms_codegeex.base.printing import print_result
 from ms_codegeex.base.verb_options import Actions
 
+EXTRA = "corpus"
 SUMMARY = "train a tokenizer of your own for a family: of any size, and needed for CodeGeeX2, whose own is not free"
 EXAMPLES = """\
   ms-codegeex tokenizer train --family codegeex --vocab-size 2048 --output tokenizer  # on installed Python libraries

@@ -1,4 +1,4 @@
-"""Records of fine-tuning data as pairs of prompt and answer, by the layouts of `data.layouts`: no tokens or files.
+"""Records of fine-tuning data as pairs of prompt and answer, by the layouts of `corpus.layouts`: no tokens or files.
 
 completion: the prompt is the system text, the texts of the history, the instruction and its input, each on a new line;
     the tag line of `language`, if given, precedes them.
@@ -20,7 +20,7 @@ from ms_codegeex.base.json_reading import MalformedText, parse_json
 from ms_codegeex.data.conversations import ChatFormat, LearntAnswer, translation_name, translation_prompt
 from ms_codegeex.data.jinja_templates import TemplateError
 from ms_codegeex.data.languages import find_language, tag_prefix
-from ms_codegeex.data.layouts import RecordLayout, Table, absent, table
+from ms_codegeex.extras.corpus.layouts import RecordLayout, Table, absent, table
 
 # who may follow whom
 TURNS = {"": "system user", "system": "system user", "user": "assistant", "assistant": "user"}

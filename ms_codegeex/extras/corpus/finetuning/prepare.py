@@ -19,8 +19,6 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory
-from ms_codegeex.base.records import ENDINGS, BadInput, ReturnKeeper, read_records
-from ms_codegeex.base.remote import RemotePath
 from ms_codegeex.config.sections import InfillConfig
 from ms_codegeex.data.conversations import TEMPLATES
 from ms_codegeex.data.datasets.batches import ENDS_INSIDE, KIND
@@ -29,17 +27,19 @@ from ms_codegeex.data.description import Chat, bound, chat_json, chat_of, read_d
 from ms_codegeex.data.infilling.transform import infill_record
 from ms_codegeex.data.jinja_templates import chatml
 from ms_codegeex.data.languages import check_scheme
-from ms_codegeex.data.layouts import table
 from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, Tokenizer, load_tokenizer
 from ms_codegeex.data.tokenizer.fast import CorpusEncoder, text_decoder
 from ms_codegeex.extras.corpus.events import Event
 from ms_codegeex.extras.corpus.finetuning.examples import BadRecord, Example, reader
+from ms_codegeex.extras.corpus.layouts import table
 from ms_codegeex.extras.corpus.reading import SPECIAL, Unit, rejected, units_of
 from ms_codegeex.extras.corpus.settings import ON_ERROR, check_choices, check_share, set_validation
 from ms_codegeex.extras.corpus.sources import Root, described_roots, search, user_roots
 from ms_codegeex.extras.corpus.tally import Tally
 from ms_codegeex.extras.corpus.workers import ProgressBar
 from ms_codegeex.extras.corpus.writing import DatasetWriter, write_description, write_report
+from ms_codegeex.extras.shared.records import ENDINGS, BadInput, ReturnKeeper, read_records
+from ms_codegeex.extras.shared.remote import RemotePath
 
 TASKS = ("completion", "chat", "translation")
 MAX_LINE_BYTES = 64 << 20  # longer lines are not held in memory

@@ -85,7 +85,7 @@ def metrics() -> tuple[Any, Any]:
     try:
         from sacrebleu.metrics import BLEU, CHRF
     except ModuleNotFoundError as error:
-        remedy = "install ms-codegeex[evaluation]"
+        remedy = "run `pip install 'ms-codegeex[summaries]'`"
         raise UserError(f"{error.name}, which compares summaries, is not installed; {remedy}") from None
     return BLEU(lowercase=True, smooth_method="add-k", smooth_value=1), CHRF()
 

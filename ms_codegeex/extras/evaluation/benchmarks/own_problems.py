@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Literal
 from ms_codegeex.base.digests import sha256
 from ms_codegeex.base.errors import UserError, located
 from ms_codegeex.base.printing import print_error
-from ms_codegeex.base.records import archive_kind
 from ms_codegeex.config.validation import check_tree, validated
 from ms_codegeex.config.values import read_yaml
 from ms_codegeex.extras.evaluation import stop_rules
@@ -23,6 +22,7 @@ from ms_codegeex.extras.evaluation.sandbox import Command, Execution, ResourceLi
 from ms_codegeex.extras.evaluation.task import Judgement, Problem, Reference, Sample, TextSource
 from ms_codegeex.extras.evaluation.toolchains import Program, ToolChain
 from ms_codegeex.extras.evaluation.toolchains.base import RunPlan, ToolChainTask, program_of, with_libraries
+from ms_codegeex.extras.shared.records import archive_kind
 from ms_codegeex.generation.stopping import Rule
 
 PARTS = ("prompt", "answer", "test", "end")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.extras import extra
 from ms_codegeex.base.host import available_cores
 from ms_codegeex.base.json_reading import MalformedText, parse_json
 from ms_codegeex.base.options import OptionGroup, declared, given, given_values, refuse
@@ -35,6 +36,7 @@ from ms_codegeex.generation import text_options
 from ms_codegeex.generation.engine_options import EngineOptions
 from ms_codegeex.kernels.levels import AUTO, cpu_level
 
+EXTRA = "evaluation"
 SUMMARY = "measure models on HumanEval-X, MultiPL-E, EvalPlus, MTPB, DS-1000 and more; programs run in a sandbox"
 EXAMPLES = """  ms-codegeex evaluate --list                                           # tasks, and where problems are
   ms-codegeex evaluate humaneval-x --data humaneval-x --output refs --check-references
@@ -345,11 +347,11 @@ def _engine(recipe: Recipe, data: Path, judging: JudgingOptions) -> Any:
     if judging.judge_engine == "pool":
         return None
     from ms_codegeex.extras.evaluation.benchmarks.registry import build_task
-    from ms_codegeex.extras.evaluation.ray_judging import open_ray_nodes
 
     python = judging.python.absolute() if judging.python else None
     build = partial(build_task, recipe, data.absolute(), judging.timeout, python)
-    return partial(open_ray_nodes, judging.ray_address or "auto", build, judging.sandbox, judging.workers)
+    open_nodes = extra("evaluate --judge-engine", "ray")
+    return partial(open_nodes, judging.ray_address or "auto", build, judging.sandbox, judging.workers)
 
 
 def _sampler(recipe: Recipe, model: LocalModel | None, source: SourceOptions, server: ServerOptions) -> Any:

@@ -20,7 +20,6 @@ import numpy as np
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.base.progress import Progress
-from ms_codegeex.base.records import archive_kind
 from ms_codegeex.data.datasets.batches import KIND, is_dataset, read_info
 from ms_codegeex.data.datasets.packing import open_mask
 from ms_codegeex.data.description import chat_json
@@ -34,6 +33,7 @@ from ms_codegeex.extras.evaluation.local_model import LocalModel
 from ms_codegeex.extras.evaluation.output_directory import RecordedSettings, sole_writer
 from ms_codegeex.extras.evaluation.perplexity.scoring import Score, Scorer, windowed
 from ms_codegeex.extras.evaluation.reports import page
+from ms_codegeex.extras.shared.records import archive_kind
 
 if TYPE_CHECKING:
     from ms_codegeex.data.datasets.indexed import IndexedDataset

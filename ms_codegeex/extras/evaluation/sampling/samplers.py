@@ -21,9 +21,9 @@ from ms_codegeex.base.reading import given_text
 from ms_codegeex.extras.evaluation.local_model import LocalModel
 from ms_codegeex.extras.evaluation.recipe import Recipe
 from ms_codegeex.extras.evaluation.task import SampledAnswer, TextSource
-from ms_codegeex.generation import server_answers
+from ms_codegeex.extras.shared import server_answers
+from ms_codegeex.extras.shared.server_answers import BrokenAnswer, OtherAnswer
 from ms_codegeex.generation.sampling import Drawing, SamplingSettings, unusual
-from ms_codegeex.generation.server_answers import BrokenAnswer, OtherAnswer
 from ms_codegeex.generation.stopping import Ending, Rule, until
 
 RETRIES = 6  # the client waits 0.5 s, 1 s, 2 s, up to 8 s between them

@@ -9,6 +9,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import declared, given, option
 from ms_codegeex.extras.serving.settings import ServeSettings
 
+EXTRA = "serving"
 SUMMARY = "serve a model over HTTP, for editors and OpenAI's clients"
 EXAMPLES = """\
   ms-codegeex serve --model codegen-350m-mono-hf

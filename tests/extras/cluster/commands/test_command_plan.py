@@ -202,6 +202,14 @@ def planned(path, words, *more):
     return config_to_plan(path, _overrides(arguments), arguments.search)
 
 
+def test_what_no_mesh_allows_is_refused_with_and_without_a_search():
+    words = ("device=ascend", "model.family=qwen2", "model.preset=7b", "parallel.hardware=ascend910b")
+    words = ("--config", "finetune_lora", *words, "devices=8", "training.precision=bf16", "lora.frozen=bf16")
+    texts = {command_here("plan", *words, *more).stderr for more in ((), ("--search",))}
+    (text,) = texts
+    assert text.endswith("; set devices=1, or lora.frozen=fp32\n")
+
+
 def test_a_search_starts_from_a_file_that_it_wrote_on_any_number_of_devices(tmp_path):
     """A server is lost: 24 devices instead of 32."""
     mine, smaller = tmp_path / "mine.yaml", tmp_path / "smaller.yaml"

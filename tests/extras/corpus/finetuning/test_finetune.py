@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from tokenizer_files import chatglm_model, write_chatglm, write_qwen2
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.records import line_parts
 from ms_codegeex.data.conversations import TEMPLATES
 from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.datasets.opening import open_sequences
@@ -22,6 +21,7 @@ from ms_codegeex.extras.corpus.finetuning import prepare as finetune
 from ms_codegeex.extras.corpus.finetuning.examples import reader
 from ms_codegeex.extras.corpus.finetuning.prepare import FinetuneSettings, RowEncoder, prepare_finetune, recognised_task
 from ms_codegeex.extras.corpus.prepare import PrepareSettings, RunOptions, prepare_dataset
+from ms_codegeex.extras.shared.records import line_parts
 
 
 def write_lines(path, records):

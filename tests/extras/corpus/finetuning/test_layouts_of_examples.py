@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.conversations import TEMPLATES
-from ms_codegeex.data.layouts import table
 from ms_codegeex.data.summary_lines import tally_lines
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.extras.corpus.finetuning.examples import BadRecord, reader
@@ -28,6 +27,7 @@ from ms_codegeex.extras.corpus.finetuning.prepare import (
     prepare_finetune,
     recognised_task,
 )
+from ms_codegeex.extras.corpus.layouts import table
 from ms_codegeex.extras.corpus.sources import FOR_VALIDATION, HELD_OUT, OTHER_CONFIGURATION, OTHER_FORMAT
 from ms_codegeex.extras.corpus.tally import Tally
 

@@ -85,7 +85,7 @@ def test_without_the_package_a_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sacrebleu.metrics", None)
     descriptions.metrics.cache_clear()
     with pytest.raises(
-        UserError, match=r"sacrebleu.metrics, which compares summaries, is not installed.*ms-codegeex\[evaluation\]"
+        UserError, match=r"sacrebleu.metrics, which compares summaries, is not installed.*ms-codegeex\[summaries\]"
     ):
         descriptions.metrics()
     descriptions.metrics.cache_clear()

@@ -11,10 +11,10 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.extras.serving.answering import AnswerText
 from ms_codegeex.extras.serving.infilling import infill_filter, infill_prompt
 from ms_codegeex.extras.serving.model import described_model
+from ms_codegeex.extras.shared.server_answers import AnswerPart
 from ms_codegeex.generation.blocks import block
 from ms_codegeex.generation.loading import load_model
 from ms_codegeex.generation.sampling import SamplingSettings
-from ms_codegeex.generation.server_answers import AnswerPart
 from ms_codegeex.generation.stopping import Rule
 from ms_codegeex.generation.text_options import TOO_LONG
 

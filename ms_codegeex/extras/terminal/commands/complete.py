@@ -12,9 +12,10 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import option, refuse
 from ms_codegeex.base.printing import print_content, print_json, print_out
 from ms_codegeex.base.reading import given_content, given_text
-from ms_codegeex.extras.serving.terminal.opening import MODEL, open_model
+from ms_codegeex.extras.terminal.opening import MODEL, open_model
 from ms_codegeex.generation import text_options
 
+EXTRA = "terminal"
 SUMMARY = "continue a text, with a server's model or one in this process"
 EXAMPLES = """  ms-codegeex complete --language Python "def fibonacci(n):"
   ms-codegeex complete --file start.py --stop-at block --language Python >> start.py

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import OptionGroup, option
-from ms_codegeex.extras.serving.terminal.opening import MODEL, open_model
+from ms_codegeex.extras.terminal.opening import MODEL, open_model
 from ms_codegeex.generation import text_options
 
+EXTRA = "terminal"
 SUMMARY = "talk with a server's model, or one in this process, in the terminal"
 EXAMPLES = """  ms-codegeex chat --language Python
   ms-codegeex chat --url http://10.0.0.7:8000 --api-key-file key.txt --temperature 0.2
@@ -35,7 +36,7 @@ OPTIONS = (
 
 def run(arguments: argparse.Namespace) -> None:
     """Talk until /quit or the end of the input."""
-    from ms_codegeex.extras.serving.terminal.chat import Chat, edit_lines
+    from ms_codegeex.extras.terminal.chat import Chat, edit_lines
 
     if sys.stdin is None:
         raise UserError("there is no standard input to read entries from; open it, or use `ms-codegeex complete`")

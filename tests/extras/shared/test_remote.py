@@ -15,13 +15,13 @@ import zstandard
 from fsspec.registry import _registry as registered
 from prepare_inputs import source, write_mixed
 
-from ms_codegeex.base import remote
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.remote import RemotePath, list_files, parse_location
 from ms_codegeex.cli import main
 from ms_codegeex.data.datasets.layout import DATA_FILES, TABLES
 from ms_codegeex.extras.corpus.prepare import RunOptions, prepare_dataset, prepare_remote
 from ms_codegeex.extras.corpus.settings import PrepareSettings
+from ms_codegeex.extras.shared import remote
+from ms_codegeex.extras.shared.remote import RemotePath, list_files, parse_location
 
 ROOT = Path(__file__).resolve().parents[3]
 SETTINGS = PrepareSettings(max_bytes=None, near_duplicates=0.85)

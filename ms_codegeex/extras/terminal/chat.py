@@ -16,11 +16,11 @@ from ms_codegeex.base.options import declared
 from ms_codegeex.base.printing import print_content, print_out
 from ms_codegeex.data.conversations import STATE_CHAT
 from ms_codegeex.data.languages import find_language
+from ms_codegeex.extras.shared.server_answers import AnswerPart
 from ms_codegeex.generation.sampling import SamplingSettings, request_fields
-from ms_codegeex.generation.server_answers import AnswerPart
 
 if TYPE_CHECKING:
-    from ms_codegeex.extras.serving.terminal.opening import Model
+    from ms_codegeex.extras.terminal.opening import Model
 
 SETTINGS = ("max_new_tokens", "seed", *(each.name for each in request_fields()))
 COMMANDS = ("/set", "/clear", "/help", "/quit")

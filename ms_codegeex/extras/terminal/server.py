@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.printing import print_once
-from ms_codegeex.generation import server_answers
+from ms_codegeex.extras.shared import server_answers
+from ms_codegeex.extras.shared.server_answers import AnswerPart
 from ms_codegeex.generation.sampling import SamplingSettings, unusual
-from ms_codegeex.generation.server_answers import AnswerPart
 from ms_codegeex.generation.text_options import TOO_LONG
 
 if TYPE_CHECKING:

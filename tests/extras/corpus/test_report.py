@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ms_codegeex.data.datasets.report import render
+from ms_codegeex.extras.corpus.report import render
 
 EXAMPLE = {"source": "src/a.py", "detail": "mean line 312.5", "excerpt": "x = 1\ny = 2"}
 REPORT = {

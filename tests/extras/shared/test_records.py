@@ -12,8 +12,8 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ms_codegeex.base import records
-from ms_codegeex.base.records import (
+from ms_codegeex.extras.shared import records
+from ms_codegeex.extras.shared.records import (
     ArchivePart,
     BadInput,
     ReturnKeeper,

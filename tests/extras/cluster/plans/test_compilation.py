@@ -5,9 +5,9 @@ from conftest import ROOT
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.loading import load_config
+from ms_codegeex.extras.cluster.plans.compilation import LARGEST, LONGEST, compilation
 from ms_codegeex.extras.cluster.plans.planner import change, make_plan
 from ms_codegeex.extras.cluster.plans.search import with_graph
-from ms_codegeex.planning.compilation import LARGEST, LONGEST, compilation
 
 PIPELINE = ROOT / "configs" / "codegeex_13b_pipeline.yaml"  # four stages of ten blocks
 RECIPES = sorted((ROOT / "configs" / "recipes").glob("*.yaml"))

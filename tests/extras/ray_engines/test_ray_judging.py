@@ -17,10 +17,10 @@ from strict_sandbox import refusing_filter
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.cli import main
-from ms_codegeex.extras.corpus.ray_engines import cluster as ray_cluster
-from ms_codegeex.extras.evaluation import ray_judging as ray_nodes
 from ms_codegeex.extras.evaluation.jsonl import read_rows
 from ms_codegeex.extras.evaluation.judging.engines import Equipment, NodeLost, NodesEngine
+from ms_codegeex.extras.ray_engines import cluster as ray_cluster
+from ms_codegeex.extras.ray_engines import judging as ray_nodes
 
 PROBLEMS = 12
 ANSWERS = (

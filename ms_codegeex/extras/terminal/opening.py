@@ -14,8 +14,8 @@ from ms_codegeex.generation.text_options import read_key
 from ms_codegeex.kernels.levels import cpu_level
 
 if TYPE_CHECKING:
-    from ms_codegeex.extras.serving.terminal.local import TerminalModel
-    from ms_codegeex.extras.serving.terminal.server import RemoteModel
+    from ms_codegeex.extras.terminal.local import TerminalModel
+    from ms_codegeex.extras.terminal.server import RemoteModel
 
     Model = RemoteModel | TerminalModel
 
@@ -43,11 +43,11 @@ def open_model(arguments: argparse.Namespace, slots: int = 1, special_tokens: bo
     if options.model is None:
         refuse(arguments, EngineOptions, "is for a model in this process (--model DIR)", LOCAL)
         refuse(arguments, ModelOptions, "is for a run given as --model", ("checkpoint",))
-        from ms_codegeex.extras.serving.terminal.server import RemoteModel
+        from ms_codegeex.extras.terminal.server import RemoteModel
 
         return RemoteModel(options.url, read_key(options.api_key_file), options.name)
     refuse(arguments, ModelOptions, "is for a server, not for --model", ("api_key_file", "name"))
-    from ms_codegeex.extras.serving.terminal.local import TerminalModel
+    from ms_codegeex.extras.terminal.local import TerminalModel
     from ms_codegeex.generation.loading import at_checkpoint
 
     place, level = at_checkpoint(options.model, options.checkpoint), cpu_level(engine.cpu_level)

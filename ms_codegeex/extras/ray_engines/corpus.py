@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError, first_line
-from ms_codegeex.base.remote import RemotePath
-from ms_codegeex.extras.corpus.ray_engines import cluster
+from ms_codegeex.extras.ray_engines import cluster
+from ms_codegeex.extras.shared.remote import RemotePath
 
 OPTION = "--engine ray"
 AHEAD = 3  # tasks for each core that are handed to Ray before the first of them is done

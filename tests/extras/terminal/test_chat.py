@@ -11,9 +11,9 @@ from fake_backend import FakeBackend, fake_model, fake_settings
 from over_http import served
 from pseudo_terminal import Terminal
 
-from ms_codegeex.extras.serving.terminal.chat import Chat, edit_lines
+from ms_codegeex.extras.shared.server_answers import AnswerPart
+from ms_codegeex.extras.terminal.chat import Chat, edit_lines
 from ms_codegeex.generation.sampling import SamplingSettings
-from ms_codegeex.generation.server_answers import AnswerPart
 
 
 @pytest.fixture(scope="module")

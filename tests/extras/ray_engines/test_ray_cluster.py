@@ -7,7 +7,7 @@ from ray_clusters import needs_ray
 
 IMPORTS = """
 import os
-from ms_codegeex.extras.corpus.ray_engines.cluster import PROTOBUF, import_ray
+from ms_codegeex.extras.ray_engines.cluster import PROTOBUF, import_ray
 os.environ.pop(PROTOBUF, None)
 import_ray("--engine ray")
 from google.protobuf.internal import api_implementation

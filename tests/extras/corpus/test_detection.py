@@ -5,9 +5,9 @@ import re
 import pytest
 
 from ms_codegeex.base.shipped import shipped_table
-from ms_codegeex.data import detection
-from ms_codegeex.data.detection import as_utf8, detect, needs_head
 from ms_codegeex.data.languages import languages
+from ms_codegeex.extras.corpus import detection
+from ms_codegeex.extras.corpus.detection import as_utf8, detect, needs_head
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
 
 from ms_codegeex.base.json_reading import MAX_NESTING, MalformedText, parse_json
-from ms_codegeex.base.remote import RemotePath, open_input
 from ms_codegeex.base.shipped import BEGINNINGS, shipped_table
+from ms_codegeex.extras.shared.remote import RemotePath, open_input
 
 T = TypeVar("T")
 Choose = Callable[[Sequence[str]], Sequence[str]]  # chooses the columns that are read from their names

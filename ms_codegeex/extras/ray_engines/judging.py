@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ms_codegeex.base.errors import UserError, first_line
-from ms_codegeex.extras.corpus.ray_engines import cluster
 from ms_codegeex.extras.evaluation.judging.engines import NodeJudge, NodeLost, NodesEngine
 from ms_codegeex.extras.evaluation.task import Task
+from ms_codegeex.extras.ray_engines import cluster
 
 OPTION = "--judge-engine ray"
 PLACE = "the Ray cluster"

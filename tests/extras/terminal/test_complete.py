@@ -19,7 +19,7 @@ from over_http import served
 from pseudo_terminal import Terminal
 
 from ms_codegeex import cli
-from ms_codegeex.generation.server_answers import AnswerPart
+from ms_codegeex.extras.shared.server_answers import AnswerPart
 
 HOSTILE = "a\x1b[31mb\x1b]0;owned\x07\u202ec\r\n"
 
@@ -173,13 +173,13 @@ def test_characters_that_the_output_cannot_encode_are_spelled_out(server, count)
 def test_answers_that_nobody_asked_for_are_left_out(monkeypatch):
     parts = [AnswerPart(number, str(number), "stop") for number in (1, 7)]
     model = SimpleNamespace(name="fake", complete=lambda settings, request: (part for part in parts))
-    monkeypatch.setattr("ms_codegeex.extras.serving.commands.complete.open_model", lambda arguments, *_: model)
+    monkeypatch.setattr("ms_codegeex.extras.terminal.commands.complete.open_model", lambda arguments, *_: model)
     found = json.loads(command_here("complete", "--n", 2, "--json", "x").stdout)
     assert found["answers"] == [{"text": "", "finish": None}, {"text": "1", "finish": "stop"}]
 
 
 def test_no_server_names_both_ways_to_get_one(monkeypatch):
-    monkeypatch.setattr("ms_codegeex.extras.serving.terminal.server.RETRIES", 0)  # each comes after a pause
+    monkeypatch.setattr("ms_codegeex.extras.terminal.server.RETRIES", 0)  # each comes after a pause
     result = command_here("complete", "--url", "http://127.0.0.1:9", "x")
     assert result.returncode == 2
     assert "ms-codegeex serve --model DIR" in result.stderr and "--model DIR" in result.stderr
@@ -200,7 +200,7 @@ def test_keys_are_read_from_a_file(tmp_path):
 
 def test_a_server_that_fails_is_status_1(server, monkeypatch):
     server.backend.draining = True
-    monkeypatch.setattr("ms_codegeex.extras.serving.terminal.server.RETRIES", 0)
+    monkeypatch.setattr("ms_codegeex.extras.terminal.server.RETRIES", 0)
     result = complete(server, "x")
     server.backend.draining = False
     assert result.returncode == 1 and "shutting down" in result.stderr

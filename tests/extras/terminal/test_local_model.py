@@ -7,7 +7,7 @@ from conftest import command_here
 from recited_model import POSITIONS, save_recited
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.extras.serving.terminal.local import TerminalModel
+from ms_codegeex.extras.terminal.local import TerminalModel
 from ms_codegeex.generation.engine import Generator
 from ms_codegeex.generation.sampling import SamplingSettings
 

@@ -15,7 +15,7 @@ from over_http import served
 from ms_codegeex.cli import parse
 from ms_codegeex.extras.serving.app import load_examples
 from ms_codegeex.extras.serving.commands.serve import REPLACED
-from ms_codegeex.extras.serving.terminal.chat import COMMANDS, HELP, SETTINGS
+from ms_codegeex.extras.terminal.chat import COMMANDS, HELP, SETTINGS
 
 URL = "http://127.0.0.1:8000"
 

@@ -15,8 +15,8 @@ import pytest
 from ray_clusters import children, cluster, needs_ray
 
 from ms_codegeex.cli import main
-from ms_codegeex.extras.corpus.ray_engines.corpus import _call
 from ms_codegeex.extras.corpus.workspace import work_path
+from ms_codegeex.extras.ray_engines.corpus import _call
 
 ROOT = Path(__file__).resolve().parents[4]
 PACKAGES = (

@@ -1,0 +1,1 @@
+"""What several extras share and the core does not need."""
