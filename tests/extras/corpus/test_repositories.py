@@ -146,7 +146,7 @@ def test_a_large_repository_is_divided_between_files(place, tmp_path):
 
 def test_records_of_a_repository_meet_from_everywhere(place, tmp_path, monkeypatch):
     monkeypatch.setattr(phases, "BLOCK_DOCUMENTS", 3)
-    monkeypatch.setattr("ms_codegeex.base.records.PART_BYTES", 4000)
+    monkeypatch.setattr("ms_codegeex.extras.shared.records.PART_BYTES", 4000)
     result = prepare([place / "records.jsonl"], tmp_path / "out", settings_for(place, validation_share=0.2))
     assert result["repositories"] == {"repositories": 3, "files": 19, "documents": 3}
     assert result["tally"]["records"]["kept"] == 20

@@ -284,7 +284,7 @@ def prepare_finetune(
     inputs: Places, output: Path, settings: FinetuneSettings, progress: bool = False, replace: bool = False
 ) -> dict[str, Any]:
     """Write a fine-tuning dataset directory, completely or not at all, and return the content of its `dataset.json`. It
-    is a pure function of settings and input: files of records (`base.records.ENDINGS`) and directories with them; with
+    is a pure function of settings and input: files of records (`extras.shared.records.ENDINGS`) and directories with them; with
     `settings.validation` there need be none. The
     result also has `output`. `progress` shows a bar on standard error; `replace` writes even if `output` has a dataset.
     `UserError` for a missing path, no example, other files in `output`, or a bad record if `on_error` is `stop`."""
