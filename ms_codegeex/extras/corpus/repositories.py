@@ -29,8 +29,7 @@ from ms_codegeex.extras.corpus.reading import Document
 from ms_codegeex.extras.corpus.selection import TRAIN, VALIDATION
 from ms_codegeex.extras.corpus.shards import ENDINGS, DocumentRows, Shard, TokenFile, load_encoder, read_meta
 
-COUNTS = ("repositories", "files", "documents")
-_NUMBERS = ("number", "start", "tokens", "bytes")
+COUNTS, _NUMBERS = ("repositories", "files", "documents"), ("number", "start", "tokens", "bytes")
 _FILE = np.dtype([("key", "<u8"), ("split", "i1"), *((name, "<i8") for name in _NUMBERS), ("language", "S32")])
 Placed = tuple[Shard, np.ndarray]
 """A shard and what became of its documents, as of `selection.placed_documents`."""
@@ -55,7 +54,8 @@ def join_files(
     missing = [(path, part) for part, path in enumerate(paths) if not path.with_name(path.name + ENDINGS[-1]).exists()]
     ids = [shard.ids_path for shard in documents.shards]
     phases.run(functools.partial(_join, keyed, documents.starts, ids, tokenizer, limit), missing)
-    written = [(shard, np.where(shard.column("group") < 0, splits, -1)) for shard, splits in placed]
+    alone = ((shard, np.where(shard.column("group") < 0, splits, -1)) for shard, splits in placed)
+    written = [(shard, splits) for shard, splits in alone if (splits >= 0).any()]
     metas = [*map(read_meta, paths)]
     for path, meta in zip(paths, metas, strict=True):
         sizes = [meta["train"], meta["documents"] - meta["train"]]
@@ -101,8 +101,8 @@ def _join(
             for its, ids in _documents(files, read, limit, tokenizer.file_marks[1]):
                 rows.add(_document(its, decode(ids.tolist()), marks), *tokens.add([ids]))
                 training += its["split"][0] == TRAIN
-        repositories = len(np.unique(files[["key", "split"]]))
-        rows.write(others, repositories=repositories, files=files.size, train=int(training))
+        groups = np.unique(files[["key", "split"]])
+        rows.write(others, repositories=groups.size, files=files.size, train=int(training))
 
 
 def _documents(
