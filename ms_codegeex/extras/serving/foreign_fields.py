@@ -59,6 +59,8 @@ def _same(value: Any, other: Any) -> bool:
         case {"above": limit} | {"below": limit}:
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             return number and (value > limit if "above" in other else value < limit)
+        case {"of": known} if isinstance(value, dict):
+            return all(each is None or known.get(name) in (each, "any") for name, each in value.items())
     return value == other and isinstance(value, bool) == isinstance(other, bool)
 
 

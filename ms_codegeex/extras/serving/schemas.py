@@ -253,17 +253,21 @@ class Tool(Body):
     function: Function
 
 
-class FunctionName(Body):
-    """The name of a function."""
+def _offered(tool: Any) -> Any:
+    kind = tool.get("type") if isinstance(tool, dict) else None
+    return None if isinstance(kind, str) and kind != "function" else tool
 
-    name: str
+
+Offered = Annotated[
+    Item | None, BeforeValidator(_offered)
+]  # a tool, or None for one of another type, which is left out
 
 
 class ChosenTool(Body):
     """The tool that an answer has to call. The name stands beside the type in `/v1/responses`."""
 
     type: Literal["function"]
-    function: FunctionName | None = None
+    function: Function | None = None
     name: str | None = None
 
     @property
@@ -298,7 +302,17 @@ class ChatMessage(Body):
     tool_call_id: str | None = Field(None, description="the call whose result a message of a tool is")
 
 
-class ChatRequest(FormSampling):
+class Conversing(Sampling):
+    """What requests of a conversation have in common."""
+
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = Field(
+        None, description="whether the answer has to call one, or which (default auto)"
+    )
+    parallel_tool_calls: bool | None = Field(None, description="whether there may be several calls (default true)")
+
+
+class ChatRequest(FormSampling, Conversing):
     """`POST /v1/chat/completions`"""
 
     foreign = "chat"
@@ -309,12 +323,9 @@ class ChatRequest(FormSampling):
         description="most new tokens (default 512; -1: as many as fit)",
     )
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=20)
-    tools: Listed[Tool] | None = Field(None, description="functions that the answer may call")
-    tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = Field(
-        None, description="whether the answer has to call one, or which (default auto)"
+    tools: Listed[Offered[Tool]] | None = Field(
+        None, description="functions that the answer may call; others are left out"
     )
-    parallel_tool_calls: bool | None = Field(None, description="whether there may be several calls (default true)")
 
 
 class ErrorValues(BaseModel):

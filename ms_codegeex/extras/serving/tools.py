@@ -16,13 +16,12 @@ from ms_codegeex.base.json_reading import MalformedText, parse_json
 from ms_codegeex.base.printing import print_once
 from ms_codegeex.extras.serving.answering import Piece
 from ms_codegeex.extras.serving.backend import StreamedAnswer
-from ms_codegeex.extras.serving.schemas import ChatMessage, ChosenTool, Tool
+from ms_codegeex.extras.serving.schemas import ChatMessage, ChosenTool, Function
 from ms_codegeex.generation.grammars import MAX_DEPTH
 
 MAX_TOOLS = 128
-UNUSED = {"X-Unused-Fields": "tools"}  # header of an answer by a model that has no place for tools
+UNUSED = {"X-Unused-Fields": "tools"}  # header of an answer for which tools were left out
 CALL = {"required": ["name", "arguments"], "additionalProperties": False}
-NO_ARGUMENTS = {"type": "object", "properties": {}}
 PARTIAL = re.compile(r'\s*\{\s*"name"\s*:\s*"(?P<name>[^"]+)"\s*,\s*"arguments"\s*:\s*(?P<arguments>.*)', re.DOTALL)
 WITH_ARGUMENTS = re.compile(r"(?:\[TOOL_CALLS\])?\s*(?P<name>[\w.-]+)\s*(?:\[CALL_ID\]\w+)?\[ARGS\]")  # Mistral's newer
 
@@ -61,9 +60,9 @@ class ToolUse:
     """How an answer may use tools. `written`: the tools, if the model's chat template takes them. `forced`: the answer
     is a call, which a grammar keeps to `schema`; with `between`, several calls with that text between them, also where
     an answer of a form may be calls instead. `several`: there may be more calls than one. `described`: the tools in
-    words, for a model that has to call one and whose template has no place for them."""
+    words, for a model that has to call one and whose template has no place for them. `left_out`: there were others."""
 
-    names: frozenset[str]
+    names: Sequence[str]
     format: CallFormat
     written: Sequence[Mapping[str, Any]]
     forced: bool
@@ -71,27 +70,31 @@ class ToolUse:
     between: str
     several: bool
     described: str
+    left_out: bool = False
 
     @property
     def headers(self) -> Mapping[str, str]:
-        return {} if self.written or self.forced else UNUSED
+        return {} if (self.written or self.forced) and not self.left_out else UNUSED
 
 
-NO_TOOLS = ToolUse(frozenset(), PLAIN, (), False, "", "", True, "")
+NO_TOOLS = ToolUse((), PLAIN, (), False, "", "", True, "")
 
 
 def tool_use(
-    tools: Sequence[Tool] | None, choice: str | ChosenTool | None, several: bool | None, template: str, model: str
+    given: Sequence[Function | None], choice: str | ChosenTool | None, several: bool | None, template: str, model: str
 ) -> ToolUse | None:
-    """How an answer of `model` may use tools; None if there are none. `template`: the text of its chat template for
-    tools, empty if it has no place for them. `UserError` names the field."""
+    """How an answer of `model` may use tools; None if there are none. `given` has None for others. `template`: the text
+    of its chat template for tools, empty if it has no place for them. `UserError` names the field."""
+    tools, left_out = [tool for tool in given if tool], choice != "none" and None in given
+    if left_out:
+        print_once(f"{model}: tools whose type is not function are left out of requests")
     if not tools:
         if choice in (None, "none", "auto"):
-            return None
-        raise UserError("tool_choice: there are no tools; send them, or leave it out")
+            return NO_TOOLS if left_out else None
+        raise UserError("tool_choice: there are no tools of type function; send one, or leave it out")
     if len(tools) > MAX_TOOLS:
         raise UserError(f"tools: {len(tools)} tools; give {MAX_TOOLS} at most")
-    functions = {tool.function.name: tool.function.parameters or NO_ARGUMENTS for tool in tools}
+    functions = {tool.name: tool.parameters or {"type": "object", "properties": {}} for tool in tools}
     if len(functions) < len(tools):
         raise UserError("tools: two have the same name; give each another one")
     for name, parameters in functions.items():
@@ -112,12 +115,13 @@ def tool_use(
     if not template and not forced:
         print_once(f"{model}: its chat template has no place for tools, so it answers requests with tools in text")
     found = next(each for each in FORMATS if each.sign in template) if template else PLAIN
-    written = [tool.model_dump(exclude_none=True) for tool in tools] if template else []
-    lines = [tool.function.model_dump_json(exclude_none=True) for tool in tools if tool.function.name in functions]
+    values = [tool.model_dump(exclude={"type"}, exclude_none=True) for tool in tools]
+    written = [{"type": "function", "function": each} for each in values] if template else []
+    lines = [json.dumps(each, ensure_ascii=False) for each in values if each["name"] in functions]
     words = "\n".join(["Functions:", *lines, 'Answer with a call of one, as {"name": NAME, "arguments": OBJECT}.'])
     # one call if there has to be one, unless several are asked for
     between = found.between if (several if choice == "required" else not forced and several is not False) else ""
-    return ToolUse(frozenset(functions), found, written, forced, schema, between, several is not False, words)
+    return ToolUse([*functions], found, written, forced, schema, between, several is not False, words, left_out)
 
 
 def _schema(functions: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -94,13 +94,38 @@ def tools_of_instructor():
     return found.model_dump()
 
 
+def person(name: str, age: int) -> str:
+    """Take note of a person."""
+    return json.dumps({"name": name, "age": age})
+
+
+def tools_of_openais_agents():
+    from agents import Agent, OpenAIProvider, RunConfig, Runner, function_tool
+
+    agent = Agent(name="A", model="fake", tools=[function_tool(person)])
+    own = RunConfig(model_provider=OpenAIProvider(base_url=URL, api_key=KEY), tracing_disabled=True)
+    found = Runner.run_sync(agent, "x", run_config=own)
+    assert found.final_output, found
+    return json.loads(found.new_items[1].output)
+
+
+def tools_of_haystack():
+    from haystack.components.agents import Agent
+    from haystack.components.generators.chat import OpenAIChatGenerator
+    from haystack.dataclasses import ChatMessage
+    from haystack.tools import create_tool_from_function
+    from haystack.utils import Secret
+
+    model = OpenAIChatGenerator(api_key=Secret.from_token(KEY), api_base_url=URL, model="fake")
+    agent = Agent(chat_generator=model, tools=[create_tool_from_function(person)])
+    *_, result, answer = agent.run(messages=[ChatMessage.from_user("x")])["messages"]
+    assert answer.text, answer
+    return json.loads(result.tool_call_result.result)
+
+
 def tools_of_langchains_agents():
     from langchain.agents import create_agent
     from langchain_openai import ChatOpenAI
-
-    def person(name: str, age: int) -> str:
-        """Take note of a person."""
-        return json.dumps({"name": name, "age": age})
 
     agent = create_agent(ChatOpenAI(base_url=URL, api_key=KEY, model="fake"), [person])
     *_, result, answer = agent.invoke({"messages": [{"role": "user", "content": "x"}]})["messages"]
@@ -126,6 +151,8 @@ CLIENTS = {
     "langchain-openai": (with_langchain, tools_of_langchain),
     "langchain": (None, tools_of_langchains_agents),
     "instructor": (None, tools_of_instructor),
+    "openai-agents": (None, tools_of_openais_agents),
+    "haystack-ai": (None, tools_of_haystack),
 }
 
 if __name__ == "__main__":

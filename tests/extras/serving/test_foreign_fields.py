@@ -66,6 +66,8 @@ def within(value):
             return limit + 0.1
         case {"below": limit}:
             return limit - 0.1
+        case {"of": known}:
+            return {name: "auto" if given == "any" else given for name, given in known.items()}
     return value
 
 
@@ -120,7 +122,9 @@ def test_fields_that_change_nothing_change_nothing(path):
 
 
 def test_a_neutral_value_is_told_from_similar_ones():
-    for name, value in (("ignore_eos", 1), ("min_tokens", True), ("min_tokens", "0"), ("tools", [0]), ("tfs_z", True)):
+    thoughts = [{"effort": "low", "summary": "auto"}, {"effort": "any"}, {"budget": 5}, "none"]
+    known = [("ignore_eos", 1), ("min_tokens", True), ("min_tokens", "0"), ("tools", [0]), ("tfs_z", True)]
+    for name, value in (*known, *(("reasoning", each) for each in thoughts)):
         response = ask("POST", "/v1/completions", json={"prompt": "x", name: value})
         assert (response.status_code, response.json()["error"]["param"]) == (400, name)
     assert ask("POST", "/v1/completions", json={"prompt": "x", "min_tokens": 0.0}).status_code == 200

@@ -1,7 +1,7 @@
 """Requests with tools, made up from the API's description, to a server with a real engine: no server error; calls that
 had to be made are valid for the functions' schemas; the same answers alone and in company, streamed and whole.
 
-    python tests/extras/serving/test_made_up_tools.py 2000
+    PYTHONPATH=.:tests:tests/extras/serving python tests/extras/serving/test_made_up_tools.py 2000
 """
 
 import json

@@ -11,15 +11,16 @@ import pytest
 import yaml
 from conftest import ROOT
 from fake_backend import FakeBackend, fake_model, fake_settings
-from over_http import served
+from over_http import served as served_here
 from own_environment import VARIABLES, own_environment, run_in
+from recited_model import save_calling
+from served import served
 from test_tools import Template
 
 HERE, PAGE = Path(__file__).parent, ROOT / "docs" / "clients.md"
 BEGIN, END = "<!-- tests/extras/serving/clients.yaml -->", "<!-- end -->"
 KEYS = ("0123456789abcdef", "fedcba9876543210")
 PERSON = {"name": "Ada", "age": 3}
-KNOWN = {"glob": {"pattern": "."}, "List": {"dirpath": "."}}  # tools that clients bring, with arguments
 SEEN = {  # by the package: the class of error that a user sees
     "openai": ["BadRequestError", "RateLimitError", "AuthenticationError", "NotFoundError", "BadRequestError"],
     "litellm": [
@@ -35,6 +36,8 @@ SEEN = {  # by the package: the class of error that a user sees
     ],
     "langchain": [],
     "instructor": [],
+    "openai-agents": [],
+    "haystack-ai": [],
 }
 OPENCODE = """{"model": "own/fake", "provider": {"own": {"npm": "@ai-sdk/openai-compatible", "name": "own",
 "options": {"baseURL": "ADDRESS", "apiKey": "KEY"}, "models": {"fake": {"name": "fake"}}}}}"""
@@ -43,15 +46,46 @@ CONTINUE = """{"name": "own", "version": "0.0.1", "schema": "v1", "models": [{"n
 LLM = """[{"model_id": "fake", "model_name": "fake", "api_base": "ADDRESS", "supports_tools": true}]"""
 PERSONS = 'def person(name: str, age: int):\n    """Take note."""\n    return f"{name} is noted"\n'
 AIDER = ["--model", "openai/fake", "--no-git", "--yes-always", "--no-check-update", "--message", "x"]
-COMMANDS = {  # settings of each, its words, and what its user sees beside the answer
-    "llm": ({"extra-openai-models.yaml": LLM}, ["-m", "fake", "--functions", PERSONS, "x", "--td"], ["Ada is noted"]),
-    "aider": ({}, AIDER, []),
-    "opencode": ({"opencode.json": OPENCODE}, ["run", "x"], ["Glob"]),
-    "cn": ({"cn.yaml": CONTINUE}, ["--config", "cn.yaml", "-p", "x"], []),
+CODEX = """model = "fake"
+model_provider = "own"
+[model_providers.own]
+name = "own"
+base_url = "ADDRESS"
+env_key = "OWN_KEY"
+wire_api = "responses"
+"""
+PI = """{"providers": {"own": {"baseUrl": "ADDRESS", "api": "openai-completions", "apiKey": "KEY",
+"models": [{"id": "fake"}]}}}"""
+LLMS = ["-m", "fake", "--functions", PERSONS, "x", "--td"]
+COMMANDS = {  # settings of each, its words, the call that the model makes, and what its user sees beside the answer
+    "llm": ({"extra-openai-models.yaml": LLM}, LLMS, ("person", PERSON), ["Ada is noted"]),
+    "aider": ({}, AIDER, ("none", {}), []),
+    "opencode": ({"opencode.json": OPENCODE}, ["run", "x"], ("glob", {"pattern": "."}), ["Glob"]),
+    "cn": ({"cn.yaml": CONTINUE}, ["--config", "cn.yaml", "-p", "x"], ("List", {"dirpath": "."}), []),
+    "codex": (
+        {"home/.codex/config.toml": CODEX},
+        ["exec", "--skip-git-repo-check", "x"],
+        ("exec_command", {"cmd": "echo hi"}),
+        ["hi"],
+    ),
+    "qwen": ({}, ["-y", "-p", "x"], ("list_directory", {"path": "/"}), []),
+    "pi": (
+        {"home/.pi/agent/models.json": PI},
+        ["--provider", "own", "--model", "fake", "-p", "x"],
+        ("bash", {"command": "echo hi"}),
+        [],
+    ),
 }
 PROGRAMS = {"llm": "llm", "aider": "aider-chat"}  # the package of each
+OPENAIS = ("llm", "aider", "qwen")  # which read variables of OpenAI's; with a key there, opencode would ask that server
 STATUSES = {"too long": (400, False), "rate limit": (429, True), "key": (401, False), "model": (404, False)}
-PACKAGES = ("opencode-ai", "@continuedev/cli")
+PACKAGES = {
+    "opencode": "opencode-ai",
+    "cn": "@continuedev/cli",
+    "codex": "@openai/codex",
+    "qwen": "@qwen-code/qwen-code",
+    "pi": "@mariozechner/pi-coding-agent",
+}
 LIBRARIES = ("ai", "@ai-sdk/openai", "@ai-sdk/openai-compatible", "@continuedev/openai-adapters", "zod")
 
 
@@ -65,9 +99,7 @@ class Calling(FakeBackend):
             schema = json.loads(answer.settings.json_schema)
             self.texts = [json.dumps({"name": schema["properties"]["name"]["const"], "arguments": PERSON})]
         elif tools and messages[-1]["role"] != "tool":
-            names = [tool["function"]["name"] for tool in tools]
-            name = next((each for each in names if each in KNOWN), names[0])
-            call = json.dumps({"name": name, "arguments": KNOWN.get(name, PERSON)})
+            call = json.dumps({"name": tools[0]["function"]["name"], "arguments": PERSON})
             self.texts = [f"<tool_call>\n{call}\n</tool_call>"]
         else:
             self.texts = ["done"]
@@ -79,7 +111,7 @@ def server(tmp_path):
     keys = tmp_path / "keys"
     keys.write_text(f"me {KEYS[0]}\nslow {KEYS[1]} requests-per-minute=1\n")
     keys.chmod(0o600)
-    with served(
+    with served_here(
         lambda: Calling(fake_settings(api_key_file=keys), fake_model(chat=Template("<tool_call>"), context=4096))
     ) as it:
         yield it
@@ -123,24 +155,25 @@ def commands(tmp_path_factory):
     """The programs of clients, each in an environment of its own."""
     place = tmp_path_factory.mktemp("commands")
     found = {name: own_environment(place / name, package).parent / name for name, package in PROGRAMS.items()}
-    installed(place, *PACKAGES)
+    installed(place, *PACKAGES.values())
     subprocess.run(["node", "node_modules/opencode-ai/postinstall.mjs"], cwd=place, env=VARIABLES, check=True)
-    return found | {name: place / "node_modules" / ".bin" / name for name in ("opencode", "cn")}
+    return found | {name: place / "node_modules" / ".bin" / name for name in PACKAGES}
 
 
 @pytest.mark.newest
 @pytest.mark.parametrize("client", COMMANDS)
 def test_commands_of_clients_call_tools_as_they_come(client, commands, tmp_path):
-    files, words, seen = COMMANDS[client]
-    make = lambda: Calling(fake_settings(), fake_model(chat=Template("<tool_call>"), context=100_000))  # noqa: E731
-    with served(make) as server:
+    files, words, call, seen = COMMANDS[client]
+    model = save_calling(tmp_path / "model", *call)
+    with served(model, tmp_path / "log", "--name", "fake") as server:
         url = f"{server.url}/v1"
-        for name, text in files.items():
-            (tmp_path / name).write_text(text.replace("ADDRESS", url).replace("KEY", "none"))
-        (tmp_path / "home").mkdir()
-        own = {"HOME": tmp_path / "home", "PWD": tmp_path, "LLM_USER_PATH": tmp_path}
-        if client in PROGRAMS:  # with a key of OpenAI's, opencode would ask that server
-            own |= {"OPENAI_API_BASE": url, "OPENAI_API_KEY": "none"}
+        for name, text in {**files, "home/file": ""}.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text.replace("ADDRESS", url).replace('"KEY"', '"none"'))
+        own = {"HOME": tmp_path / "home", "PWD": tmp_path, "LLM_USER_PATH": tmp_path, "OWN_KEY": "none"}
+        if client in OPENAIS:
+            own |= dict.fromkeys(("OPENAI_API_BASE", "OPENAI_BASE_URL"), url)
+            own |= {"OPENAI_API_KEY": "none", "OPENAI_MODEL": "fake"}
         done = subprocess.run(
             [commands[client], *words], cwd=tmp_path, env={**VARIABLES, **own, "OPENCODE_DISABLE_AUTOUPDATE": "1"},
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600,

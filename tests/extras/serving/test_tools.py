@@ -159,7 +159,7 @@ def test_an_answer_that_has_to_call_follows_the_functions_schema(choice, sign):
 def test_several_forced_calls_if_they_are_asked_for(sign):
     """Each is complete before the next one begins; the last may be cut off."""
     library = pytest.importorskip("llguidance")
-    between = tool_use([Tool.model_validate(tool) for tool in TOOLS], "required", True, sign, "m").between
+    between = tool_use([Tool.model_validate(tool).function for tool in TOOLS], "required", True, sign, "m").between
     several = between.join([PARIS, DEEP, PARIS])
     for text, count, finish in ((several, 3, "tool_calls"), (several[:-3], 3, "tool_calls"), (PARIS, 1, "tool_calls")):
         message, found = asked(backend_of(sign, text), tool_choice="required", parallel_tool_calls=True)
@@ -321,9 +321,67 @@ def test_the_same_conversation_as_items_is_the_same_prompt():
     assert one.asked[0].ids == other.asked[0].ids
 
 
+CODEX = {  # what the Codex CLI sends with default settings; texts are shorter
+    "model": "fake",
+    "stream": True,
+    "tool_choice": "auto",
+    "parallel_tool_calls": True,
+    "reasoning": {"summary": "auto"},
+    "store": False,
+    "include": ["reasoning.encrypted_content"],
+    "prompt_cache_key": "01a2",
+    "client_metadata": {"session_id": "01a2", "x-codex-installation-id": "5de0"},
+    "tools": [
+        {"type": "namespace", "name": "multi_agent_v1", "description": "x", "tools": [{**FLAT[2], "name": "spawn"}]},
+        *FLAT,
+        {"type": "web_search", "external_web_access": False},
+    ],
+    "input": [
+        {"type": "message", "id": "m1", "role": "developer", "content": [{"type": "input_text", "text": "Be brief."}]},
+        {"type": "message", "id": "m2", "role": "user", "content": [{"type": "input_text", "text": "How warm?"}]},
+        {
+            "type": "function_call",
+            "status": "completed",
+            "id": "f1",
+            "call_id": "c1",
+            "name": "stop",
+            "arguments": "{}",
+        },
+        {"type": "function_call_output", "id": "f2", "call_id": "c1", "output": "Process exited with code 0"},
+    ],
+}
+
+
+def test_tools_of_other_types_are_left_out_and_the_answer_says_so():
+    response, backend = answered(RESPONSES, CODEX, backend_of("<tool_call>", f"<tool_call>\n{PARIS}\n</tool_call>"))
+    assert response.headers["x-unused-fields"] == "tools"
+    done = json.loads(response.text.split("data: ")[-1])["response"]
+    assert [item["type"] for item in done["output"]] == ["function_call"]
+    assert [tool["name"] for tool in done["tools"]] == [tool["name"] for tool in FLAT]
+    messages, tools = json.loads(backend.model.tokenizer.decode(backend.asked[0].ids))
+    assert tools == TOOLS and [each["role"] for each in messages] == ["system", "user", "assistant", "tool"]
+
+
+@pytest.mark.parametrize("choice", ["auto", "none"])
+def test_an_answer_without_any_function_is_text(choice):
+    tools = [{"type": "custom", "custom": {"name": "patch"}}, {"type": "web_search_preview"}]
+    body = {"messages": QUESTION, "tools": tools, "tool_choice": choice}
+    response, _ = answered(CHAT, body, backend_of("<tool_call>", "warm"))
+    assert response.json()["choices"][0]["message"] == {"role": "assistant", "content": "warm"}
+    assert ("x-unused-fields" in response.headers) == (choice == "auto")
+
+
+@pytest.mark.parametrize("name", ["unknown", ["weather"], {}, None])
+def test_what_is_no_call_of_a_function_is_text(name):
+    text = f"<tool_call>{json.dumps({'name': name, 'arguments': {}})}</tool_call>"
+    assert asked(backend_of("<tool_call>", *[text] * 2)) == ({"role": "assistant", "content": text}, "stop")
+
+
 WRONG = [
     ({"tools": TOOLS[:1] * 2}, "tools", "same name"),
-    ({"tools": [{"type": "web_search"}]}, "tools", "function"),
+    ({"tools": [{"type": 1}]}, "tools", "function"),
+    ({"tools": [{"type": "web_search"}], "tool_choice": "required"}, "tool_choice", "type function"),
+    ({"tool_choice": {"type": "web_search"}}, "tool_choice", "function"),
     ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools", "pattern"),
     ({"tools": [{"type": "function", "function": {"name": "a", "parameters": {"type": "array"}}}]}, "tools", "object"),
     ({"tools": [], "tool_choice": "required"}, "tool_choice", "no tools"),
@@ -430,7 +488,7 @@ def test_openais_client_reads_calls_of_both_routes():
 
 
 def test_the_reader_gives_all_text_wherever_pieces_end():
-    tools = [Tool.model_validate(each) for each in TOOLS]
+    tools = [Tool.model_validate(each).function for each in TOOLS]
     for kind, (sign, text) in FORMATS.items():
         use = tool_use(tools, None, None, sign, "fake")
         for size in (1, 2, 3, 7, len(text)):
@@ -444,7 +502,7 @@ def test_the_reader_gives_all_text_wherever_pieces_end():
 
 def test_arguments_that_our_reader_refuses_end_where_they_end():
     """A number of 5,000 digits, as a grammar allows; the brace of the call is none of the arguments'."""
-    use = tool_use([Tool.model_validate(tool) for tool in TOOLS], "required", None, "", "m")
+    use = tool_use([Tool.model_validate(tool).function for tool in TOOLS], "required", None, "", "m")
     arguments = '{"city": "}\\"]", "days": [%s, {}]}' % ("1" * 5000)
     _, (call,) = CallReader(use).feed(f'{{"name": "weather", "arguments": {arguments}}}', True)
     assert call.arguments == arguments

@@ -33,7 +33,7 @@ from ms_codegeex.extras.serving.schemas import (
     ChatRequest,
     Completion,
     CompletionRequest,
-    Tool,
+    Function,
 )
 from ms_codegeex.extras.serving.tools import CallReader, ToolUse, as_mapping, as_text, tool_use
 from ms_codegeex.generation.stopping import Rule
@@ -165,11 +165,12 @@ def chat_plan(body: ChatRequest, backend: Backend) -> AnswerPlan:
     """Check a request. `UserError` and `ApiError` name the field."""
     if body.top_logprobs and not body.logprobs:
         raise UserError("top_logprobs: needs logprobs; send true for it")
-    return conversation_plan(body, backend, body.messages, body.tools, "messages")
+    tools = [tool and tool.function for tool in body.tools or ()]
+    return conversation_plan(body, backend, body.messages, tools, "messages")
 
 
 def conversation_plan(
-    body: Any, backend: Backend, messages: Sequence[ChatMessage], tools: Sequence[Tool] | None, field: str
+    body: Any, backend: Backend, messages: Sequence[ChatMessage], tools: Sequence[Function | None], field: str
 ) -> AnswerPlan:
     """The plan of an answer to the messages of `field`."""
     model = chosen_model(backend, body.model)
@@ -233,15 +234,10 @@ def text_of(message: ChatMessage, field: str) -> str:
         return message.content
     if message.content is None and message.role != "assistant":  # whose answers may have been empty
         raise UserError(f"{field}: one of the {message.role} has no content; give its text")
-    texts = list[str]()
-    for part in message.content or []:
-        if isinstance(part, str):
-            texts.append(part)
-            continue
-        if part.type not in TEXT_PARTS or part.text is None:
-            raise UserError(f"{field}: a part is not text; this model reads text only")
-        texts.append(part.text)
-    return "".join(texts)
+    texts = [part if isinstance(part, str) else part.type in TEXT_PARTS and part.text for part in message.content or ()]
+    if not all(isinstance(text, str) for text in texts):
+        raise UserError(f"{field}: a part is not text; this model reads text only")
+    return "".join(map(str, texts))
 
 
 class ChatResponder(Responder):

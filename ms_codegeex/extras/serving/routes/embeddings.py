@@ -59,13 +59,6 @@ class EmbeddingObject(BaseModel):
     embedding: list[float] | str
 
 
-class EmbeddingUsage(BaseModel):
-    """Tokens of the inputs."""
-
-    prompt_tokens: int
-    total_tokens: int
-
-
 class Embeddings(BaseModel):
     """The answer. `pooling` says what the vectors are."""
 
@@ -73,7 +66,7 @@ class Embeddings(BaseModel):
     data: list[EmbeddingObject]
     model: str
     pooling: str
-    usage: EmbeddingUsage
+    usage: dict[Literal["prompt_tokens", "total_tokens"], int]
 
 
 def embedding_plan(body: EmbeddingRequest, backend: Backend) -> AnswerPlan:

@@ -27,21 +27,19 @@ from ms_codegeex.extras.serving.schemas import (
     CalledFunction,
     ChatLength,
     ChatMessage,
-    ChosenTool,
     ContentPart,
+    Conversing,
     Function,
     Listed,
+    Offered,
     Role,
-    Sampling,
     Text,
-    Tool,
     ToolCall,
 )
 from ms_codegeex.extras.serving.tools import CallReader
 
 LOGPROBS = "message.output_text.logprobs"  # in `include`
 STORED = "answers are not stored; send the whole conversation in input"
-PLAIN = {"type": "text"}
 NEEDED = {  # fields of an item of the conversation by its type
     "message": ("role", "content"),
     "function_call": ("call_id", "name", "arguments"),
@@ -88,7 +86,7 @@ class AnswerForm(Body):
     format: dict[str, Any] | None = Field(None, description='{"type": "text"}, "json_object" or "json_schema"')
 
 
-class ResponsesRequest(Sampling):
+class ResponsesRequest(Conversing):
     """`POST /v1/responses`"""
 
     foreign, form_field = "responses", "text"
@@ -102,12 +100,9 @@ class ResponsesRequest(Sampling):
     )
     text: AnswerForm | None = None
     include: Listed[str] | None = Field(None, description=f"{LOGPROBS}: report each token's log-probability")
-    top_logprobs: int | None = Field(None, ge=0, le=20)
-    tools: Listed[FlatTool] | None = Field(None, description="functions that the answer may call")
-    tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = Field(
-        None, description="whether the answer has to call one, or which (default auto)"
+    tools: Listed[Offered[FlatTool]] | None = Field(
+        None, description="functions that the answer may call; others are left out"
     )
-    parallel_tool_calls: bool | None = Field(None, description="whether there may be several calls (default true)")
 
     @property
     def max_tokens(self) -> int | None:
@@ -154,8 +149,7 @@ def responses_plan(body: ResponsesRequest, backend: Backend) -> AnswerPlan:
             messages[-1] = messages[-1].model_copy(update={"tool_calls": calls})
         elif item.role is not None:
             messages.append(ChatMessage(role=item.role, content=item.content))
-    tools = [Tool(type="function", function=Function(**each.model_dump(exclude={"type"}))) for each in body.tools or ()]
-    return conversation_plan(body, backend, messages, tools, "input")
+    return conversation_plan(body, backend, messages, body.tools or (), "input")
 
 
 class ResponsesResponder(Responder):
@@ -177,9 +171,9 @@ class ResponsesResponder(Responder):
             "max_output_tokens": self.limit(0).get("max_tokens", body.max_tokens),
             "temperature": settings.temperature,
             "top_p": settings.top_p,
-            "text": {"format": (body.text and body.text.format) or PLAIN},
+            "text": {"format": (body.text and body.text.format) or {"type": "text"}},
             "top_logprobs": body.top_logprobs or 0,
-            "tools": [tool.model_dump() for tool in body.tools or ()],
+            "tools": [tool.model_dump() for tool in body.tools or () if tool],
             "tool_choice": body.model_dump(exclude_none=True).get("tool_choice", "auto"),
             "parallel_tool_calls": body.parallel_tool_calls is not False,
             "previous_response_id": None,
