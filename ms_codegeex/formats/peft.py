@@ -131,11 +131,12 @@ def read_peft(path: Path, base: Source) -> Adapters:
     found = _factors((name for name in opened if not OWN_TENSOR.fullmatch(name)), modules, str(file))
     if not found:
         raise UserError(f"{file}: holds no factors of LoRA; {_MERGE}")
-    _check_complete(config, found, {name for name in modules if len(_shape(modules[name], shapes)) == 2}, path)
     for name, factors in found.items():
         if {*factors} != {"A", "B"} or name not in modules:
             shown = next(iter(factors.values()))
             raise UserError(f"{file}: {shown} is not a factor of an adapter of {base.path}; give their model")
+    _check_complete(config, found, {name for name in modules if len(_shape(modules[name], shapes)) == 2}, path)
+    for name, factors in found.items():
         a, b = (opened[factors[kind]] for kind in "AB")
         entry, rank = modules[name], ranks.get(name, usual)
         whole = _shape(entry, shapes)

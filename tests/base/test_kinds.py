@@ -13,7 +13,12 @@ KINDS = {  # what the line says, and a content as the other program writes it
     "settings of DeepSpeed": {"train_micro_batch_size_per_gpu": "auto", "zero_optimization": {"stage": 2}},
     "settings of Accelerate": {"compute_environment": "LOCAL_MACHINE", "distributed_type": "FSDP"},
     "a recipe of mindformers": {"model": {"arch": {"type": "x"}}, "runner_config": {"epochs": 1}},
+    "a recipe of mindformers;": {"run_mode": "predict", "output_dir": "x", "trainer": {}},
+    "a topology of a server of Ascend 950": {"version": "2.0", "peer_list": [], "edge_list": []},
+    "results of EvalPlus": {"date": "2026-01-01", "hash": "0", "eval": {"Mbpp/2": []}},
+    "settings of an adapter": {"peft_type": "LORA", "r": 8, "alpha_pattern": {}},
     "a list of datasets of LLaMA-Factory": {"a": {"file_name": "a.json"}, "b": {"hf_hub_url": "c/d"}},
+    "a rank table;": {"version": "2.0", "rank_list": []},
     "a rank table": {"server_list": [], "status": "completed"},
     "a model's configuration": {"model_type": "llama", "hidden_size": 8},
     "a list of records": [{"instruction": "a", "output": "b"}],
@@ -26,6 +31,8 @@ def test_what_a_file_is_comes_first(tmp_path, kind, ending):
     path = tmp_path / f"a file.{ending}"
     path.write_text(json.dumps(KINDS[kind]) if ending == "json" else yaml.safe_dump(KINDS[kind]))
     commands = [("inspect", path)]
+    if ending == "json" and "rank table" not in kind:
+        commands.append(("rank-table", "check", path))
     if ending == "yaml" and isinstance(KINDS[kind], dict):
         commands.append(("train", "--config", path))
     for words in commands:

@@ -212,6 +212,7 @@ def test_adapters_that_a_run_cannot_have_are_named(tuned, tmp_path, ranks):
         ({"attn.out_proj": (2, 64)}, {"use_dora": True}, "use_dora is True, and only False can be read; merge"),
         ({"attn.out_proj": (2, 64)}, {"peft_type": "IA3"}, "expected peft_type LORA"),
         ({"attn.nothing": (2, 64)}, {}, "is not a factor of an adapter of .*base; give their model"),
+        ({"attn.v": (2, 64)}, {"target_modules": ["v", "out_proj"]}, "is not a factor of .*; give their model"),
         ({}, {}, "holds no tensors: it was saved while its weights were on several devices; set stage3_gather"),
         ({"attn.out_proj": (0, 64)}, {}, "holds 2 empty tensors, such as .*: it was saved while"),
         (

@@ -64,6 +64,7 @@ _DOUBTFUL = re.compile(
     rb"[A-Za-z](?:[\x80\x91\x93\xa1\xa3\xa5\xa9\xac\xb1\xb3\xb6\xb9\xbc-\xbf]|"
     rb"[\x85\x94-\x97\x99\xa7\xaa\xab\xae\xb0\xb2\xba\xbb][A-Za-z]|\x92(?![a-z]{0,2}\b))|"
     rb"[\x99\xa3\xac\xae][A-Za-z]|[\xb1\xb3\xb6\xb9\xbc-\xbe][a-z]|[a-z][\xc0-\xde]|"
+    rb"[A-Z\d](?!\xc9\xc9)[\xc0-\xde]{2}(?![A-Za-z\x80-\xff])|"
     rb"(?<![A-Za-z\x80-\xff])(?:[\x80-\xff]{2}(?![A-Za-z\x80-\xff])|[\xa2-\xff][@^_`~]|\xa5[A-Za-z])"
 )
 # What texts in Latin-1 and Windows-1252 consist of, besides ASCII: words with two letters of ASCII; words with less;

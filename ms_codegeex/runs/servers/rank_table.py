@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import UserError, located
 from ms_codegeex.base.files import write_json
+from ms_codegeex.base.kinds import refuse_other_kind
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.base.reading import read_json
 
@@ -249,7 +250,7 @@ def parse_rank_table(value: Any) -> RankTable:
         value = _of_groups(top)
         top = _Place(value, "")
     if (version := top.get("version")).text() not in VERSIONS:
-        raise version.problem('"1.0" or "1.2"', "no other version is supported")
+        raise version.problem('"1.0" or "1.2"', "make such a table with `ms-codegeex rank-table make`")
     count = top.get("server_count")
     pods = value.get("super_pod_list")  # inside one server or super pod, ranks need no network
     networked = count.number() > 1 and not (isinstance(pods, list) and len(pods) == 1)
@@ -315,6 +316,8 @@ def _super_pods(top: _Place, servers: Sequence[RankTableServer]) -> dict[str, tu
 def read_rank_table(path: Path) -> RankTable:
     """The table in a file; a `UserError` gives the file and the JSON path."""
     value = read_json(path)
+    if not isinstance(value, dict) or value.keys().isdisjoint((*KEYS[1:], *OTHERS, "group_list")):
+        refuse_other_kind(path, value)
     with located(path):
         return parse_rank_table(value)
 

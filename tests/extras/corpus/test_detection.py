@@ -278,6 +278,7 @@ def test_a_clear_encoding_is_converted(data, text, encoding):
         *(f'puts("{word}" + n);\n'.encode("gbk") for word in ("第", "N人", "啊x")),
         *(f'puts("{word}" + n);\n'.encode("cp1251") for word in ("да", "и", "ч")),
         'puts("개" + n);\n'.encode("euc_kr"),
+        "r = 9; /* ROMﾍﾑ */ r = 8; // 8ﾍﾑ\n".encode("cp932"),
         *(f'puts("{word}" + n);\n'.encode("big5") for word in ("世", "功", "你")),
         "Größe schön\n".encode("cp437"),
         "voilà très déjà\n".encode("mac-roman"),

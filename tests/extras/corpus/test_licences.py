@@ -10,6 +10,7 @@ from pygments.token import Comment, String, Text, Whitespace
 from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.data.languages import languages
 from ms_codegeex.extras.corpus import licences
+from ms_codegeex.extras.corpus.licence_texts import Found, licences_of
 from ms_codegeex.extras.corpus.licences import RULES, strip_licence
 
 NOTICE = ("Copyright 2020 Some Person", "", "Licensed under the Apache License, Version 2.0", "WITHOUT WARRANTIES.")
@@ -404,6 +405,10 @@ def test_a_far_end_is_looked_for_once(language, opening, closing):
 def test_names_and_expressions(names, expected):
     for name in names.split("|"):
         assert licences.judge((name,), ("mit", "apache 2.0")) == expected, name
+
+
+def test_a_title_above_a_text_adds_nothing():
+    assert licences_of(f"The MIT License\n\n{MIT_TERMS} THE SOFTWARE IS PROVIDED AS IS") == Found(["MIT"], [])
 
 
 def test_all_licences_of_a_list_have_to_be_allowed():

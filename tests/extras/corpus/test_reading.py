@@ -297,6 +297,7 @@ class TestFields:
             ({"prompt": "a", "completion": "b"}, "--task completion"),
             ({"messages": [{"role": "user", "content": "a"}]}, "--task chat"),
             ({"blob_id": "1", "path": "/a.py"}, "Software Heritage"),
+            ({"input_ids": [1, 2], "attention_mask": [1, 1]}, "another tokenizer's tokens"),
             ({"body": "a"}, "there is body"),
         ):
             reason, detail, problem = one(tmp_path, record)

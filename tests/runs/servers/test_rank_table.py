@@ -165,6 +165,7 @@ def swapped(a: tuple[int, int], b: tuple[int, int]):
         ({"server_group_list": [], "status": "completed"}, "server_group_list: MindCluster's global table"),
         ({"version": "2.0", "rank_list": []}, "rank_list: version 2.0, of Ascend 950, is not supported"),
         ({"status": "completed", "group_list": []}, "group_list: found an empty list"),
+        (table().to_json() | {"version": "1.1"}, 'version: found "1.1", expected "1.0" or "1.2"; make such a table'),
         (of_groups() | {"status": "initializing"}, 'status: found "initializing", expected "completed"'),
         (of_groups(server="10.0.0.x\ny"), "server_list[0].server_id: found"),
         ({"status": "initializing"}, 'status: found "initializing", expected "completed"; the table is not ready yet'),

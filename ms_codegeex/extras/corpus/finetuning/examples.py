@@ -77,9 +77,9 @@ def reader(task: str, chat: ChatFormat, tags: str) -> Callable[[Mapping[str, Any
 
 
 def _layout(layouts: Table, record: Mapping[str, Any], task: str) -> RecordLayout:
-    if _holds_columns(record):
-        raise BadRecord("object of columns", f"{', '.join(map(_valid, record))}: each has all values of a table")
     layout = layouts.of(record, task)
+    if (layout is None or layout.task != "tokenised") and _holds_columns(record):
+        raise BadRecord("object of columns", f"{', '.join(map(_valid, record))}: each has all values of a table")
     if layout is not None and layout.task == task:
         return layout
     found = _found(record)

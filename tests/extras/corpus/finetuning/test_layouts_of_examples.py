@@ -183,6 +183,7 @@ REFUSED = {
     "texts": ({"text": "x = 1"}, "--all-text"),
     "The Stack": ({"content": "x = 1", "max_stars_repo_name": "a/b"}, "--all-text"),
     "an index": ({"blob_id": "1", "path": "a.py"}, "Software Heritage"),
+    "tokens": ({"input_ids": [1, 2], "attention_mask": [1, 1], "labels": [-100, 2]}, "another tokenizer's tokens"),
     "unknown": ({"old_contents": "a", "new_contents": "b"}, r"another task \(commit\)"),
 }
 
