@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.reading import MalformedText, in_hub_cache
+from ms_codegeex.base.reading import MalformedText, in_hub_cache, read_json
 from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.data.languages import canonical_languages
 from ms_codegeex.extras.corpus.detection import HEAD_BYTES, detect, needs_head
@@ -46,12 +46,14 @@ _REPOSITORY, _PACKAGE, _SEVERAL, _NONE = range(4)
 HELD_OUT = "held out, next to a file for training"
 FOR_VALIDATION = "for validation, by the name of its split"
 OTHER_FORMAT = "the rows of another file in a second format"
+MISSING = "missing file of a saved dataset"
 OTHER_CONFIGURATION = "another configuration of the dataset's card"
 # The last name of a split in a file's name; those of validation.
 _SPLIT = re.compile(r"(.*)(?<![a-z])(test|testing|validation|valid|val|dev|eval)(?![a-z])")
 _VALIDATION = re.compile(r"(?i)(.*[-_.])?(validation|valid|val|dev)")
 _TRAINING = re.compile(r"(?i)(.*[-_.])?train(ing)?([-_.].*)?")
 _CARD, _CARD_BYTES = "README.md", 1 << 20
+_STATE = "state.json"  # of a dataset that `datasets` has saved
 _ENDINGS = "|".join(re.escape(ending[1:]) for ending in sorted(ENDINGS, key=len, reverse=True))
 _FORMATS = ("parquet", "arrow", "jsonl")  # of copies, the first is read
 
@@ -316,6 +318,9 @@ class _Search:
         self._note_metadata(root, path)
         if any(each.fullmatch(path.name) for rule in _folder_rules() for each in rule[1:]):
             self.folders.setdefault(path.parent, []).append(path.name)
+        for name in _saved_parts(path) if path.name == _STATE and isinstance(path, Path) else ():
+            if not (path.parent / name).exists():
+                self._leave(root, path.parent / name, MISSING, kind="problems", detail=f"{_STATE} names it")
         if path.name == _CARD and not root.installed:
             self.cards.append(path)
         identity, package = _identity(root, self.base, path)
@@ -507,6 +512,14 @@ def _identity(root: Root, base: Path | RemotePath, path: Path | RemotePath) -> t
     first, below, _ = relative.partition("/")
     name = first if below else first.split(".", 1)[0] if root.installed else ""
     return f"{root.label}/{relative}", f"{root.label}/{name}".rstrip("/")
+
+
+def _saved_parts(state: Path) -> list[str]:
+    """The files of a dataset that `datasets` has saved, by its state."""
+    try:
+        return [PurePosixPath(each["filename"]).name for each in read_json(state)["_data_files"]]
+    except (UserError, KeyError, TypeError):  # another program's file of this name
+        return []
 
 
 def search(

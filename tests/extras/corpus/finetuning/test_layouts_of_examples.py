@@ -2,6 +2,7 @@
 
 import bz2
 import contextlib
+import dataclasses
 import json
 import lzma
 import re
@@ -28,7 +29,7 @@ from ms_codegeex.extras.corpus.finetuning.prepare import (
     recognised_task,
 )
 from ms_codegeex.extras.corpus.layouts import table
-from ms_codegeex.extras.corpus.sources import FOR_VALIDATION, HELD_OUT, OTHER_CONFIGURATION, OTHER_FORMAT
+from ms_codegeex.extras.corpus.sources import FOR_VALIDATION, HELD_OUT, MISSING, OTHER_CONFIGURATION, OTHER_FORMAT
 from ms_codegeex.extras.corpus.tally import Tally
 
 
@@ -445,6 +446,21 @@ def test_a_folder_is_read_as_its_owner_means_it(tmp_path, name):
     unread = {reason: made["tally"]["unread"].get(reason, {"count": 0})["count"] for reason in left_out}
     assert unread == left_out and made["tally"]["noted"].get(FOR_VALIDATION, {"count": 0})["count"] == validation
     assert made["tally"]["files"]["found"] == len(names.split())
+
+
+def test_a_saved_dataset_without_one_of_its_files_is_not_read_half_in_silence(tmp_path):
+    files = [f"data-0000{number}-of-00002.arrow" for number in range(2)]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "state.json").write_text(json.dumps({"_data_files": [{"filename": name} for name in files]}))
+    table = pyarrow.Table.from_pylist([{"prompt": "p", "completion": "c"}])
+    with pyarrow.ipc.new_stream(tmp_path / "in" / files[0], table.schema) as stream:
+        stream.write_table(table)
+    settings = FinetuneSettings("completion", 64, validation_share=0.0)
+    tally = prepare_finetune([tmp_path / "in"], tmp_path / "out", settings)["tally"]
+    assert tally["kept"] == 1 and tally["dropped"][MISSING]["count"] == 1, tally
+    assert files[1] in str(tally["dropped"][MISSING])
+    with pytest.raises(UserError, match=f"{files[1]}.*{MISSING}"):
+        prepare_finetune([tmp_path / "in"], tmp_path / "stopped", dataclasses.replace(settings, on_error="stop"))
 
 
 def test_rows_of_tables_are_read_as_lines_are(tmp_path):
