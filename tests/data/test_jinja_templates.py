@@ -64,7 +64,7 @@ WITH_TOOLS = [
 def test_chatml_with_tools_is_read_back():
     """By the reader of calls in the server; rendered as in transformers, with the functions in the system's message."""
     transformers = pytest.importorskip("transformers")
-    from ms_codegeex.extras.serving.schemas import Tool
+    from ms_codegeex.extras.serving.schemas import Function
     from ms_codegeex.extras.serving.tools import CallReader, tool_use
 
     tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}]
@@ -88,7 +88,7 @@ def test_chatml_with_tools_is_read_back():
         "user\n<tool_response>\n21\n</tool_response>\n<tool_response>\n22\n</tool_response>",
     ]
     assert own.stop == ("<|im_end|>",) and own.tools_text == text
-    reader = CallReader(tool_use([Tool(**tools[0])], None, None, own.tools_text, "m"))
+    reader = CallReader(tool_use([Function(**tools[0]["function"])], None, None, own.tools_text, "m"))
     said, calls = reader.feed(f"I look.\n{call}", last=True)
     assert said == "I look.\n" and [(one.name, json.loads(one.arguments)) for one in calls] == [
         ("weather", {"city": "\u00e9<"})

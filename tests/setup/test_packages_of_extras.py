@@ -28,10 +28,10 @@ TESTED_WITH = {
     "terminal": ("ms-codegeex[serving]",),
     "evaluation": ("ms-codegeex[serving]", "pandas<3"),
 }
-# Others: the folder of the extra's name. The sandbox needs nothing of the list, and its attacks have limits of time.
+# Others: the folder of the extra's name. What judges programs needs nothing of the list, and its tests limit their time.
 TESTS = {
     "monitor": ("tests/commands/test_command_monitor.py",),
-    "evaluation": ("tests/extras/evaluation", "--ignore", "tests/extras/evaluation/sandbox"),
+    "evaluation": [f"tests/extras/evaluation/{each}" for each in ("commands", "perplexity", "replies", "sampling")],
 }
 IMPORT_ALL = """
 import importlib, pkgutil, sys
@@ -125,7 +125,7 @@ def test_the_tests_of_an_extra_pass_with_its_own_list(core, find_links, tmp_path
     if extra != "monitor":  # which is a verb of the core
         subprocess.run([python, "-c", IMPORT_ALL, extra], env=VARIABLES, cwd=tmp_path, check=True)
     install(*TESTED_WITH.get(extra, ()), *TOOLS)
-    words = ["-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "-p", "no:cacheprovider"]
+    words = ["-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider"]
     variables = VARIABLES | {"PATH": f"{programs}:{VARIABLES['PATH']}"}
     done = subprocess.run(
         [python, *words, *TESTS.get(extra, (f"tests/extras/{extra}",))],
