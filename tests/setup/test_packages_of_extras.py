@@ -22,13 +22,13 @@ from ms_codegeex.cli import VERBS
 pytestmark = pytest.mark.slow
 ONLY_OF_EXTRAS = ("fastapi", "tree_sitter", "openai", "pygments", "llguidance", "prometheus_client")
 TOOLS = ("pytest", "pytest-xdist", "hypothesis", "jsonschema")
-# The server with clients and they with the server, DS-1000 with a library; the modules are imported without.
+# The server with clients and they with the server; the modules are imported without.
 TESTED_WITH = {
     "serving": ("ms-codegeex[terminal]",),
     "terminal": ("ms-codegeex[serving]",),
-    "evaluation": ("ms-codegeex[serving]", "pandas<3"),
+    "evaluation": ("ms-codegeex[serving]",),
 }
-# Others: the folder of the extra's name. What judges programs needs nothing of the list, and its tests limit their time.
+# Others: the folder of the extra's name. What judges programs needs none of the list, and its tests have limits of time.
 TESTS = {
     "monitor": ("tests/commands/test_command_monitor.py",),
     "evaluation": [f"tests/extras/evaluation/{each}" for each in ("commands", "perplexity", "replies", "sampling")],
