@@ -28,7 +28,7 @@ TESTED_WITH = {
     "terminal": ("ms-codegeex[serving]",),
     "evaluation": ("ms-codegeex[serving]",),
 }
-# Others: the folder of the extra's name. What judges programs needs none of the list, and its tests have limits of time.
+# Others: the folder of the extra's name. What judges programs needs none of the list, and its tests limit time.
 TESTS = {
     "monitor": ("tests/commands/test_command_monitor.py",),
     "evaluation": [f"tests/extras/evaluation/{each}" for each in ("commands", "perplexity", "replies", "sampling")],
