@@ -27,7 +27,8 @@ def answers(request):
     )
     tokenizer = model.get_tokenizer()
     only_ids = [tokenizer.encode(text) for text in request.get("only_ids", ())]
-    settings = SamplingParams(temperature=0, max_tokens=request["count"], logprobs=1)
+    hidden = not request.get("marks", False)  # as by default; random weights choose Qwen2's marks, too
+    settings = SamplingParams(temperature=0, max_tokens=request["count"], logprobs=1, skip_special_tokens=hidden)
     lora = {} if adapter is None else {"lora_request": LoRARequest("own", 1, adapter)}
     found = []
     for each in model.generate(request["texts"], settings, use_tqdm=False, **lora):
