@@ -82,8 +82,9 @@ def _listed() -> Iterator[tuple[str, Sequence[str], str, bool]]:
 
 
 def missing_packages(name: str) -> list[str]:
-    """Packages that the extra `name` asks for on this machine and that are not installed, in any version. Those that it
-    asks for on some machines are looked at if no other one is missing: `--help` calls this, and it takes 0.06 s."""
+    """Packages that the extra `name` asks for on this machine and that are not installed, in any version. Those for
+    some machines only are looked at if no other one is missing: `--help` calls this, and reading their markers takes
+    0.06 s."""
     found, somewhere = [], []
     for package, others, of, limited in _listed():
         if of == name and package == PACKAGE:

@@ -58,6 +58,7 @@ _ENCODINGS = re.compile(
 _CONTROLS = re.compile("[\0-\x08\x0e-\x19\x1c-\x1f\x7f]")
 # What makes it doubtful that a text is in Latin-1 or Windows-1252. Other scripts have words of three letters and more,
 # Latin-2 has letters in place of signs, the code pages of DOS and of the Macintosh in place of quotation marks.
+# Two capitals with accents that end a word in capitals are half-width letters of Shift-JIS, but in French (CRÉÉ).
 _DOUBTFUL = re.compile(
     rb"[\0-\x08\x0e-\x19\x1c-\x1f\x7f]|[\x80-\xff]{3}|[\xc2\xc3][\x80-\xbf]|"
     rb"[\x81-\x84\x86-\x90\x98\x9a-\x9f\xa4\xa6\xa8\xaf\xb8\xd0\xdd\xde\xf0\xfd-\xff]|"

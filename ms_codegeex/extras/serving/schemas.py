@@ -258,9 +258,8 @@ def _offered(tool: Any) -> Any:
     return None if isinstance(kind, str) and kind != "function" else tool
 
 
-Offered = Annotated[
-    Item | None, BeforeValidator(_offered)
-]  # a tool, or None for one of another type, which is left out
+# a tool, or None for one of another type, which is left out
+Offered = Annotated[Item | None, BeforeValidator(_offered)]
 
 
 class ChosenTool(Body):

@@ -275,10 +275,9 @@ def config_to_plan(path: Path, overrides: Sequence[str], searches: bool) -> tupl
             config = without_mesh(path, overrides)
         except UserError:
             raise error from None
-        if not searches and _some_mesh_suits(config):
-            raise UserError(f"{error}; or add --search, which chooses the mesh for {config.devices} devices") from None
         if not searches:
-            raise error from None
+            other = f"; or add --search, which chooses the mesh for {config.devices} devices"
+            raise UserError(f"{error}{other if _some_mesh_suits(config) else ''}") from None
         return config, set_aside(given_values(path, overrides))
 
 
