@@ -43,8 +43,6 @@ void each(bool together, int64_t count, int64_t work, const Function& f) {
   for (int64_t i = 0; i < count; i++) f(i);
 }
 
-inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
 // x [L][L] -> y, its transpose
 inline void mirrored(const float* x, float* y) {
   for (int64_t j = 0; j < L; j++)

@@ -9,6 +9,7 @@
 #include "choice.h"
 #include "held.h"
 #include "muon.h"
+#include "products.h"
 #include "whole_attention.h"
 
 namespace {
@@ -412,6 +413,44 @@ int norm_whole_back(int count, void** params, int* ranks, int64_t** shapes, cons
   if (!norm.bias) *call.at<float>(8) = 0.0f;
   return result(norm_rows_back(norm, call.at<float>(0), call.at<float>(4), call.at<float>(5), m, call.at<float>(6),
                                call.at<float>(7), norm.bias ? call.at<float>(8) : nullptr));
+}
+
+// x [m, k], w [n, k], bias [n] or [1 row] for none -> x wᵀ + bias [m, n]
+int linear_whole(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
+  const Call call{count, params, ranks, shapes, types};
+  if (count != 4 || ranks[0] != 2 || ranks[1] != 2 || ranks[2] < 1) return WRONG;
+  const int64_t m = shapes[0][0], k = shapes[0][1], n = shapes[1][0];
+  const float* bias = ranks[2] == 1 ? call.at<float>(2) : nullptr;
+  const bool right = call.is(0, "float32", m * k) && call.is(1, "float32", n * k) &&
+                     call.is(2, "float32", bias ? n : 1) && call.is(3, "float32", m * n);
+  helpers = __atomic_load_n(&usual, __ATOMIC_RELAXED);
+  return result(right && multiply({call.at<float>(0), k, 1}, {call.at<float>(1), 1, k}, m, n, k, bias, call.at<float>(3)));
+}
+
+// the gradient of `linear_whole`'s result [m, n], w [n, k] -> that of x [m, k]
+int linear_whole_to_x(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
+  const Call call{count, params, ranks, shapes, types};
+  if (count != 3 || ranks[0] != 2 || ranks[1] != 2) return WRONG;
+  const int64_t m = shapes[0][0], n = shapes[0][1], k = shapes[1][1];
+  const bool right = call.is(0, "float32", m * n) && call.is(1, "float32", n * k) && call.is(2, "float32", m * k);
+  helpers = __atomic_load_n(&usual, __ATOMIC_RELAXED);
+  return result(right && multiply({call.at<float>(0), n, 1}, {call.at<float>(1), k, 1}, m, k, n, nullptr, call.at<float>(2)));
+}
+
+// x [m, k], the gradient of `linear_whole`'s result [m, n], bias -> those of w [n, k] and bias
+int linear_whole_to_weights(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
+  const Call call{count, params, ranks, shapes, types};
+  if (count != 5 || ranks[0] != 2 || ranks[1] != 2 || ranks[2] < 1) return WRONG;
+  const int64_t m = shapes[0][0], k = shapes[0][1], n = shapes[1][1];
+  float* to_bias = ranks[2] == 1 ? call.at<float>(4) : nullptr;
+  const bool right = call.is(0, "float32", m * k) && call.is(1, "float32", m * n) && call.is(3, "float32", n * k) &&
+                     call.is(4, "float32", to_bias ? n : 1);
+  if (!right) return WRONG;
+  helpers = __atomic_load_n(&usual, __ATOMIC_RELAXED);
+  if (!to_bias) *call.at<float>(4) = 0.0f;
+  const View to_y{call.at<float>(1), 1, n}, x{call.at<float>(0), k, 1};
+  return result(multiply(to_y, x, n, k, m, nullptr, call.at<float>(3)) &&
+                (!to_bias || column_sums(call.at<float>(1), m, n, to_bias)));
 }
 
 // x [m, n], bias [n], `Activation` int32 [1] -> activation(x + bias)

@@ -173,6 +173,7 @@ inline F exponential(F x) {
   return x < all(-87.0f) ? F{} : p * power;
 }
 
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t rounded_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
 constexpr int ROOMS = 9;

@@ -71,7 +71,10 @@ class Build:
         """The linear layer of that name in the family's table."""
         layer = config.table.layer(name)
         rows, columns = layer.shape(config)
-        return Linear(columns, rows, getattr(config, layer.std), self.dtype, layer.bias)
+        std = getattr(config, layer.std)
+        if self.library:
+            return compiled.CompiledLinear(self.library, columns, rows, std, layer.bias)
+        return Linear(columns, rows, std, self.dtype, layer.bias)
 
     def embedding(self, config: DecoderConfig, name: str) -> Embedding:
         """The table of that name in the family's table."""

@@ -10,7 +10,7 @@ from typing import Any
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from ms_codegeex.models.layers import AttentionCore, FastGelu, LayerNorm, RMSNorm
+from ms_codegeex.models.layers import AttentionCore, FastGelu, LayerNorm, Linear, RMSNorm
 
 ACTIVATIONS = {ops.GeLU: 1, FastGelu: 2}  # as `Activation` in kernels/numbers.h
 
@@ -106,6 +106,35 @@ class CompiledRMSNorm(RMSNorm):
 
     def construct(self, x: Tensor) -> Tensor:
         return self.kernel(x, self.weight, self.none, self.small)[0]
+
+
+class CompiledLinear(Linear):
+    """A linear layer whose product adds the bias, which MindSpore 2.9's CPU kernel adds element by element through
+    tables of indices. A frozen weight in fewer bits has a product of its own, as in `Linear`."""
+
+    def __init__(self, library: str, in_features: int, out_features: int, init_std: float, bias: bool):
+        super().__init__(in_features, out_features, init_std, ms.float32, bias)
+        self.none = Tensor([[0.0]], ms.float32)  # two axes: no bias
+        to_x = _operator(library, "linear_whole_to_x", lambda y, weight: (y[0], weight[1]))
+        to_weights = _operator(
+            library, "linear_whole_to_weights", lambda x, y, bias: ((y[1], x[1]), bias), 2
+        )
+
+        def gradients(x, weight, bias, out, dout):
+            to_weight, to_bias = to_weights(x, dout, bias)
+            return to_x(dout, weight), to_weight, to_bias
+
+        self.kernel = _operator(library, "linear_whole", lambda x, weight, _: (x[0], weight[0]), 1, gradients)
+
+    def construct(self, x: Tensor, sample_keys: Tensor | None = None) -> Tensor:
+        """FP32 [rows, in] -> [rows, out]"""
+        if self.widened is not None or not self.has_bias:
+            return super().construct(x, sample_keys)
+        return self.kernel(x, self.weight, self.bias)
+
+    def product(self, x: Tensor, sample_keys: Tensor | None = None) -> Tensor:
+        """the same without the bias"""
+        return super().product(x) if self.widened is not None else self.kernel(x, self.weight, self.none)
 
 
 # MindSpore keeps one function of shapes for an operator, whatever the layer and the type of its numbers.
