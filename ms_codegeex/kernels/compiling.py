@@ -22,7 +22,7 @@ from ms_codegeex.kernels.levels import AUTO, LEVELS, cpu_level
 SOURCES = (
     *("operators.cc", "vector.h", "pool.h", "numbers.h", "matrix.h", "integers.h", "linear.h", "norm.h"),
     *("attention.h", "choice.h", "exchange.h", "adapters.h", "held.h", "block.h"),
-    *("activation.h", "tiles.h", "whole_attention.h", "products.h", "adamw.h", "muon.h"),
+    *("activation.h", "tiles.h", "whole_attention.h", "products.h", "entropy.h", "adamw.h", "muon.h"),
 )
 COMPILE_SECONDS = 600
 # -fno-exceptions to -nostdinc++: no C++ standard library is needed, which zig would compile first

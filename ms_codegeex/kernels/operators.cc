@@ -7,9 +7,9 @@
 #include "activation.h"
 #include "block.h"
 #include "choice.h"
+#include "entropy.h"
 #include "held.h"
 #include "muon.h"
-#include "products.h"
 #include "whole_attention.h"
 
 namespace {
@@ -451,6 +451,26 @@ int linear_whole_to_weights(int count, void** params, int* ranks, int64_t** shap
   const View to_y{call.at<float>(1), 1, n}, x{call.at<float>(0), k, 1};
   return result(multiply(to_y, x, n, k, m, nullptr, call.at<float>(3)) &&
                 (!to_bias || column_sums(call.at<float>(1), m, n, to_bias)));
+}
+
+// hidden [rows, h], table [v, h], bias [v] or [1 row] for none, labels int32 [rows], mask [rows], z-loss [1] -> the sum of
+// mask (nll + z-loss log² Z) [1] and its gradients of hidden, table and bias
+int entropy_whole(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
+  const Call call{count, params, ranks, shapes, types};
+  if (count != 10 || ranks[0] != 2 || ranks[1] != 2 || ranks[2] < 1) return WRONG;
+  const int64_t rows = shapes[0][0], h = shapes[0][1], v = shapes[1][0], biases = ranks[2] == 1 ? v : 1;
+  const bool right = v > 0 && call.is(0, "float32", rows * h) && call.is(1, "float32", v * h) &&
+                     call.is(2, "float32", biases) && call.is(3, "int32", rows) && call.is(4, "float32", rows) &&
+                     call.is(5, "float32", 1) && call.is(6, "float32", 1) && call.is(7, "float32", rows * h) &&
+                     call.is(8, "float32", v * h) && call.is(9, "float32", biases);
+  if (!right) return WRONG;
+  const Entropy e{call.at<float>(0), call.at<float>(1), ranks[2] == 1 ? call.at<float>(2) : nullptr, call.at<int32_t>(3),
+                  call.at<float>(4), rows, h, v, *call.at<float>(5)};
+  for (int64_t i = 0; i < rows; i++)
+    if (e.labels[i] < 0 || e.labels[i] >= v) return WRONG;
+  if (!e.bias) *call.at<float>(9) = 0.0f;
+  helpers = __atomic_load_n(&usual, __ATOMIC_RELAXED);
+  return result(entropy_and_gradients(e, call.at<float>(6), call.at<float>(7), call.at<float>(8), call.at<float>(9)));
 }
 
 // x [m, n], bias [n], `Activation` int32 [1] -> activation(x + bias)

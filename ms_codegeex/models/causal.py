@@ -131,7 +131,10 @@ class Build:
     def loss(self, config: DecoderConfig, bias: bool) -> nn.Cell:
         """the cross entropy, with a bias of the logits if `bias`"""
         if self.loss_chunk:
-            return ChunkedCrossEntropy(self.micro_batch * self.seq_length, self.loss_chunk, bias, self.z_loss)
+            settings = self.micro_batch * self.seq_length, self.loss_chunk, bias, self.z_loss
+            if self.library:
+                return compiled.CompiledCrossEntropy(self.library, *settings)
+            return ChunkedCrossEntropy(*settings)
         return CrossEntropy(config.vocab_size, self.dtype, bias, self.z_loss)
 
     def activation(self, config: DecoderConfig) -> nn.Cell | ops.Primitive:

@@ -11,6 +11,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from ms_codegeex.models.layers import AttentionCore, FastGelu, LayerNorm, Linear, RMSNorm
+from ms_codegeex.models.losses import ChunkedCrossEntropy
 
 ACTIVATIONS = {ops.GeLU: 1, FastGelu: 2}  # as `Activation` in kernels/numbers.h
 
@@ -135,6 +136,30 @@ class CompiledLinear(Linear):
     def product(self, x: Tensor, sample_keys: Tensor | None = None) -> Tensor:
         """the same without the bias"""
         return super().product(x) if self.widened is not None else self.kernel(x, self.weight, self.none)
+
+
+class CompiledCrossEntropy(ChunkedCrossEntropy):
+    """The sum and its gradients in one operator, which holds some rows of logits at a time. Evaluation, and training
+    with a frozen table, are composed."""
+
+    def __init__(self, library: str, rows: int, chunk: int, bias: bool = False, z_loss: float = 0.0):
+        super().__init__(rows, chunk, bias, z_loss)
+        self.no_bias, self.z_loss = Tensor([[0.0]], ms.float32), Tensor([z_loss], ms.float32)
+
+        def gradients(hidden, table, bias, labels, mask, z_loss, out, dout):
+            scale, zeros = dout[0], ops.zeros_like
+            return out[1] * scale, out[2] * scale, out[3] * scale, zeros(labels), zeros(mask), zeros(z_loss)
+
+        shapes = lambda hidden, table, bias, *_: ((1,), hidden, table, bias)  # noqa: E731
+        self.kernel = _operator(library, "entropy_whole", shapes, 4, gradients)
+
+    def construct(
+        self, hidden: Tensor, table: Tensor, labels: Tensor, mask: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
+        """as `CrossEntropy.construct`"""
+        if self.training and not self.chunked.frozen:
+            return self.kernel(hidden, table, self.no_bias if bias is None else bias, labels, mask, self.z_loss)[0]
+        return super().construct(hidden, table, labels, mask, bias)
 
 
 # MindSpore keeps one function of shapes for an operator, whatever the layer and the type of its numbers.
