@@ -473,6 +473,48 @@ int entropy_whole(int count, void** params, int* ranks, int64_t** shapes, const 
   return result(entropy_and_gradients(e, call.at<float>(6), call.at<float>(7), call.at<float>(8), call.at<float>(9)));
 }
 
+// x [m, k], shift [k], `Activation` int32 [1], w [n, k], bias [n] -> activation(x + shift) wᵀ + bias [m, n]
+int linear_active(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
+  const Call call{count, params, ranks, shapes, types};
+  if (count != 6 || ranks[0] != 2 || ranks[3] != 2) return WRONG;
+  const int64_t m = shapes[0][0], k = shapes[0][1], n = shapes[3][0];
+  const bool right = call.is(0, "float32", m * k) && call.is(1, "float32", k) && call.is(2, "int32", 1) &&
+                     call.is(3, "float32", n * k) && call.is(4, "float32", n) && call.is(5, "float32", m * n);
+  if (!right) return WRONG;
+  helpers = __atomic_load_n(&usual, __ATOMIC_RELAXED);
+  const View x{call.at<float>(0), k, 1, {call.at<float>(1), *call.at<int32_t>(2)}};
+  return result(multiply(x, {call.at<float>(3), 1, k}, m, n, k, call.at<float>(4), call.at<float>(5)));
+}
+
+// the inputs of `linear_active` but the bias, the gradient of its result -> those of x and shift
+int linear_active_to_x(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
+  const Call call{count, params, ranks, shapes, types};
+  if (count != 7 || ranks[0] != 2 || ranks[3] != 2) return WRONG;
+  const int64_t m = shapes[0][0], k = shapes[0][1], n = shapes[3][0];
+  const bool right = call.is(0, "float32", m * k) && call.is(1, "float32", k) && call.is(2, "int32", 1) &&
+                     call.is(3, "float32", n * k) && call.is(4, "float32", m * n) && call.is(5, "float32", m * k) &&
+                     call.is(6, "float32", k);
+  if (!right) return WRONG;
+  helpers = __atomic_load_n(&usual, __ATOMIC_RELAXED);
+  const View x{call.at<float>(0), k, 1, {call.at<float>(1), *call.at<int32_t>(2)}};
+  return result(multiply({call.at<float>(4), n, 1}, {call.at<float>(3), k, 1}, m, k, n, nullptr, call.at<float>(5), false, &x) &&
+                column_sums(call.at<float>(5), m, k, call.at<float>(6)));
+}
+
+// x, shift, `Activation`, the gradient of `linear_active`'s result -> those of w and bias
+int linear_active_to_weights(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
+  const Call call{count, params, ranks, shapes, types};
+  if (count != 6 || ranks[0] != 2 || ranks[3] != 2) return WRONG;
+  const int64_t m = shapes[0][0], k = shapes[0][1], n = shapes[3][1];
+  const bool right = call.is(0, "float32", m * k) && call.is(1, "float32", k) && call.is(2, "int32", 1) &&
+                     call.is(3, "float32", m * n) && call.is(4, "float32", n * k) && call.is(5, "float32", n);
+  if (!right) return WRONG;
+  helpers = __atomic_load_n(&usual, __ATOMIC_RELAXED);
+  const View x{call.at<float>(0), k, 1, {call.at<float>(1), *call.at<int32_t>(2)}};
+  return result(multiply({call.at<float>(3), 1, n}, x, n, k, m, nullptr, call.at<float>(4)) &&
+                column_sums(call.at<float>(3), m, n, call.at<float>(5)));
+}
+
 // x [m, n], bias [n], `Activation` int32 [1] -> activation(x + bias)
 int activate(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
   const Call call{count, params, ranks, shapes, types};

@@ -2,7 +2,7 @@
 //
 // Each element of a result is summed in one order, whatever the number of threads.
 #pragma once
-#include "norm.h"
+#include "activation.h"
 #include "tiles.h"
 
 namespace {
@@ -16,17 +16,35 @@ constexpr int64_t TERMS = 256;       // for which rows of a are
 constexpr int64_t ALIKE = 1024;       // floats; addresses that differ by them take one place in a cache
 constexpr int64_t APART = TERMS + L;  // between such rows, which do not lie a power of two apart
 
-// Element (i, j) of a matrix is p[i * down + j * along].
+// What happens to the elements of a matrix with n columns: v -> activation(v + shift[column]); nothing without `shift`
+struct Active {
+  const float* shift = nullptr;
+  int64_t activation = NONE;
+
+  // `count` elements of a row, from column j
+  void copy(const float* p, int64_t j, int64_t count, float* out) const {
+    if (!shift) memcpy(out, p, count * sizeof(float));
+    else
+      over_row(count, [&](int64_t i, int64_t few) {
+        keep_some(out + i, activated(some(p + i, few) + some(shift + j + i, few), activation), few);
+      });
+  }
+};
+
+// Element (i, j) of a matrix is p[i * down + j * along], and active if columns lie side by side.
 struct View {
   const float* p;
   int64_t down, along;
+  Active active{};
 };
 
 // Rows [from, to) of WIDTH columns of b, of which `count` exist, the others are zeros -> [to - from][WIDTH]
 inline void pack_columns(const View& b, int64_t from, int64_t to, int64_t left, int64_t count, float* packed) {
   const float* p = b.p + left * b.along;
   if (count < WIDTH) memset(packed, 0, (to - from) * WIDTH * sizeof(float));
-  if (b.along == 1 && count == WIDTH)
+  if (b.active.shift)
+    for (int64_t t = from; t < to; t++) b.active.copy(p + t * b.down, left, count, packed + (t - from) * WIDTH);
+  else if (b.along == 1 && count == WIDTH)
     for (int64_t t = from; t < to; t++) memcpy(packed + (t - from) * WIDTH, p + t * b.down, WIDTH * sizeof(float));
   else
     for (int64_t j = 0; j < count; j++)
@@ -39,8 +57,8 @@ struct PackedRows {
   int64_t next, down, along;
 };
 
-// Columns [from, to) of `count` rows of a: as they are, or packed if some rows of the last TALL do not exist, which are
-// zeros, if rows would take each other's place in a cache, or if the columns of a lie together.
+// Columns [from, to) of `count` rows of a: as they are, or packed if they are active, if some rows of the last TALL do not
+// exist, which are zeros, if rows would take each other's place in a cache, or if the columns of a lie together.
 inline PackedRows pack_rows(const View& a, int64_t top, int64_t count, int64_t from, int64_t to, float* packed) {
   const int64_t whole = rounded_up(count, TALL);
   if (a.down == 1) {
@@ -56,9 +74,9 @@ inline PackedRows pack_rows(const View& a, int64_t top, int64_t count, int64_t f
     return {packed, TALL * TERMS, 1, TALL};
   }
   const float* p = a.p + top * a.down + from;
-  if (whole == count && a.down % ALIKE) return {p, TALL * a.down, a.down, 1};
+  if (whole == count && a.down % ALIKE && !a.active.shift) return {p, TALL * a.down, a.down, 1};
   for (int64_t i = 0; i < whole; i++)
-    if (i < count) memcpy(packed + i * APART, p + i * a.down, (to - from) * sizeof(float));
+    if (i < count) a.active.copy(p + i * a.down, from, to - from, packed + i * APART);
     else memset(packed + i * APART, 0, (to - from) * sizeof(float));
   return {packed, TALL * APART, APART, 1};
 }
@@ -75,9 +93,10 @@ inline void tile_product(int64_t terms, const PackedRows& a, const float* b, int
 }
 
 // c [m, n] = a b + bias, for a [m, k] and b [k, n] of which rows or columns lie together; `bias` may be null. `more`: c
-// += a b instead. False if memory is out.
+// += a b instead. `through`: c is the gradient of this active matrix [m, n], and becomes that of its elements. False if
+// memory is out.
 bool multiply(const View& a, const View& b, int64_t m, int64_t n, int64_t k, const float* bias, float* c,
-              bool more = false) {
+              bool more = false, const View* through = nullptr) {
   const int64_t panels = (n + WIDTH - 1) / WIDTH, groups = (panels + GROUP - 1) / GROUP;
   const int64_t even = rounded_up(m * groups / TASKS, TALL), block = even < 2 * TALL ? 2 * TALL : least(even, SHARE);
   const int64_t blocks = (m + block - 1) / block;
@@ -107,6 +126,12 @@ bool multiply(const View& a, const View& b, int64_t m, int64_t n, int64_t k, con
       }
       for (int64_t i = top; bias && slab + depth == k && i < top + rows; i++)
         for (int64_t j = left; j < right; j++) c[i * n + j] += bias[j];
+      for (int64_t i = top; through && slab + depth == k && i < top + rows; i++)
+        over_row(right - left, [&](int64_t j, int64_t few) {
+          const F v = some(through->p + i * n + left + j, few) + some(through->active.shift + left + j, few);
+          float* own = c + i * n + left + j;
+          keep_some(own, some(own, few) * activated_slope(v, through->active.activation), few);
+        });
     });
   }
   return !failed;

@@ -228,7 +228,10 @@ class FeedForward(nn.Cell):
         """[rows, H] -> [rows, H]"""
         low = sample_keys if self.narrow is None else self.narrow(x, sample_keys)
         if self.shifts:
-            return self.down(self.activation(self.up.product(x, low), self.up.shift()), sample_keys)
+            up, down = self.up.product(x, low), self.down
+            if down.active is not None:
+                return down.active(up, self.up.shift(), self.activation.kind, down.weight, down.bias)
+            return down(self.activation(up, self.up.shift()), sample_keys)
         up = self.up(x, low)
         active = self.activation(up) if self.gate is None else self.activation(self.gate(x, low), up)
         return self.down(active, sample_keys)

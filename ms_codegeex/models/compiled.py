@@ -109,13 +109,29 @@ class CompiledRMSNorm(RMSNorm):
         return self.kernel(x, self.weight, self.none, self.small)[0]
 
 
+def active_linear(library: str) -> ops.Custom:
+    """The operator down(activation(x + shift)): FP32 x [rows, in], shift [in], `ACTIVATIONS` int32 [1], weight [out,
+    in] and bias [out] -> [rows, out]. No activation is written to memory."""
+    to_x = _operator(library, "linear_active_to_x", lambda x, shift, *_: (x, shift), 2)
+    to_weights = _operator(library, "linear_active_to_weights", lambda x, shift, kind, y: ((y[1], x[1]), (y[1],)), 2)
+
+    def gradients(x, shift, kind, weight, bias, out, dout):
+        return (
+            *to_x(x, shift, kind, weight, dout),
+            ops.zeros_like(kind),
+            *to_weights(x, shift, kind, dout),
+        )
+
+    return _operator(library, "linear_active", lambda x, shift, kind, weight, bias: (x[0], weight[0]), 1, gradients)
+
+
 class CompiledLinear(Linear):
     """A linear layer whose product adds the bias, which MindSpore 2.9's CPU kernel adds element by element through
     tables of indices. A frozen weight in fewer bits has a product of its own, as in `Linear`."""
 
     def __init__(self, library: str, in_features: int, out_features: int, init_std: float, bias: bool):
         super().__init__(in_features, out_features, init_std, ms.float32, bias)
-        self.none = Tensor([[0.0]], ms.float32)  # two axes: no bias
+        self.none, self.active = Tensor([[0.0]], ms.float32), active_linear(library)  # two axes: no bias
         to_x = _operator(library, "linear_whole_to_x", lambda y, weight: (y[0], weight[1]))
         to_weights = _operator(
             library, "linear_whole_to_weights", lambda x, y, bias: ((y[1], x[1]), bias), 2

@@ -62,7 +62,8 @@ class WidenedProduct(nn.Cell):
 
 class Linear(nn.Cell):
     """y = x Wᵀ + b with W [out, in] (PyTorch's orientation) and b [out] if `bias`, both FP32, multiplied in `dtype`. It
-    ignores the samples' keys, which an adapter in its place (`models/lora.py`) draws its dropout from."""
+    ignores the samples' keys, which an adapter in its place (`models/lora.py`) draws its dropout from. `active`: an
+    operator that also computes the activation before it, or None."""
 
     computed_in_dtype = ("cast_weight", "matmul", "cast_bias", "add")
 
@@ -71,7 +72,7 @@ class Linear(nn.Cell):
         self.dtype, self.has_bias, self.shape = dtype, bias, (out_features, in_features)
         self.weight = Parameter(initializer(Normal(init_std), [out_features, in_features], ms.float32), name="weight")
         self.cast_weight, self.matmul = ops.Cast(), ops.MatMul(transpose_b=True)
-        self.widened, self.quantised = None, False
+        self.widened, self.quantised, self.active = None, False, None
         if bias:
             self.bias = Parameter(initializer("zeros", [out_features], ms.float32), name="bias")
             self.cast_bias, self.add = ops.Cast(), ops.Add()
@@ -96,6 +97,7 @@ class Linear(nn.Cell):
         products; None: `WidenedProduct`."""
         hold_frozen(self, held)
         self.widened = None if held == self.dtype else product or WidenedProduct(self.dtype)
+        self.active = None
 
     def quantise(self, product: nn.Cell, values: Tensor, scales: Tensor) -> None:
         """Hold the weight, which is frozen, as `values` and `scales`, which `product` multiplies with; their names are
@@ -103,7 +105,7 @@ class Linear(nn.Cell):
         name = self.weight.name
         self.weight = Parameter(values, name=name, requires_grad=False)
         self.scales = Parameter(scales, name=f"{name}{SCALES}", requires_grad=False)
-        self.widened, self.quantised = product, True
+        self.widened, self.quantised, self.active = product, True, None
 
     def shift(self) -> Parameter:
         """the bias"""

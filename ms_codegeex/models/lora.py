@@ -68,7 +68,7 @@ class LoraLinear(nn.Cell):
 
     def __init__(self, base: Linear, name: str, rank: int, narrow: NarrowProduct | None):
         super().__init__(auto_prefix=False)
-        self.base, self.narrow, self.dtype = base, narrow, base.dtype
+        self.base, self.narrow, self.dtype, self.active = base, narrow, base.dtype, None
         shape = [base.shape[0], rank]
         self.b = Parameter(initializer("zeros", shape, ms.float32), name=f"{name}.{LORA_B}")
         self.cast_b, self.up, self.add = ops.Cast(), ops.MatMul(transpose_b=True), ops.Add()
