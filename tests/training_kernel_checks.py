@@ -10,6 +10,7 @@ import numpy as np
 from ms_codegeex.formats.rounding import halves, quantise
 
 EXACT = 1e-6  # of the largest number of a result
+SUMMED = 4e-6  # the same of products of hundreds of terms, which are added one after the other
 
 
 def numbers(seed: int, *shape: int) -> np.ndarray:
@@ -259,6 +260,69 @@ def held(bits: int, n: int, k: int) -> tuple[list[np.ndarray], np.ndarray]:
     return [values if bits == 8 else halves(values), rounded.scales], values * scales
 
 
+def check_linear(kernels, rows: int, n: int, k: int, biased: bool) -> None:
+    """x wᵀ + bias and its gradients."""
+    x, w, to_y = numbers(1, rows, k), numbers(2, n, k), numbers(3, rows, n)
+    bias = numbers(4, n) if biased else np.zeros((1, 1), np.float32)
+
+    def run() -> list[np.ndarray]:
+        y, to_x, to_w, to_bias = np.empty_like(to_y), np.empty_like(x), np.empty_like(w), np.empty_like(bias)
+        assert not kernels.call("linear_whole", None, x, w, bias, y)
+        assert not kernels.call("linear_whole_to_x", None, to_y, w, to_x)
+        assert not kernels.call("linear_whole_to_weights", None, x, to_y, bias, to_w, to_bias)
+        return [y, to_x, to_w, to_bias]
+
+    wide, slope = x.astype(np.float64), to_y.astype(np.float64)
+    to_bias = slope.sum(0) if biased else np.zeros((1, 1))
+    close(same_bits(kernels, run), [wide @ w.T + bias, slope @ w, slope.T @ wide, to_bias], SUMMED)
+
+
+def check_active_linear(kernels, rows: int, n: int, k: int, kind: int, formula: Callable, slope: Callable) -> None:
+    """activation(x + shift) wᵀ + bias and its gradients."""
+    x, shift, w, bias, to_y = numbers(1, rows, k), numbers(2, k), numbers(3, n, k), numbers(4, n), numbers(5, rows, n)
+    given = x, shift, np.array([kind], np.int32)
+
+    def run() -> list[np.ndarray]:
+        y, *gradients = [np.empty_like(each) for each in (to_y, x, shift, w, bias)]
+        assert not kernels.call("linear_active", None, *given, w, bias, y)
+        assert not kernels.call("linear_active_to_x", None, *given, w, to_y, *gradients[:2])
+        assert not kernels.call("linear_active_to_weights", None, *given, to_y, *gradients[2:])
+        return [y, *gradients]
+
+    wide, back = x.astype(np.float64) + shift, to_y.astype(np.float64)
+    to_x = back @ w * slope(wide)
+    expected = [formula(wide) @ w.T + bias, to_x, to_x.sum(0), back.T @ formula(wide), back.sum(0)]
+    close(same_bits(kernels, run), expected, SUMMED)
+
+
+def check_entropy(kernels, rows: int, h: int, v: int, biased: bool, z_loss: float) -> None:
+    """Cross entropy and its gradients; a logit that is not finite shows in its row and in the sum."""
+    hidden, table, mask = numbers(1, rows, h), numbers(2, v, h), np.abs(numbers(3, rows))
+    bias = numbers(4, v) if biased else np.zeros((1, 1), np.float32)
+    labels, weight = np.random.default_rng(5).integers(0, v, rows).astype(np.int32), np.array([z_loss], np.float32)
+
+    def run(rest=(labels, mask, weight)) -> list[np.ndarray]:
+        results = [np.empty(1, np.float32), *(np.empty_like(each) for each in (hidden, table, bias))]
+        assert not kernels.call("entropy_whole", None, hidden, table, bias, *rest, *results)
+        return results
+
+    wide, known = hidden.astype(np.float64), (np.arange(rows), labels)
+    logits = wide @ table.T.astype(np.float64) + bias
+    top = logits.max(1, keepdims=True)
+    log_z = (np.log(np.exp(logits - top).sum(1, keepdims=True)) + top)[:, 0]
+    loss = (mask * (log_z - logits[known] + float(weight[0]) * log_z**2)).sum()
+    slope = np.exp(logits - log_z[:, None]) * (1 + 2 * float(weight[0]) * log_z)[:, None]
+    slope[known] -= 1
+    slope *= mask[:, None]
+    to_bias = slope.sum(0) if biased else np.zeros((1, 1))
+    close(same_bits(kernels, run), [np.array([loss]), slope @ table, slope.T @ wide, to_bias], 4 * SUMMED)
+    assert kernels.call("entropy_whole", None, hidden, table, bias, labels + v, mask, weight, *run())
+    for number in (np.inf, np.nan):
+        hidden[0, 0] = number
+        total, to_hidden, *_ = run()
+        assert np.isnan(total[0]) and np.isnan(to_hidden[0]).all() and np.isfinite(to_hidden[1:]).all()
+
+
 def check_held(kernels, rows: int, n: int, k: int, bits: int) -> None:
     """The product with a frozen matrix [n, k] in fewer bits, and the gradient of its other factor."""
     x, to_y, (given, wide) = numbers(1, rows, k), numbers(2, rows, n), held(bits, n, k)
@@ -301,6 +365,20 @@ def check_refused(kernels) -> None:
     }
     for place, array in wrong.items():
         assert kernels.call("attend_whole", None, *right[:place], array, *right[place + 1 :])
+    x, w, bias, y = numbers(1, 5, 6), numbers(2, 7, 6), numbers(3, 7), np.empty((5, 7), np.float32)
+    for inputs in (
+        (x, w, bias[:6].copy()),
+        (x, w[:, :5].copy(), bias),
+        (x[:4].copy(), w, bias),
+        (x, w, x[:, :1].copy()),
+    ):
+        assert kernels.call("linear_whole", None, *inputs, y)
+    assert kernels.call("linear_whole_to_x", None, y, w, x[:4].copy())
+    assert kernels.call("linear_whole_to_weights", None, x[:4].copy(), y, bias, w, bias)
+    kind = np.ones(1, np.int32)
+    assert kernels.call("linear_active", None, x, bias, kind, w, bias, y)
+    assert kernels.call("linear_active_to_x", None, x, w[0], kind, w, y, x, bias)
+    assert kernels.call("linear_active_to_weights", None, x, w[0], kind, y, w[:6].copy(), bias)
     x, w, epsilon = numbers(1, 4, 6), numbers(2, 6), np.array([1e-5], np.float32)
     kept, y = np.empty((4, 2), np.float32), np.empty_like(x)
     assert kernels.call("norm_whole", None, x, w[:4].copy(), w, epsilon, y, kept)
@@ -319,11 +397,26 @@ SHAPES = (  # sequences and tokens, heads, groups, channels, rotary
 )
 
 
+PRODUCTS = (  # rows, columns of the result, terms
+    *((1, 1, 1), (8, 32, 256), (67, 37, 513), (130, 70, 1030), (33, 300, 1024), (200, 128, 128)),
+)
 UPDATED = ((1, 1), (3, 7), (7, 3), (12,), (1, 512), (512, 1), (128, 128), (300, 200), (130, 310), (40_000,), (65, 64))
 
 
 def check_training(kernels) -> None:
     """All of the above."""
+    for rows, n, k in PRODUCTS:
+        for biased in (False, True):
+            check_linear(kernels, rows, n, k, biased)
+        for kind, (formula, slope) in enumerate(ACTIVATIONS):
+            check_active_linear(kernels, rows, n, k, kind, formula, slope)
+    for sizes in (
+        (5, 3, 7, False, 0.0),
+        (70, 24, 77, True, 0.1),
+        (600, 32, 1024, False, 1e-3),
+        (130, 16, 9001, True, 0.0),
+    ):
+        check_entropy(kernels, *sizes)
     for shape in SHAPES:
         check_whole_attention(kernels, *shape)
     for rows, h in ((300, 128), (70, 20), (1, 7)):

@@ -61,7 +61,7 @@ struct PackedRows {
 // exist, which are zeros, if rows would take each other's place in a cache, or if the columns of a lie together.
 inline PackedRows pack_rows(const View& a, int64_t top, int64_t count, int64_t from, int64_t to, float* packed) {
   const int64_t whole = rounded_up(count, TALL);
-  if (a.down == 1) {
+  if (a.down == 1 && !a.active.shift) {
     for (int64_t i = 0; i < whole; i += TALL) {
       float* q = packed + i * TERMS;
       const float* p = a.p + top + i + from * a.along;

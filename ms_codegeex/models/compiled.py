@@ -133,9 +133,7 @@ class CompiledLinear(Linear):
         super().__init__(in_features, out_features, init_std, ms.float32, bias)
         self.none, self.active = Tensor([[0.0]], ms.float32), active_linear(library)  # two axes: no bias
         to_x = _operator(library, "linear_whole_to_x", lambda y, weight: (y[0], weight[1]))
-        to_weights = _operator(
-            library, "linear_whole_to_weights", lambda x, y, bias: ((y[1], x[1]), bias), 2
-        )
+        to_weights = _operator(library, "linear_whole_to_weights", lambda x, y, bias: ((y[1], x[1]), bias), 2)
 
         def gradients(x, weight, bias, out, dout):
             to_weight, to_bias = to_weights(x, dout, bias)

@@ -4,6 +4,8 @@ and writes summary.json. `evaluation`, an extra, measures; without it a run repo
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -11,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.base.cache import user_cache
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.extras import extra
 from ms_codegeex.base.files import write_json
@@ -41,7 +44,7 @@ SAMPLE_PROMPTS = (
     "import os\n\n\ndef remove_files(paths):\n",
     "class Node:\n    def __init__(self, value):\n",
 )
-LARGE_MODEL = 10**9  # parameters; such a model continues only the three prompts, which take long enough
+LARGE_MODEL = 10**9  # parameters; such a model continues only these three prompts, which take long enough
 SETUP_SECONDS = "MS_CODEGEEX_SETUP_SECONDS"  # environment variable: what run_distributed.sh needed before
 
 
@@ -83,6 +86,26 @@ class Stopwatch:
         return {**shown, "other": max(0.0, total - sum(shown.values())), "total": total}
 
 
+def remembered(config: RunConfig, seconds: Mapping[str, float]) -> dict[str, float] | None:
+    """The seconds of the last run with this configuration on this machine, wherever its output is, or None; keeps
+    these for the next one. A time is worth no error: without a cache, nothing is kept."""
+    values = {**config.to_dict(), "output": ""}
+    values["data"] = {**values["data"], "train": None, "validation": None, "tokenizer": None}  # as a run names its own
+    name = hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    last = None
+    with contextlib.suppress(UserError, OSError):
+        file = user_cache() / "runs" / f"{name}.json"
+        if (
+            file.is_file()
+            and isinstance(found := read_json(file), dict)
+            and isinstance(found.get("total"), int | float)
+        ):
+            last = found
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, dict(seconds))
+    return last
+
+
 def compared(config: RunConfig, path: Path, loss: float | None, left_out: list[int]) -> dict[str, Any]:
     """For the summary: the model of the checkpoint at `path` beside simpler ones that learn from the same tokens;
     null without text of a known tokenizer. `left_out`: first samples of batches not trained on."""
@@ -106,7 +129,8 @@ def compared(config: RunConfig, path: Path, loss: float | None, left_out: list[i
 
 
 def sampled(config: RunConfig, model: Path, parameters: int) -> dict[str, Any]:
-    """For the summary: how the model continues `SAMPLE_PROMPTS`, and how many other samples parse; null without any."""
+    """For the summary: how the model continues functions of held-out files, of which some are shown, and how many
+    parse; without any, how it continues `SAMPLE_PROMPTS`. Null if it cannot be sampled from."""
     try:
         directory = validation_data(config).directory
         measured = parameters <= LARGE_MODEL and read_info(directory).get("kind") is None
@@ -114,9 +138,14 @@ def sampled(config: RunConfig, model: Path, parameters: int) -> dict[str, Any]:
         found = extra(*REGISTERED).python_samples(model, SAMPLE_PROMPTS, prefix, config.seed)
     except (UserError, RunFailure) as error:  # such as a context shorter than the prompts
         print_error(f"no sample: {error}")
-        return {"sample": None, "parse_share": None, "parse_samples": 0}
-    sample = "\n\n".join(text.rstrip() for text in found.shown)
-    return {"sample": sample, "parse_share": found.parse_share, "parse_samples": found.measured}
+        return {"sample": None, "samples": [], "parse_share": None, "parse_samples": 0}
+    return {
+        "sample": "\n\n".join((prompt + text).rstrip() for prompt, text in found.shown),
+        "samples": [{"prompt": prompt, "continuation": text} for prompt, text in found.shown],
+        "sampling": found.means,
+        "parse_share": found.parse_share,
+        "parse_samples": found.measured,
+    }
 
 
 def finish(config: RunConfig, run_directory: RunDirectory, watch: Stopwatch, attempts: int) -> dict[str, Any]:
@@ -131,6 +160,7 @@ def finish(config: RunConfig, run_directory: RunDirectory, watch: Stopwatch, att
     mfu = sum(record["mfu"] * record["step_seconds"] for record in steps) / seconds if seconds else None
     summary = {**result, "tokens_per_second": rate, "mfu": mfu, "huggingface": None, "pytorch": None, "sample": None}
     summary |= {"attempts": len(history.attempts), "goodput": history.goodput, "parse_share": None, "parse_samples": 0}
+    summary |= {"samples": [], "sampling": None}
     source = Path(result["checkpoint"])
     with watch.part("comparison"):
         left_out = [event["left_out"] for event in history.events if event["event"] == "rewind"]
@@ -145,6 +175,8 @@ def finish(config: RunConfig, run_directory: RunDirectory, watch: Stopwatch, att
             with watch.part("sample"):
                 summary |= sampled(config, run_directory.huggingface, result["parameters"])
     summary["seconds"] = watch.training(history, attempts, result)
+    whole = len(history.attempts) == attempts + 1 == 1 and len(log) * config.logging.every >= result["steps"]
+    summary["last_seconds"] = remembered(config, summary["seconds"]) if whole else None
     write_json(run_directory.summary, summary)
     return summary
 

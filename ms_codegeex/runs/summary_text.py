@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.base.printing import print_out
+from ms_codegeex.base.printing import print_coloured, print_out, visible
 from ms_codegeex.config import RunConfig
 from ms_codegeex.runs.files.run_directory import RunDirectory
 from ms_codegeex.runs.run_end import SIMPLER_MODELS
@@ -21,9 +21,8 @@ def print_summary(summary: Mapping[str, Any], config: RunConfig) -> None:
     print_out("\n" + "\n".join([*losses(summary), *comparison(summary)]) + "\n")
     if summary["attempts"] > 1 and summary["goodput"] is not None:
         print_out(f"goodput {summary['goodput']:.0%} over {summary['attempts']} attempts\n")
-    if summary["sample"] is not None:
-        sample = "\n".join(f"  {line}" for line in summary["sample"].splitlines())
-        print_out(f"how it continues three prompts:\n{sample}\n")
+    if summary["samples"]:
+        print_coloured("\n".join(samples(summary, sys.stdout.isatty() and "NO_COLOR" not in os.environ)) + "\n")
     print_out("artefacts:")
     shown = {
         "checkpoint": summary["checkpoint"],
@@ -38,6 +37,8 @@ def print_summary(summary: Mapping[str, Any], config: RunConfig) -> None:
         if path is not None and Path(path).exists():
             print_out(f"  {name:<16} {path}")
     print_out(f"\n{time_line(summary['seconds'])}")
+    if summary.get("last_seconds"):
+        print_out(f"the last run with these settings here: {time_line(summary['last_seconds'])}")
     program = sys.argv[0] if Path(sys.argv[0]).name == "ms-codegeex" else "ms-codegeex"
     program = shlex.quote(os.path.relpath(program) if os.path.isabs(program) else program)
     run, file = shlex.quote(str(run_directory.path)), shlex.quote(str(run_directory.config))
@@ -98,7 +99,20 @@ def comparison(summary: Mapping[str, Any]) -> Iterator[str]:
     if summary.get("parse_share") is not None:
         count = summary["parse_samples"]
         share = f"{round(summary['parse_share'] * count)} of {count} samples parse as Python"
-        yield f"{share} (functions begun in held-out files, temperature 0.5, ended at a block)"
+        yield f"{share} (functions begun in held-out files, {summary['sampling']}, ended at a block)"
+
+
+def samples(summary: Mapping[str, Any], coloured: bool) -> Iterator[str]:
+    """The samples, of which what the model wrote is bold on a terminal."""
+    count, held_out = len(summary["samples"]), summary["parse_share"] is not None
+    what = "functions of held-out files" if held_out else "prompts"
+    size = f"{summary['parameters'] / 1e6:,.1f}".removesuffix(".0")
+    yield f"how this model of {size} million parameters continues {count} {what}{' (in bold)' if coloured else ''}:"
+    for sample in summary["samples"]:
+        yield ""
+        yield from (f"  {line}" for line in visible(sample["prompt"]).splitlines())
+        written = visible(sample["continuation"]).rstrip().splitlines()
+        yield from (f"  \x1b[1m{line}\x1b[0m" if coloured else f"  {line}" for line in written)
 
 
 def time_line(seconds: Mapping[str, float]) -> str:

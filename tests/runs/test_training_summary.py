@@ -1,5 +1,6 @@
 """What the end of a run prints: its losses, the model beside simpler ones, and where the time went."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,8 +9,8 @@ from conftest import small_run
 
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.runs import run_end
-from ms_codegeex.runs.run_end import UNKNOWN, Stopwatch
-from ms_codegeex.runs.summary_text import comparison, longer, losses, time_line
+from ms_codegeex.runs.run_end import UNKNOWN, Stopwatch, remembered
+from ms_codegeex.runs.summary_text import comparison, longer, losses, samples, time_line
 
 SUMMARY = {"steps": 60, "evaluated_step": 60, "validation_loss_before": None}
 
@@ -70,6 +71,7 @@ FIGURES = {
     "validation_bytes": 213_456,
     "parse_share": 0.55,
     "parse_samples": 20,
+    "sampling": "temperature 0.5",
 }
 
 
@@ -82,6 +84,32 @@ def test_the_model_beside_simpler_ones():
         "   4.900  frequencies of bytes in the same tokens",
         "11 of 20 samples parse as Python (functions begun in held-out files, temperature 0.5, ended at a block)",
     ]
+
+
+def test_the_samples():
+    """On a terminal, what the model wrote is bold; what would command the terminal is spelled out."""
+    written = [{"prompt": "def f():\n", "continuation": "    x = 1\n    return \x1b\n\n"}]
+    summary = {"samples": written, "parse_share": 0.5, "parameters": 989_952}
+    head = "how this model of 1 million parameters continues 1 functions of held-out files"
+    assert list(samples(summary, False)) == [f"{head}:", "", "  def f():", "      x = 1", "      return \\x1b"]
+    bold = ["  \x1b[1m    x = 1\x1b[0m", "  \x1b[1m    return \\x1b\x1b[0m"]
+    assert list(samples(summary, True)) == [f"{head} (in bold):", "", "  def f():", *bold]
+    assert "continues 1 prompts:" in next(samples({**summary, "parse_share": None, "parameters": 2_600_000}, False))
+
+
+def test_the_time_of_the_last_run_with_the_same_settings(tmp_path, monkeypatch):
+    """Wherever its output was; a cache that cannot be written, or holds something else, only takes the line away."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    config = build_run_config({"training": {"steps": 20}, "output": "a"})
+    assert remembered(config, {"steps": 3.0, "total": 5.0}) is None
+    assert remembered(replace(config, output="b"), {"total": 7.0}) == {"steps": 3.0, "total": 5.0}
+    assert remembered(build_run_config({"training": {"steps": 21}}), {"total": 1.0}) is None
+    for file in (tmp_path / "ms_codegeex" / "runs").iterdir():
+        file.write_text("[]")
+    assert remembered(config, {"total": 5.0}) is None
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert remembered(config, {"total": 5.0}) is None
 
 
 def test_figures_that_are_missing_have_no_line():

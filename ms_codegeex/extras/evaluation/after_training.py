@@ -36,8 +36,10 @@ if TYPE_CHECKING:
 
 NGRAM_ORDER = 5
 MAX_TOKENS = 1 << 23  # at the beginning, from which simpler models learn; 5 CPU seconds and 0.7 GB
-TEMPERATURE, MIN_P = 0.5, 0.1
-SAMPLES = 20  # the share of them that parses is measured
+# The penalty was chosen on validation text (benchmarks/RESULTS.md, "The first command").
+TEMPERATURE, MIN_P, FREQUENCY_PENALTY = 0.5, 0.1, 0.2
+MEANS = f"temperature {TEMPERATURE}, min-p {MIN_P}, frequency penalty {FREQUENCY_PENALTY}"
+SAMPLES, SHOWN = 20, 3  # the share of the samples that parses is measured, and the first ones are shown
 MAX_DOCUMENTS, MAX_DOCUMENT_TOKENS = 300, 50_000  # held-out documents that are searched for functions
 MAX_CONTEXT = 512  # tokens of a prompt and its continuation
 MEASURED_TOKENS, SHOWN_TOKENS = 256, 96  # in a sample
@@ -181,7 +183,8 @@ def continued(generator: Generator, prompts: Sequence[Beginning], limits: Sequen
                 break
             kept = statement + kept
         ids = generator.encode(f"{tag}\n{kept}", truncate_for=room)
-        settings = SamplingSettings(limit, temperature=TEMPERATURE, min_p=MIN_P, seed=seed + number)
+        drawn = {"temperature": TEMPERATURE, "min_p": MIN_P, "frequency_penalty": FREQUENCY_PENALTY}
+        settings = SamplingSettings(limit, **drawn, seed=seed + number)
         return prompt.text + "".join(generator.stream(ids, settings, block("Python", prompt.text)))
 
     # a pass for each number of unfinished answers would be compiled otherwise
@@ -203,15 +206,18 @@ def parses(text: str, prompt: str) -> bool:
 
 @dataclass(frozen=True)
 class PythonSamples:
-    """Continuations of the prompts that are shown, and the share of `measured` others that parse; None without any."""
+    """The samples that are shown, pairs of a prompt and its continuation, and the share that parses of `measured`
+    functions; None without any. `means`: how they were sampled, for people."""
 
-    shown: list[str]
+    shown: list[tuple[str, str]]
     parse_share: float | None
     measured: int
+    means: str = MEANS
 
 
-def python_samples(model: Path, shown: Sequence[str], prefix: Path | None, seed: int) -> PythonSamples:
-    """Continue the `shown` prompts, and functions begun in the held-out split with this `prefix`; None: no others."""
+def python_samples(model: Path, fixed: Sequence[str], prefix: Path | None, seed: int) -> PythonSamples:
+    """Continue functions begun in the held-out split with this `prefix`, of which the first `SHOWN` are shown. If it
+    has none, or is None, or continuing many would take long, continue the `fixed` prompts."""
     from ms_codegeex.generation.engine import Generator
     from ms_codegeex.generation.loading import load_model
     from ms_codegeex.generation.targets import compiled_library
@@ -222,9 +228,11 @@ def python_samples(model: Path, shown: Sequence[str], prefix: Path | None, seed:
     if prefix is not None and quick:
         begun = held_out_functions(prefix, loaded.tokenizer, context // 4, seed)
     wanted = [begun[number % len(begun)] for number in range(SAMPLES)] if begun else []
-    slots = len(wanted) + len(shown) if wanted else 1
-    limits = [SHOWN_TOKENS] * len(shown) + [MEASURED_TOKENS] * len(wanted)
-    prompts = [*map(Beginning, shown), *wanted]
-    texts = continued(Generator(loaded, context, slots=slots), prompts, limits, seed)
-    share = sum(map(parses, texts[len(shown) :], [each.text for each in wanted])) / len(wanted) if wanted else None
-    return PythonSamples(texts[: len(shown)], share, len(wanted))
+    prompts, limit = (wanted, MEASURED_TOKENS) if wanted else ([*map(Beginning, fixed)], SHOWN_TOKENS)
+    slots = len(wanted) or 1
+    texts = continued(Generator(loaded, context, slots=slots), prompts, [limit] * len(prompts), seed)
+    pairs = [(prompt.text, text.removeprefix(prompt.text)) for prompt, text in zip(prompts, texts, strict=True)]
+    if not wanted:
+        return PythonSamples(pairs, None, 0)
+    share = sum(map(parses, texts, [each.text for each in wanted])) / len(wanted)
+    return PythonSamples(pairs[: min(SHOWN, len(begun))], share, len(wanted))

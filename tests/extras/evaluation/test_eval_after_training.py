@@ -276,7 +276,7 @@ def test_prompts_are_continued_on_a_machine_without_a_compiler(model, tmp_path, 
     monkeypatch.setattr(after_training, "SHOWN_TOKENS", 4)
     found = python_samples(model, SAMPLE_PROMPTS, prefix, 3)
     assert (found.parse_share, found.measured) == (None, 0)
-    assert all(text.startswith(prompt) for text, prompt in zip(found.shown, SAMPLE_PROMPTS, strict=True))
+    assert [prompt for prompt, _ in found.shown] == list(SAMPLE_PROMPTS)
 
 
 def test_the_share_that_parses(model, tmp_path, monkeypatch):
@@ -290,16 +290,17 @@ def test_the_share_that_parses(model, tmp_path, monkeypatch):
         return [f"{prompt.text}{endings[number % 4]}" for number, prompt in enumerate(prompts)]
 
     monkeypatch.setattr(after_training, "continued", known)
-    shown = "class A:\n    def f(self):\n"
-    found = python_samples(model, [shown], prefix, 3)
-    assert found == after_training.PythonSamples([f"{shown}    return 1\n"], 0.5, 20)
+    fixed = "class A:\n    def f(self):\n"
+    found = python_samples(model, [fixed], prefix, 3)
+    assert (found.parse_share, found.measured, "penalty 0.2" in found.means) == (0.5, 20, True)
     slots, prompts, limits, seed = given[0]
-    assert (slots, prompts[0], len(prompts), seed) == (21, Beginning(shown), 21, 3) and limits == [96, *[256] * 20]
-    assert prompts[1:] == prompts[1:3] * 10 and set(prompts[1:3]) == FUNCTIONS
+    assert (slots, len(prompts), seed, limits) == (20, 20, 3, [256] * 20)
+    assert prompts == prompts[:2] * 10 and set(prompts[:2]) == FUNCTIONS
+    assert found.shown == [(prompts[0].text, "    return 1\n"), (prompts[1].text, "")]  # there are no more functions
     assert python_samples(model, ["def f():\n"], None, 3) == after_training.PythonSamples(
-        ["def f():\n    return 1\n"], None, 0
+        [("def f():\n", "    return 1\n")], None, 0
     )
     other = validation(tmp_path / "other", [FILES["c"]], load_tokenizer("codegeex"))
     assert python_samples(model, [], other, 3).parse_share is None
     monkeypatch.setattr(targets, "compiled_library", lambda *_: (None, ""))  # and its vocabulary is large
-    assert python_samples(model, [shown], prefix, 3).parse_share is None
+    assert python_samples(model, [fixed], prefix, 3).parse_share is None
