@@ -23,6 +23,7 @@ import json
 import math
 import os
 import re
+import shlex
 import statistics
 import subprocess
 import sys
@@ -300,7 +301,7 @@ class Worker:
     def _answer(self, name: str) -> Any:
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"{name} ended; run this file with --serve {name} to see why")
+            raise SystemExit(f"{name} ended; to see why: {shlex.join(self.process.args)} </dev/null")
         return json.loads(line)
 
     def ask(self, batch: int, length: int, new: int) -> dict[str, Any]:
