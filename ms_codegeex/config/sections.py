@@ -206,7 +206,8 @@ class TrainingConfig:
     """Adds this times (log Z)² to a token's training loss, where Z is the sum of its exponentiated logits; this keeps
     the logits from drifting (CodeGen: 1e-4). Validation losses exclude it."""
     loss_chunk: Natural | None = None
-    """Rows of logits computed at once; 0: all. Left out: 256 on a CPU in FP32, else 0."""
+    """Rows of logits computed at once; 0: all. Left out: 256 on a CPU in FP32, else 0. Compiled operators choose their
+    own number in training steps, unless it is 0."""
     initial: InitialConfig = field(default_factory=InitialConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)

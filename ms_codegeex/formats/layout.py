@@ -157,15 +157,17 @@ def to_ours(
     tensor is accounted for with the right shape."""
     check_names(tensors, (entry.foreign for entry in entries), where)
     result: dict[str, LazyTensor] = {}
-    latest: dict[ForeignName, np.ndarray] = {}  # so that the parts of a fused tensor, loaded in turn, read it once
+    # So that the parts of a fused tensor, loaded in turn, read it once. Several threads load: the pair is set at once.
+    latest: tuple[ForeignName, np.ndarray] | None = None
 
     def whole(entry: Entry, tensor: LazyTensor) -> np.ndarray:
+        nonlocal latest
         if len(entry.ours) == 1:
             return tensor.array()
-        if entry.foreign not in latest:
-            latest.clear()
-            latest[entry.foreign] = tensor.array()
-        return latest[entry.foreign]
+        known = latest
+        if known is None or known[0] != entry.foreign:
+            latest = known = entry.foreign, tensor.array()
+        return known[1]
 
     for entry in entries:
         tensor = tensors[entry.foreign]

@@ -4,7 +4,7 @@
 
 namespace {
 
-constexpr int64_t LOGITS = int64_t{1} << 19;  // that are held at once, if that is as many as FEWEST rows have
+constexpr int64_t LOGITS = int64_t{1} << 19;  // that are held at once, but at least FEWEST rows
 constexpr int64_t FEWEST = 64;
 
 struct Entropy {
@@ -36,7 +36,9 @@ inline double to_logits(const Entropy& e, int64_t row, float* logits) {
   const F share = all(mask * (1.0f + 2.0f * e.z_loss * log_z) / total);
   over_row(e.v, [&](int64_t j, int64_t count) { keep_some(logits + j, some(logits + j, count) * share, count); });
   logits[label] -= mask;
-  return mask * (static_cast<double>(log_z) - chosen + e.z_loss * static_cast<double>(log_z) * log_z);
+  // the difference of large logits comes first: their sum with a logarithm would be rounded
+  const double nll = logf(total) + sum(wrong) + (static_cast<double>(top) - chosen);
+  return mask * (nll + e.z_loss * static_cast<double>(log_z) * log_z);
 }
 
 // The sum over all rows, and the gradients of hidden, table and bias (if there is one); false if memory is out
@@ -51,7 +53,8 @@ bool entropy_and_gradients(const Entropy& e, float* loss, float* to_hidden, floa
     const int64_t count = least(part, e.rows - top);
     const float* hidden = e.hidden + top * e.h;
     right = multiply({hidden, e.h, 1}, {e.table, 1, e.h}, count, e.v, e.h, e.bias, logits);
-    parallel(count, 16 * count * e.v, [&](int64_t i) { losses[top + i] = to_logits(e, top + i, logits + i * e.v); });
+    const auto of_row = [&](int64_t i) { losses[top + i] = to_logits(e, top + i, logits + i * e.v); };
+    if (right) parallel(count, 16 * count * e.v, of_row);
     right = right && multiply({logits, e.v, 1}, {e.table, e.h, 1}, count, e.h, e.v, nullptr, to_hidden + top * e.h) &&
             multiply({logits, 1, e.v}, {hidden, e.h, 1}, e.v, e.h, count, nullptr, to_table, top > 0);
     if (right && e.bias) {

@@ -50,7 +50,7 @@ void norm_rows(const Norm& norm, const float* x, int64_t m, float* y, float* kep
   });
 }
 
-// sums [n] += the columns of parts [count][n], in order
+// sums [n] = those of the columns of parts [count][n], in order
 inline void add_up(const float* parts, int64_t count, int64_t n, float* sums) {
   memset(sums, 0, n * sizeof(float));
   for (int64_t part = 0; part < count; part++)

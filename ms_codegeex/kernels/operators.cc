@@ -162,6 +162,9 @@ constexpr int RIGHT = 0, WRONG = 1;
 
 int result(bool right) { return right ? RIGHT : WRONG; }
 
+// whether a product has rows, columns and terms
+bool some_of_all(int64_t m, int64_t n, int64_t k) { return m > 0 && n > 0 && k > 0; }
+
 }  // namespace
 
 extern "C" {
@@ -421,10 +424,12 @@ int linear_whole(int count, void** params, int* ranks, int64_t** shapes, const c
   if (count != 4 || ranks[0] != 2 || ranks[1] != 2 || ranks[2] < 1) return WRONG;
   const int64_t m = shapes[0][0], k = shapes[0][1], n = shapes[1][0];
   const float* bias = ranks[2] == 1 ? call.at<float>(2) : nullptr;
-  const bool right = call.is(0, "float32", m * k) && call.is(1, "float32", n * k) &&
+  const bool right = some_of_all(m, n, k) && call.is(0, "float32", m * k) && call.is(1, "float32", n * k) &&
                      call.is(2, "float32", bias ? n : 1) && call.is(3, "float32", m * n);
+  if (!right) return WRONG;
   helpers = __atomic_load_n(&usual, __ATOMIC_RELAXED);
-  return result(right && multiply({call.at<float>(0), k, 1}, {call.at<float>(1), 1, k}, m, n, k, bias, call.at<float>(3)));
+  const View x{call.at<float>(0), k, 1}, w{call.at<float>(1), 1, k};
+  return result(multiply(x, w, m, n, k, bias, call.at<float>(3)));
 }
 
 // the gradient of `linear_whole`'s result [m, n], w [n, k] -> that of x [m, k]
@@ -432,9 +437,12 @@ int linear_whole_to_x(int count, void** params, int* ranks, int64_t** shapes, co
   const Call call{count, params, ranks, shapes, types};
   if (count != 3 || ranks[0] != 2 || ranks[1] != 2) return WRONG;
   const int64_t m = shapes[0][0], n = shapes[0][1], k = shapes[1][1];
-  const bool right = call.is(0, "float32", m * n) && call.is(1, "float32", n * k) && call.is(2, "float32", m * k);
+  const bool right = some_of_all(m, n, k) && call.is(0, "float32", m * n) && call.is(1, "float32", n * k) &&
+                     call.is(2, "float32", m * k);
+  if (!right) return WRONG;
   helpers = __atomic_load_n(&usual, __ATOMIC_RELAXED);
-  return result(right && multiply({call.at<float>(0), n, 1}, {call.at<float>(1), k, 1}, m, k, n, nullptr, call.at<float>(2)));
+  const View to_y{call.at<float>(0), n, 1}, w{call.at<float>(1), k, 1};
+  return result(multiply(to_y, w, m, k, n, nullptr, call.at<float>(2)));
 }
 
 // x [m, k], the gradient of `linear_whole`'s result [m, n], bias -> those of w [n, k] and bias
@@ -443,8 +451,8 @@ int linear_whole_to_weights(int count, void** params, int* ranks, int64_t** shap
   if (count != 5 || ranks[0] != 2 || ranks[1] != 2 || ranks[2] < 1) return WRONG;
   const int64_t m = shapes[0][0], k = shapes[0][1], n = shapes[1][1];
   float* to_bias = ranks[2] == 1 ? call.at<float>(4) : nullptr;
-  const bool right = call.is(0, "float32", m * k) && call.is(1, "float32", m * n) && call.is(3, "float32", n * k) &&
-                     call.is(4, "float32", to_bias ? n : 1);
+  const bool right = some_of_all(m, n, k) && call.is(0, "float32", m * k) && call.is(1, "float32", m * n) &&
+                     call.is(3, "float32", n * k) && call.is(4, "float32", to_bias ? n : 1);
   if (!right) return WRONG;
   helpers = __atomic_load_n(&usual, __ATOMIC_RELAXED);
   if (!to_bias) *call.at<float>(4) = 0.0f;
@@ -453,19 +461,20 @@ int linear_whole_to_weights(int count, void** params, int* ranks, int64_t** shap
                 (!to_bias || column_sums(call.at<float>(1), m, n, to_bias)));
 }
 
-// hidden [rows, h], table [v, h], bias [v] or [1 row] for none, labels int32 [rows], mask [rows], z-loss [1] -> the sum of
-// mask (nll + z-loss log² Z) [1] and its gradients of hidden, table and bias
+// hidden [rows, h], table [v, h], bias [v] or [1 row] for none, labels int32 [rows], mask [rows], z-loss [1] -> the sum
+// of mask (nll + z-loss log² Z) [1] and its gradients of hidden, table and bias
 int entropy_whole(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
   const Call call{count, params, ranks, shapes, types};
   if (count != 10 || ranks[0] != 2 || ranks[1] != 2 || ranks[2] < 1) return WRONG;
   const int64_t rows = shapes[0][0], h = shapes[0][1], v = shapes[1][0], biases = ranks[2] == 1 ? v : 1;
-  const bool right = v > 0 && call.is(0, "float32", rows * h) && call.is(1, "float32", v * h) &&
+  const bool right = some_of_all(rows, h, v) && call.is(0, "float32", rows * h) && call.is(1, "float32", v * h) &&
                      call.is(2, "float32", biases) && call.is(3, "int32", rows) && call.is(4, "float32", rows) &&
                      call.is(5, "float32", 1) && call.is(6, "float32", 1) && call.is(7, "float32", rows * h) &&
                      call.is(8, "float32", v * h) && call.is(9, "float32", biases);
   if (!right) return WRONG;
-  const Entropy e{call.at<float>(0), call.at<float>(1), ranks[2] == 1 ? call.at<float>(2) : nullptr, call.at<int32_t>(3),
-                  call.at<float>(4), rows, h, v, *call.at<float>(5)};
+  const float* bias = ranks[2] == 1 ? call.at<float>(2) : nullptr;
+  const Entropy e{call.at<float>(0), call.at<float>(1), bias, call.at<int32_t>(3), call.at<float>(4),
+                  rows, h, v, *call.at<float>(5)};
   for (int64_t i = 0; i < rows; i++)
     if (e.labels[i] < 0 || e.labels[i] >= v) return WRONG;
   if (!e.bias) *call.at<float>(9) = 0.0f;
@@ -478,12 +487,14 @@ int linear_active(int count, void** params, int* ranks, int64_t** shapes, const 
   const Call call{count, params, ranks, shapes, types};
   if (count != 6 || ranks[0] != 2 || ranks[3] != 2) return WRONG;
   const int64_t m = shapes[0][0], k = shapes[0][1], n = shapes[3][0];
-  const bool right = call.is(0, "float32", m * k) && call.is(1, "float32", k) && call.is(2, "int32", 1) &&
-                     call.is(3, "float32", n * k) && call.is(4, "float32", n) && call.is(5, "float32", m * n);
+  const bool right = some_of_all(m, n, k) && call.is(0, "float32", m * k) && call.is(1, "float32", k) &&
+                     call.is(2, "int32", 1) && call.is(3, "float32", n * k) && call.is(4, "float32", n) &&
+                     call.is(5, "float32", m * n);
   if (!right) return WRONG;
   helpers = __atomic_load_n(&usual, __ATOMIC_RELAXED);
   const View x{call.at<float>(0), k, 1, {call.at<float>(1), *call.at<int32_t>(2)}};
-  return result(multiply(x, {call.at<float>(3), 1, k}, m, n, k, call.at<float>(4), call.at<float>(5)));
+  const View w{call.at<float>(3), 1, k};
+  return result(multiply(x, w, m, n, k, call.at<float>(4), call.at<float>(5)));
 }
 
 // the inputs of `linear_active` but the bias, the gradient of its result -> those of x and shift
@@ -491,14 +502,16 @@ int linear_active_to_x(int count, void** params, int* ranks, int64_t** shapes, c
   const Call call{count, params, ranks, shapes, types};
   if (count != 7 || ranks[0] != 2 || ranks[3] != 2) return WRONG;
   const int64_t m = shapes[0][0], k = shapes[0][1], n = shapes[3][0];
-  const bool right = call.is(0, "float32", m * k) && call.is(1, "float32", k) && call.is(2, "int32", 1) &&
-                     call.is(3, "float32", n * k) && call.is(4, "float32", m * n) && call.is(5, "float32", m * k) &&
+  const bool right = some_of_all(m, n, k) && call.is(0, "float32", m * k) && call.is(1, "float32", k) &&
+                     call.is(2, "int32", 1) && call.is(3, "float32", n * k) && call.is(4, "float32", m * n) &&
+                     call.is(5, "float32", m * k) &&
                      call.is(6, "float32", k);
   if (!right) return WRONG;
   helpers = __atomic_load_n(&usual, __ATOMIC_RELAXED);
   const View x{call.at<float>(0), k, 1, {call.at<float>(1), *call.at<int32_t>(2)}};
-  return result(multiply({call.at<float>(4), n, 1}, {call.at<float>(3), k, 1}, m, k, n, nullptr, call.at<float>(5), false, &x) &&
-                column_sums(call.at<float>(5), m, k, call.at<float>(6)));
+  const View to_y{call.at<float>(4), n, 1}, w{call.at<float>(3), k, 1};
+  float* to_x = call.at<float>(5);
+  return result(multiply(to_y, w, m, k, n, nullptr, to_x, false, &x) && column_sums(to_x, m, k, call.at<float>(6)));
 }
 
 // x, shift, `Activation`, the gradient of `linear_active`'s result -> those of w and bias
@@ -506,12 +519,14 @@ int linear_active_to_weights(int count, void** params, int* ranks, int64_t** sha
   const Call call{count, params, ranks, shapes, types};
   if (count != 6 || ranks[0] != 2 || ranks[3] != 2) return WRONG;
   const int64_t m = shapes[0][0], k = shapes[0][1], n = shapes[3][1];
-  const bool right = call.is(0, "float32", m * k) && call.is(1, "float32", k) && call.is(2, "int32", 1) &&
-                     call.is(3, "float32", m * n) && call.is(4, "float32", n * k) && call.is(5, "float32", n);
+  const bool right = some_of_all(m, n, k) && call.is(0, "float32", m * k) && call.is(1, "float32", k) &&
+                     call.is(2, "int32", 1) && call.is(3, "float32", m * n) && call.is(4, "float32", n * k) &&
+                     call.is(5, "float32", n);
   if (!right) return WRONG;
   helpers = __atomic_load_n(&usual, __ATOMIC_RELAXED);
   const View x{call.at<float>(0), k, 1, {call.at<float>(1), *call.at<int32_t>(2)}};
-  return result(multiply({call.at<float>(3), 1, n}, x, n, k, m, nullptr, call.at<float>(4)) &&
+  const View to_y{call.at<float>(3), 1, n};
+  return result(multiply(to_y, x, n, k, m, nullptr, call.at<float>(4)) &&
                 column_sums(call.at<float>(3), m, n, call.at<float>(5)));
 }
 

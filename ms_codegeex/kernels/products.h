@@ -7,16 +7,16 @@
 
 namespace {
 
-constexpr int64_t WIDTH = 2 * L;     // columns that lie together in a packed matrix
-constexpr int64_t SHARE = 64;        // rows of a result that a thread computes at once, or fewer for enough TASKS,
-constexpr int64_t GROUP = 8;         // times so many WIDTHs of columns
-constexpr int64_t TASKS = 64;
-constexpr int64_t SLAB = 512;        // terms of a sum for which b is packed at once
-constexpr int64_t TERMS = 256;       // for which rows of a are
+constexpr int64_t WIDTH = 2 * L;      // columns that lie together in a packed matrix
+constexpr int64_t SHARE = 64;         // most rows of a result in a task
+constexpr int64_t GROUP = 8;          // most WIDTHs of columns in a task
+constexpr int64_t TASKS = 64;         // at least so many, unless their rows would be too few
+constexpr int64_t SLAB = 512;         // terms of the sums for which b is packed at once
+constexpr int64_t TERMS = 256;        // terms that a tile adds up at once
 constexpr int64_t ALIKE = 1024;       // floats; addresses that differ by them take one place in a cache
-constexpr int64_t APART = TERMS + L;  // between such rows, which do not lie a power of two apart
+constexpr int64_t APART = TERMS + L;  // from a packed row to the next; not a power of two
 
-// What happens to the elements of a matrix with n columns: v -> activation(v + shift[column]); nothing without `shift`
+// What happens to the elements of a matrix: v -> activation(v + shift[column]); v stays without `shift`
 struct Active {
   const float* shift = nullptr;
   int64_t activation = NONE;
@@ -31,7 +31,7 @@ struct Active {
   }
 };
 
-// Element (i, j) of a matrix is p[i * down + j * along], and active if columns lie side by side.
+// Element (i, j) of a matrix is p[i * down + j * along]; one of the two is 1. An active one has `along` 1.
 struct View {
   const float* p;
   int64_t down, along;
@@ -57,19 +57,19 @@ struct PackedRows {
   int64_t next, down, along;
 };
 
-// Columns [from, to) of `count` rows of a: as they are, or packed if they are active, if some rows of the last TALL do not
-// exist, which are zeros, if rows would take each other's place in a cache, or if the columns of a lie together.
+// Columns [from, to) of `count` rows of a: as they are, or packed if they are active, if some rows of the last TALL do
+// not exist, which are zeros, if rows would take each other's place in a cache, or if the columns of a lie together.
 inline PackedRows pack_rows(const View& a, int64_t top, int64_t count, int64_t from, int64_t to, float* packed) {
   const int64_t whole = rounded_up(count, TALL);
   if (a.down == 1 && !a.active.shift) {
     for (int64_t i = 0; i < whole; i += TALL) {
       float* q = packed + i * TERMS;
       const float* p = a.p + top + i + from * a.along;
-      const int64_t some = least(count - i, TALL);
-      if (some < TALL) memset(q, 0, (to - from) * TALL * sizeof(float));
+      const int64_t there = least(count - i, TALL);
+      if (there < TALL) memset(q, 0, (to - from) * TALL * sizeof(float));
       for (int64_t t = from; t < to; t++, p += a.along, q += TALL)
-        if (some == TALL) memcpy(q, p, TALL * sizeof(float));
-        else memcpy(q, p, some * sizeof(float));
+        if (there == TALL) memcpy(q, p, TALL * sizeof(float));
+        else memcpy(q, p, there * sizeof(float));
     }
     return {packed, TALL * TERMS, 1, TALL};
   }
@@ -92,9 +92,8 @@ inline void tile_product(int64_t terms, const PackedRows& a, const float* b, int
   for (int64_t i = 0; i < rows; i++) memcpy(c + i * ldc, tile + i * WIDTH, columns * sizeof(float));
 }
 
-// c [m, n] = a b + bias, for a [m, k] and b [k, n] of which rows or columns lie together; `bias` may be null. `more`: c
-// += a b instead. `through`: c is the gradient of this active matrix [m, n], and becomes that of its elements. False if
-// memory is out.
+// c [m, n] = a b + bias, for a [m, k] and b [k, n]; `bias` may be null. `more`: c += a b instead. `through`, without
+// `more`: a b is the gradient of this active matrix [m, n], and c that of its elements. False if memory is out.
 bool multiply(const View& a, const View& b, int64_t m, int64_t n, int64_t k, const float* bias, float* c,
               bool more = false, const View* through = nullptr) {
   const int64_t panels = (n + WIDTH - 1) / WIDTH, groups = (panels + GROUP - 1) / GROUP;

@@ -131,7 +131,7 @@ class CompiledLinear(Linear):
 
     def __init__(self, library: str, in_features: int, out_features: int, init_std: float, bias: bool):
         super().__init__(in_features, out_features, init_std, ms.float32, bias)
-        self.none, self.active = Tensor([[0.0]], ms.float32), active_linear(library)  # two axes: no bias
+        self.absent, self.active = Tensor([[0.0]], ms.float32), active_linear(library)  # two axes: no bias
         to_x = _operator(library, "linear_whole_to_x", lambda y, weight: (y[0], weight[1]))
         to_weights = _operator(library, "linear_whole_to_weights", lambda x, y, bias: ((y[1], x[1]), bias), 2)
 
@@ -149,7 +149,7 @@ class CompiledLinear(Linear):
 
     def product(self, x: Tensor, sample_keys: Tensor | None = None) -> Tensor:
         """the same without the bias"""
-        return super().product(x) if self.widened is not None else self.kernel(x, self.weight, self.none)
+        return super().product(x) if self.widened is not None else self.kernel(x, self.weight, self.absent)
 
 
 class CompiledCrossEntropy(ChunkedCrossEntropy):
@@ -158,7 +158,7 @@ class CompiledCrossEntropy(ChunkedCrossEntropy):
 
     def __init__(self, library: str, rows: int, chunk: int, bias: bool = False, z_loss: float = 0.0):
         super().__init__(rows, chunk, bias, z_loss)
-        self.no_bias, self.z_loss = Tensor([[0.0]], ms.float32), Tensor([z_loss], ms.float32)
+        self.z_loss, self.absent = Tensor([z_loss], ms.float32), Tensor([[0.0]], ms.float32)
 
         def gradients(hidden, table, bias, labels, mask, z_loss, out, dout):
             scale, zeros = dout[0], ops.zeros_like
@@ -172,7 +172,7 @@ class CompiledCrossEntropy(ChunkedCrossEntropy):
     ) -> Tensor:
         """as `CrossEntropy.construct`"""
         if self.training and not self.chunked.frozen:
-            return self.kernel(hidden, table, self.no_bias if bias is None else bias, labels, mask, self.z_loss)[0]
+            return self.kernel(hidden, table, self.absent if bias is None else bias, labels, mask, self.z_loss)[0]
         return super().construct(hidden, table, labels, mask, bias)
 
 

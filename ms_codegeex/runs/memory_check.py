@@ -74,6 +74,9 @@ def required_memory(config: RunConfig, compiled: bool | None = None) -> int:
     accumulates = config.local_batch > config.micro_batch
     each = TRAINED_WEIGHT + (ACCUMULATED if accumulates else 0)
     logits = (LOGITS - compiled) * 4 * model.vocab_size * min(rows, config.loss_chunk or rows)
+    if compiled and config.loss_chunk and not config.lora.rank:  # rows as in kernels/entropy.h, and the packed table
+        held = min(rows, max(64, (1 << 19) // model.vocab_size)) + min(model.hidden_size, 512)
+        logits = max(logits, 4 * model.vocab_size * held)
     block = BLOCK_GRAPH if config.training.recompute == "none" else RECOMPUTED_BLOCK_GRAPH
     if config.lora.rank and compiled:
         block += ADAPTED.get(config.family, 0)

@@ -10,8 +10,9 @@ from ms_codegeex.kernels.compiling import find_library, library_path
 
 
 def uses_compiled_operators(config: RunConfig) -> bool:
-    """Whether attention, norms and activations of this run are those of `ms_codegeex/kernels` where a compiler can
-    build them: FP32 on a CPU, unless `parallel.fusion` says what attention and norms are made of."""
+    """Whether linear layers, attention, norms, activations and loss of this run are those of `ms_codegeex/kernels`
+    where a compiler can build them: FP32 on a CPU, unless `parallel.fusion` says what attention and norms are made
+    of."""
     fusion, training = config.parallel.fusion, config.training
     chosen = (fusion.attention, fusion.norm) != (None, None) or bool(fusion.graph_kernel)
     return config.device == "cpu" and training.precision == "fp32" and not config.partitioned and not chosen

@@ -1,5 +1,7 @@
 """The correspondence of layouts: fused tensors of other families, and every tensor accounted for."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -78,6 +80,37 @@ def test_every_tensor_is_accounted_for(change, message):
     change(tensors)
     with pytest.raises(UserError, match=message):
         to_ours(entries, tensors, SHAPES, "here")
+
+
+class Watched(str):
+    """A name that runs `then` each time something looks it up or compares it, as another thread might."""
+
+    then = staticmethod(lambda: None)
+
+    def __hash__(self):
+        self.then()
+        return super().__hash__()
+
+    def __eq__(self, other):
+        self.then()
+        return str(self) == str(other)
+
+    def __ne__(self, other):
+        return not self == other
+
+
+def test_another_thread_loads_another_fused_tensor_meanwhile(monkeypatch):
+    """A conversion compares what it has written while it reads ahead."""
+    names, packing = (Watched("a"), Watched("b")), Packing("stack")
+    entries = [Entry((f"{name}.0", f"{name}.1"), name, packing) for name in names]
+    foreign = {name: from_array(np.full((2, 2), number, np.float32)) for number, name in enumerate(names)}
+    shapes = {part: (1, 2) for entry in entries for part in entry.ours}
+    for moment in range(4):
+        monkeypatch.setattr(names[0], "then", lambda: None)
+        ours, calls = to_ours(entries, foreign, shapes, "a file"), itertools.count()
+        other = lambda ours=ours, calls=calls, moment=moment: next(calls) == moment and ours["b.0"].array()  # noqa: E731
+        monkeypatch.setattr(names[0], "then", other)
+        assert (ours["a.1"].array() == 0).all() and (ours["b.1"].array() == 1).all()
 
 
 def test_parts_of_one_tensor_share_a_dtype():
