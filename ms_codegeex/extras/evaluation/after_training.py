@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 NGRAM_ORDER = 5
 MAX_TOKENS = 1 << 23  # at the beginning, from which simpler models learn; 5 CPU seconds and 0.7 GB
 # The penalty was chosen on validation text (benchmarks/RESULTS.md, "The first command").
-TEMPERATURE, MIN_P, FREQUENCY_PENALTY = 0.5, 0.1, 0.2
-MEANS = f"temperature {TEMPERATURE}, min-p {MIN_P}, frequency penalty {FREQUENCY_PENALTY}"
+TEMPERATURE, MIN_P, PRESENCE_PENALTY = 0.5, 0.1, 0.6
+MEANS = f"temperature {TEMPERATURE}, min-p {MIN_P}, presence penalty {PRESENCE_PENALTY}"
 SAMPLES, SHOWN = 20, 3  # the share of the samples that parses is measured, and the first ones are shown
 MAX_DOCUMENTS, MAX_DOCUMENT_TOKENS = 300, 50_000  # held-out documents that are searched for functions
 MAX_CONTEXT = 512  # tokens of a prompt and its continuation
@@ -183,7 +183,7 @@ def continued(generator: Generator, prompts: Sequence[Beginning], limits: Sequen
                 break
             kept = statement + kept
         ids = generator.encode(f"{tag}\n{kept}", truncate_for=room)
-        drawn = {"temperature": TEMPERATURE, "min_p": MIN_P, "frequency_penalty": FREQUENCY_PENALTY}
+        drawn = {"temperature": TEMPERATURE, "min_p": MIN_P, "presence_penalty": PRESENCE_PENALTY}
         settings = SamplingSettings(limit, **drawn, seed=seed + number)
         return prompt.text + "".join(generator.stream(ids, settings, block("Python", prompt.text)))
 

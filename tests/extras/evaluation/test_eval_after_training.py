@@ -292,7 +292,7 @@ def test_the_share_that_parses(model, tmp_path, monkeypatch):
     monkeypatch.setattr(after_training, "continued", known)
     fixed = "class A:\n    def f(self):\n"
     found = python_samples(model, [fixed], prefix, 3)
-    assert (found.parse_share, found.measured, "penalty 0.2" in found.means) == (0.5, 20, True)
+    assert (found.parse_share, found.measured, "penalty 0.6" in found.means) == (0.5, 20, True)
     slots, prompts, limits, seed = given[0]
     assert (slots, len(prompts), seed, limits) == (20, 20, 3, [256] * 20)
     assert prompts == prompts[:2] * 10 and set(prompts[:2]) == FUNCTIONS
