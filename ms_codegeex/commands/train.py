@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ms_codegeex.config import RunConfig
 
-SUMMARY = "train a model: prepares the corpus, trains on all devices, evaluates, exports and continues three functions"
+SUMMARY = "train a model: prepares the corpus, trains on all devices, evaluates, exports and shows samples"
 EXAMPLES = """  ms-codegeex train --config codegeex_tiny
   ms-codegeex train --config codegeex_tiny --devices 1 training.steps=40 output=runs/short
   ms-codegeex train --config codegeex_tiny output=runs/mine --corpus ~/src/my_project

@@ -147,6 +147,14 @@ struct Call {
     if (shifts == h) norm->bias = at<float>(2);
     return size / h;
   }
+  // Inputs 0 to 2 of `linear_active`: an active matrix [m, k]; false if they do not fit together
+  bool active(View* x) const {
+    const bool right = ranks[0] == 2 && is(0, "float32", elements(0)) && is(1, "float32", shapes[0][1]) &&
+                       is(2, "int32", 1);
+    if (!right) return false;
+    *x = {at<float>(0), shapes[0][1], 1, {at<float>(1), *at<int32_t>(2)}};
+    return true;
+  }
   // all inputs between the first and the result: a matrix of k columns; false if they do not fit together
   bool held(int64_t k, Held* w) const {
     if (count < 3 || count > 4 || ranks[1] != 2 || k < 1) return false;
@@ -485,14 +493,13 @@ int entropy_whole(int count, void** params, int* ranks, int64_t** shapes, const 
 // x [m, k], shift [k], `Activation` int32 [1], w [n, k], bias [n] -> activation(x + shift) wᵀ + bias [m, n]
 int linear_active(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
   const Call call{count, params, ranks, shapes, types};
-  if (count != 6 || ranks[0] != 2 || ranks[3] != 2) return WRONG;
+  View x;
+  if (count != 6 || ranks[3] != 2 || !call.active(&x)) return WRONG;
   const int64_t m = shapes[0][0], k = shapes[0][1], n = shapes[3][0];
-  const bool right = some_of_all(m, n, k) && call.is(0, "float32", m * k) && call.is(1, "float32", k) &&
-                     call.is(2, "int32", 1) && call.is(3, "float32", n * k) && call.is(4, "float32", n) &&
+  const bool right = some_of_all(m, n, k) && call.is(3, "float32", n * k) && call.is(4, "float32", n) &&
                      call.is(5, "float32", m * n);
   if (!right) return WRONG;
   helpers = __atomic_load_n(&usual, __ATOMIC_RELAXED);
-  const View x{call.at<float>(0), k, 1, {call.at<float>(1), *call.at<int32_t>(2)}};
   const View w{call.at<float>(3), 1, k};
   return result(multiply(x, w, m, n, k, call.at<float>(4), call.at<float>(5)));
 }
@@ -500,15 +507,13 @@ int linear_active(int count, void** params, int* ranks, int64_t** shapes, const 
 // the inputs of `linear_active` but the bias, the gradient of its result -> those of x and shift
 int linear_active_to_x(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
   const Call call{count, params, ranks, shapes, types};
-  if (count != 7 || ranks[0] != 2 || ranks[3] != 2) return WRONG;
+  View x;
+  if (count != 7 || ranks[3] != 2 || !call.active(&x)) return WRONG;
   const int64_t m = shapes[0][0], k = shapes[0][1], n = shapes[3][0];
-  const bool right = some_of_all(m, n, k) && call.is(0, "float32", m * k) && call.is(1, "float32", k) &&
-                     call.is(2, "int32", 1) && call.is(3, "float32", n * k) && call.is(4, "float32", m * n) &&
-                     call.is(5, "float32", m * k) &&
-                     call.is(6, "float32", k);
+  const bool right = some_of_all(m, n, k) && call.is(3, "float32", n * k) && call.is(4, "float32", m * n) &&
+                     call.is(5, "float32", m * k) && call.is(6, "float32", k);
   if (!right) return WRONG;
   helpers = __atomic_load_n(&usual, __ATOMIC_RELAXED);
-  const View x{call.at<float>(0), k, 1, {call.at<float>(1), *call.at<int32_t>(2)}};
   const View to_y{call.at<float>(4), n, 1}, w{call.at<float>(3), k, 1};
   float* to_x = call.at<float>(5);
   return result(multiply(to_y, w, m, k, n, nullptr, to_x, false, &x) && column_sums(to_x, m, k, call.at<float>(6)));
@@ -517,14 +522,13 @@ int linear_active_to_x(int count, void** params, int* ranks, int64_t** shapes, c
 // x, shift, `Activation`, the gradient of `linear_active`'s result -> those of w and bias
 int linear_active_to_weights(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
   const Call call{count, params, ranks, shapes, types};
-  if (count != 6 || ranks[0] != 2 || ranks[3] != 2) return WRONG;
+  View x;
+  if (count != 6 || ranks[3] != 2 || !call.active(&x)) return WRONG;
   const int64_t m = shapes[0][0], k = shapes[0][1], n = shapes[3][1];
-  const bool right = some_of_all(m, n, k) && call.is(0, "float32", m * k) && call.is(1, "float32", k) &&
-                     call.is(2, "int32", 1) && call.is(3, "float32", m * n) && call.is(4, "float32", n * k) &&
+  const bool right = some_of_all(m, n, k) && call.is(3, "float32", m * n) && call.is(4, "float32", n * k) &&
                      call.is(5, "float32", n);
   if (!right) return WRONG;
   helpers = __atomic_load_n(&usual, __ATOMIC_RELAXED);
-  const View x{call.at<float>(0), k, 1, {call.at<float>(1), *call.at<int32_t>(2)}};
   const View to_y{call.at<float>(3), 1, n};
   return result(multiply(to_y, x, n, k, m, nullptr, call.at<float>(4)) &&
                 column_sums(call.at<float>(3), m, n, call.at<float>(5)));

@@ -45,6 +45,7 @@ SAMPLE_PROMPTS = (
     "class Node:\n    def __init__(self, value):\n",
 )
 LARGE_MODEL = 10**9  # parameters; such a model continues only these three prompts, which take long enough
+OWN_PATHS = ("train", "validation", "tokenizer")  # of `data`: a run names what it has prepared next to its output
 SETUP_SECONDS = "MS_CODEGEEX_SETUP_SECONDS"  # environment variable: what run_distributed.sh needed before
 
 
@@ -87,23 +88,21 @@ class Stopwatch:
 
 
 def remembered(config: RunConfig, seconds: Mapping[str, float]) -> dict[str, float] | None:
-    """The seconds of the last run with this configuration on this machine, wherever its output is, or None; keeps
-    these for the next one. A time is worth no error: without a cache, nothing is kept."""
+    """The seconds of the last run with this configuration and corpus on this machine, wherever its output is, or None;
+    keeps these for the next one. A time is worth no error: without a cache, nothing is kept."""
     values = {**config.to_dict(), "output": ""}
-    values["data"] = {**values["data"], "train": None, "validation": None, "tokenizer": None}  # as a run names its own
+    names = {key: value and Path(value).name for key, value in values["data"].items() if key in OWN_PATHS}
+    values["data"] = {**values["data"], **names}
     name = hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
-    last = None
+    last: Any = None
     with contextlib.suppress(UserError, OSError):
         file = user_cache() / "runs" / f"{name}.json"
-        if (
-            file.is_file()
-            and isinstance(found := read_json(file), dict)
-            and isinstance(found.get("total"), int | float)
-        ):
-            last = found
+        with contextlib.suppress(UserError):  # there is none, or it is damaged
+            last = read_json(file)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, dict(seconds))
-    return last
+    known = isinstance(last, dict) and "total" in last and all(isinstance(each, int | float) for each in last.values())
+    return last if known else None
 
 
 def compared(config: RunConfig, path: Path, loss: float | None, left_out: list[int]) -> dict[str, Any]:
@@ -175,7 +174,7 @@ def finish(config: RunConfig, run_directory: RunDirectory, watch: Stopwatch, att
             with watch.part("sample"):
                 summary |= sampled(config, run_directory.huggingface, result["parameters"])
     summary["seconds"] = watch.training(history, attempts, result)
-    whole = len(history.attempts) == attempts + 1 == 1 and len(log) * config.logging.every >= result["steps"]
+    whole = attempts == 0 and len(history.attempts) == 1 and log and log[0]["step"] == 1
     summary["last_seconds"] = remembered(config, summary["seconds"]) if whole else None
     write_json(run_directory.summary, summary)
     return summary

@@ -105,7 +105,7 @@ def comparison(summary: Mapping[str, Any]) -> Iterator[str]:
 def samples(summary: Mapping[str, Any], coloured: bool) -> Iterator[str]:
     """The samples, of which what the model wrote is bold on a terminal."""
     count, held_out = len(summary["samples"]), summary["parse_share"] is not None
-    what = "functions of held-out files" if held_out else "prompts"
+    what = f"{'function' if held_out else 'prompt'}{'s' * (count > 1)}{' of held-out files' * held_out}"
     size = f"{summary['parameters'] / 1e6:,.1f}".removesuffix(".0")
     yield f"how this model of {size} million parameters continues {count} {what}{' (in bold)' if coloured else ''}:"
     for sample in summary["samples"]:

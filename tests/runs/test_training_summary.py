@@ -90,11 +90,11 @@ def test_the_samples():
     """On a terminal, what the model wrote is bold; what would command the terminal is spelled out."""
     written = [{"prompt": "def f():\n", "continuation": "    x = 1\n    return \x1b\n\n"}]
     summary = {"samples": written, "parse_share": 0.5, "parameters": 989_952}
-    head = "how this model of 1 million parameters continues 1 functions of held-out files"
+    head = "how this model of 1 million parameters continues 1 function of held-out files"
     assert list(samples(summary, False)) == [f"{head}:", "", "  def f():", "      x = 1", "      return \\x1b"]
     bold = ["  \x1b[1m    x = 1\x1b[0m", "  \x1b[1m    return \\x1b\x1b[0m"]
     assert list(samples(summary, True)) == [f"{head} (in bold):", "", "  def f():", *bold]
-    assert "continues 1 prompts:" in next(samples({**summary, "parse_share": None, "parameters": 2_600_000}, False))
+    assert "continues 1 prompt:" in next(samples({**summary, "parse_share": None, "parameters": 2_600_000}, False))
 
 
 def test_the_time_of_the_last_run_with_the_same_settings(tmp_path, monkeypatch):
@@ -104,9 +104,15 @@ def test_the_time_of_the_last_run_with_the_same_settings(tmp_path, monkeypatch):
     assert remembered(config, {"steps": 3.0, "total": 5.0}) is None
     assert remembered(replace(config, output="b"), {"total": 7.0}) == {"steps": 3.0, "total": 5.0}
     assert remembered(build_run_config({"training": {"steps": 21}}), {"total": 1.0}) is None
-    for file in (tmp_path / "ms_codegeex" / "runs").iterdir():
-        file.write_text("[]")
-    assert remembered(config, {"total": 5.0}) is None
+    for damaged in ("[]", "{", '{"total": "5"}', '{"steps": 1}'):
+        for file in (tmp_path / "ms_codegeex" / "runs").iterdir():
+            file.write_text(damaged)
+        assert remembered(config, {"total": 5.0}) is None
+        assert remembered(config, {"total": 5.0}) == {"total": 5.0}  # written anew
+    corpora = [
+        replace(config, data=replace(config.data, train=f"/{place}")) for place in ("a/corpus-1", "b/corpus-1", "c")
+    ]
+    assert [remembered(each, {"total": 1.0}) for each in corpora] == [None, {"total": 1.0}, None]
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert remembered(config, {"total": 5.0}) is None
