@@ -4,6 +4,7 @@ CTranslate2 and llama.cpp.
     python benchmarks/decode.py                                      # every engine that is installed, 5 rounds
     python benchmarks/decode.py --size 0.5b --engines ours-8 llama_cpp-q8_0 ours-4 llama_cpp-q4_0
     python benchmarks/decode.py --engines ours-8 ctranslate2-int8 --rounds 7
+    python benchmarks/decode.py --cpu-level avx2                     # ours as on a CPU without AVX-512 and VNNI
     python benchmarks/decode.py --tiny --rounds 1                    # to check that it works
 
 Each engine is a separate process with `--threads` threads; they take turns, and a ratio compares one round. Measured:
@@ -140,7 +141,7 @@ def prompts(batch: int, length: int) -> list[list[int]]:
 class Ours:
     """Our engine with 8 slots."""
 
-    def __init__(self, name: str, directory: Path, threads: int):
+    def __init__(self, name: str, directory: Path, threads: int, cpu_level: str):
         import mindspore as ms
 
         from ms_codegeex.generation.choice import TokenChoice
@@ -156,9 +157,8 @@ class Ours:
         weights, config, slots = model.weights, model.config, max(BATCHES)
         if bits == "16":
             weights = TensorWeights(weights.tensors, 16, products=weights.tensors)
-        sizes = SlotSizes(
-            config.max_position_embeddings, slots, threads, activation_bits("exact" in how, "fast" in how)
-        )
+        precision = activation_bits("exact" in how, "fast" in how)
+        sizes = SlotSizes(config.max_position_embeddings, slots, threads, precision, cpu_level=cpu_level)
         self.engine = SlotEngine(open_network(model.family, config, weights, sizes))
         numbers = sum(math.prod(shape) for shape in config.parameter_shapes().values())
         stored = sum(file.stat().st_size for file in model.path.glob("*.safetensors"))
@@ -179,7 +179,7 @@ class Ours:
 class Transformers:
     """transformers with torch."""
 
-    def __init__(self, name: str, directory: Path, threads: int):
+    def __init__(self, name: str, directory: Path, threads: int, _: str):
         import torch
         from transformers import AutoModelForCausalLM
 
@@ -202,7 +202,7 @@ class Transformers:
 class CTranslate2:
     """CTranslate2 with a converted model."""
 
-    def __init__(self, name: str, directory: Path, threads: int):
+    def __init__(self, name: str, directory: Path, threads: int, _: str):
         import ctranslate2
 
         path, kind = directory.with_name(f"{directory.name}-{name}"), name.partition("-")[2]
@@ -220,7 +220,7 @@ class CTranslate2:
 class LlamaCpp:
     """llama.cpp with 8 sequences, by the functions of its C library that llama-cpp-python passes on."""
 
-    def __init__(self, name: str, directory: Path, threads: int):
+    def __init__(self, name: str, directory: Path, threads: int, _: str):
         import llama_cpp
 
         self.library = llama_cpp
@@ -261,12 +261,12 @@ class LlamaCpp:
         return [list(ids) for ids in zip(*found, strict=True)]
 
 
-def serve(name: str, directory: Path, threads: int) -> None:
+def serve(name: str, directory: Path, threads: int, cpu_level: str) -> None:
     """Be one engine: a JSON request a line on standard input, an answer a line on standard output."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print goes to standard error
     kinds = {"ours": Ours, "transformers": Transformers, "ctranslate2": CTranslate2, "llama_cpp": LlamaCpp}
-    engine = kinds[name.partition("-")[0]](name, directory, threads)
+    engine = kinds[name.partition("-")[0]](name, directory, threads, cpu_level)
     print(json.dumps("ready"), file=answers, flush=True)
     for line in sys.stdin:
         batch, length, new = json.loads(line)
@@ -285,9 +285,10 @@ def serve(name: str, directory: Path, threads: int) -> None:
 class Worker:
     """An engine in a separate process."""
 
-    def __init__(self, name: str, directory: Path, threads: int):
+    def __init__(self, name: str, directory: Path, threads: int, cpu_level: str):
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "GLOG_v": "3", "TOKENIZERS_PARALLELISM": "false"}
         command = [sys.executable, __file__, "--serve", name, "--models", str(directory), "--threads", str(threads)]
+        command += ["--cpu-level", cpu_level]
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -374,17 +375,18 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a tiny model")
     parser.add_argument("--size", choices=MODELS, default="350m", help="whose sizes (default 350m)")
     parser.add_argument("--models", type=Path, default=Path("benchmarks/models"))
+    parser.add_argument("--cpu-level", default="auto", help="instructions of our operators, as of `generate`")
     parser.add_argument("--serve", choices=ENGINES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
-        return serve(arguments.serve, arguments.models, arguments.threads)
+        return serve(arguments.serve, arguments.models, arguments.threads, arguments.cpu_level)
     here = [name for name in ENGINES if name.startswith("ours") or importlib.util.find_spec(name.partition("-")[0])]
     engines = arguments.engines or here
     directory = make_models(arguments.models, arguments.tiny, engines, arguments.size).absolute()
     print_command()
     packages = dict.fromkeys(name.partition("-")[0] for name in engines if not name.startswith("ours"))
     print(versions("mindspore", *(DISTRIBUTIONS.get(name, name) for name in packages)))
-    workers = {name: Worker(name, directory, arguments.threads) for name in engines}
+    workers = {name: Worker(name, directory, arguments.threads, arguments.cpu_level) for name in engines}
     results: dict[str, dict[str, list]] = {name: {"first": [], "peak": []} for name in engines}
     wide: list[float] = []  # GB/s
     try:

@@ -135,11 +135,11 @@ def answers(url: str) -> bool:
         return False
 
 
-def ours(name: str, model: Path, threads: int, checkout: Path = ROOT) -> Side:
+def ours(name: str, model: Path, how: Sequence[str], checkout: Path = ROOT) -> Side:
     """This package, or another checkout of it."""
     (weights,) = model.glob("*.safetensors")
     program = [sys.executable, "-m", "ms_codegeex.cli"]
-    how = ["--model", str(model), "--threads", str(threads)]
+    how = ["--model", str(model), *how]
     words = [*program, "generate", *how, "--prompt", PROMPT, "--greedy", "--max-new-tokens", "1"]
     return Side(name, weights, words, [*program, "serve", *how, "--port", "0", "--max-concurrency", "1"], checkout)
 
@@ -175,6 +175,7 @@ def main() -> None:
     parser.add_argument("--dropped", action="store_true", help="without the weights in the system's memory at first")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--cpu-level", default="auto", help="instructions of our operators, as of `generate`")
     arguments = parser.parse_args()
     from decode import make_models
 
@@ -185,11 +186,12 @@ def main() -> None:
     names = {bits: [f"ours-{bits}", *[f"llama_cpp-q{bits}_0"] * peer] for bits in arguments.bits}
     forms = [name for each in names.values() for name in each]
     directory = make_models(arguments.models, arguments.tiny, forms, arguments.size)
+    how = ["--threads", str(arguments.threads), "--cpu-level", arguments.cpu_level]
     for bits in arguments.bits:
         model = directory.with_name(f"{directory.name}-ours-{bits}")
-        sides = [ours(f"ours-{bits}", model, arguments.threads)]
+        sides = [ours(f"ours-{bits}", model, how)]
         if arguments.before:
-            sides.append(ours(f"ours-{bits} before", model, arguments.threads, arguments.before.absolute()))
+            sides.append(ours(f"ours-{bits} before", model, how, arguments.before.absolute()))
         if peer:
             (file,) = directory.with_name(f"{directory.name}-llama_cpp-q{bits}_0").glob("*.gguf")
             words = [str(arguments.llama_python), "-c", LLAMA, str(file)]
