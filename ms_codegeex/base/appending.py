@@ -34,12 +34,10 @@ class AppendedFile:
         return None
 
     def close(self) -> None:
-        """Close the file; lines that still wait are lost."""
         os.close(self._descriptor)
 
 
 def _incomplete(path: Path) -> bool:
-    """Whether a regular file ends within a line."""
     with contextlib.suppress(OSError):  # not readable
         if path.is_file() and path.stat().st_size:
             with path.open("rb") as stream:

@@ -28,7 +28,6 @@ def cached_folder(name: str, what: str, fill: Callable[[Path], None]) -> Path:
 
 @contextmanager
 def _cache_lock(path: Path, what: str) -> Iterator[None]:
-    """Wait for the lock file `path` and hold it."""
     with ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

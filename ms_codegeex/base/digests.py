@@ -19,6 +19,4 @@ def sha256(path: Path) -> str:
 
 
 def json_digest(value: Any) -> str:
-    """The hex digest of a value as JSON with sorted keys: whether settings, a request or a record are the same. It
-    names caches and finds a run, a sample or a manifest again; callers shorten it for names of files."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -46,7 +46,6 @@ def extra(place: str, name: str) -> Any:
 
 
 def _plain(name: str) -> str:
-    """A package's name as indexes compare it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -65,7 +64,6 @@ def _installed() -> Mapping[str, str]:
 
 @functools.cache
 def _required() -> Sequence[str]:
-    """What this package requires, a line each; nothing where it is not installed."""
     for file in ("METADATA", "PKG-INFO"):
         with contextlib.suppress(OSError), open(f"{_installed().get(PACKAGE)}/{file}", encoding="utf-8") as stream:
             header = itertools.takewhile(str.strip, stream)
@@ -74,8 +72,6 @@ def _required() -> Sequence[str]:
 
 
 def _listed() -> Iterator[tuple[str, Sequence[str], str, bool]]:
-    """Each package that an extra asks for: its name, or ours with the names of other extras; the extra; and whether it
-    is for some machines only."""
     for line in _required():
         if (match := _LISTED.match(line)) and match[4]:
             yield match[1], (match[2] or "").split(","), match[4], bool(match[3].strip())
@@ -102,7 +98,6 @@ def _is_for_this_machine(package: str, name: str) -> bool:
 
 
 def install_line(name: str) -> str:
-    """The command that installs an extra."""
     return f"pip install '{PACKAGE}[{name}]'"
 
 

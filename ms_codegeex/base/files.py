@@ -45,8 +45,6 @@ def _parent(path: Path) -> Iterator[None]:
 
 
 def _lock(path: Path) -> int | None:
-    """A descriptor that holds the lock of a file or directory; None if another process has it or locks are
-    unsupported."""
     try:
         return take_lock(path, wait=False, flags=os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:
@@ -55,7 +53,6 @@ def _lock(path: Path) -> int | None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock of `path`, a half-written file or directory, to show that a process is still writing it."""
     descriptor = _lock(path)
     try:
         yield
@@ -96,7 +93,6 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def _removed(*paths: Path) -> Iterator[None]:
-    """Remove these paths at the end."""
     try:
         yield
     finally:
@@ -173,7 +169,6 @@ def _place(path: Path, directory: bool) -> Path:
 
 
 def _swap(temporary: Path, path: Path, old: Path) -> None:
-    """Move what is finished to `path`. A present directory moves to `old`, and back if this fails."""
     if temporary.is_dir() and path.exists():
         os.replace(path, old)
     try:
@@ -218,8 +213,6 @@ def atomic_file(path: Path, check: Callable[[Path], object] | None = None) -> Ab
 
 
 def atomic_directory(path: Path, check: Callable[[Path], object] | None = None) -> AbstractContextManager[Path]:
-    """The same for a directory, which replaces `path` as a whole. If `path` is a symbolic link, the link stays and the
-    directory that it points to is replaced."""
     return _replacing(Path(path), Path.mkdir, check, "what was there before is unchanged")
 
 

@@ -46,7 +46,6 @@ def check_platform(system: str, machine: str, libc: str) -> str | None:
 
 
 def check_this_platform() -> str | None:
-    """`check_platform` of the machine that this runs on."""
     return check_platform(platform.system(), platform.machine(), platform.libc_ver()[0])
 
 
@@ -92,7 +91,6 @@ def check_memory(available: int | None, needed: int) -> str | None:
 
 
 def available_cores() -> int:
-    """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

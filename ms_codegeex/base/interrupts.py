@@ -50,6 +50,5 @@ def after_imports() -> Iterator[None]:
 
 
 def _is_importing(frame: FrameType | None) -> bool:
-    """Whether a module is being imported, further up the stack."""
     stack = traceback.walk_stack(frame) if frame else ()
     return any(each.f_code.co_filename == "<frozen importlib._bootstrap>" for each, _ in stack)

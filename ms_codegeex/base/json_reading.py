@@ -77,12 +77,10 @@ def parse_json(text: str | bytes, *, data: bool = False) -> Any:
 
 
 def _is_whole(text: str) -> bool:
-    """Whether no string in it can hold a lone surrogate; escapes (`\\ud83d`) may form a pair."""
     return "\\ud" not in text and "\\uD" not in text and (text.isascii() or not _has_half(text))
 
 
 def _check(value: Any, data: bool) -> None:
-    """Check depth, numbers and, unless it is `data`, characters, one level after the other."""
     level, depth = [value], 0
     while level:
         inner: list[Any] = []

@@ -16,7 +16,6 @@ _CODE_BESIDE, _MAX_CODE = ("modeling_codegen.py", "tokenization_chatglm.py"), 16
 
 
 def lookalikes() -> Mapping[str, Sequence[Mapping[str, Any]]]:
-    """The models that resemble one of ours, as `lookalikes.yaml` describes them."""
     return shipped_table(Path(__file__).with_name("lookalikes.yaml"))
 
 
@@ -40,7 +39,6 @@ def _found(mark: Mapping[str, str], values: Mapping[str, str]) -> bool:
 
 
 def _evidence(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """The settings as texts, and what they point to."""
     values = {key: value if isinstance(value, str) else json.dumps(value) for key, value in config.items()}
     named = {f"{module}.py" for module in re.findall(r'"(?:[^"]*--)?(\w+)\.\w+"', values.get("auto_map", ""))}
     beside = [name for name in sorted({*named, *_CODE_BESIDE}) if (directory / name).is_file()]

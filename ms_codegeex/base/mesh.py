@@ -28,20 +28,16 @@ class Mesh:
 
     @property
     def stage_size(self) -> int:
-        """Devices per pipeline stage."""
         return self.data * self.tensor
 
     @property
     def world(self) -> int:
-        """Devices in all."""
         return self.stage_size * self.pipeline
 
     def coordinates(self, rank: int) -> tuple[int, int, int]:
-        """Stage, replica and tensor-parallel rank of a rank."""
         return rank // self.stage_size, rank // self.tensor % self.data, rank % self.tensor
 
     def stage_of(self, layer: int, layers: int) -> int:
-        """The stage of a layer of `layers`. Stages hold neighbouring ones, virtual stages several such parts."""
         return self.part_of(layer, layers) % self.pipeline
 
     def part_of(self, layer: int, layers: int) -> int:
@@ -51,30 +47,24 @@ class Mesh:
         return bisect_right(list(accumulate(self.stage_layers)), layer)
 
     def stages_of(self, layers: int) -> list[int]:
-        """The stage of each of `layers` layers."""
         return [self.stage_of(layer, layers) for layer in range(layers)]
 
     def layers_per_stage(self, layers: int) -> list[int]:
-        """How many of `layers` layers each stage has."""
         stages = self.stages_of(layers)
         return [stages.count(stage) for stage in range(self.pipeline)]
 
     def rank(self, stage: int, replica: int, shard: int) -> int:
-        """The rank at a stage, replica and tensor-parallel rank; the inverse of `coordinates`."""
         return stage * self.stage_size + replica * self.tensor + shard
 
     def stage_group(self, rank: int) -> list[int]:
-        """All ranks of this rank's stage."""
         first = rank // self.stage_size * self.stage_size
         return list(range(first, first + self.stage_size))
 
     def tensor_group(self, rank: int) -> list[int]:
-        """The ranks that hold the other shards of this rank's matrices."""
         first = rank // self.tensor * self.tensor
         return list(range(first, first + self.tensor))
 
     def data_group(self, rank: int) -> list[int]:
-        """The ranks that hold the same shards and process other samples."""
         stage, _, shard = self.coordinates(rank)
         return [self.rank(stage, replica, shard) for replica in range(self.data)]
 
@@ -85,12 +75,10 @@ class Mesh:
         return group[first : first + self.optimizer_shard]
 
     def replica_group(self, rank: int) -> list[int]:
-        """The ranks that hold the same optimizer shard as this one."""
         group = self.data_group(rank)
         return group[group.index(rank) % self.optimizer_shard :: self.optimizer_shard]
 
     def tied_group(self, rank: int) -> list[int]:
-        """This rank's counterparts in the first and the last stage, which hold the tied word table."""
         _, replica, shard = self.coordinates(rank)
         return [self.rank(0, replica, shard), self.rank(self.pipeline - 1, replica, shard)]
 

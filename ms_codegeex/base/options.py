@@ -66,7 +66,6 @@ class Option:
     convert: Callable[[str], Any] | None = None
 
     def field(self, default: Any, kw_only: Any = MISSING) -> Any:
-        """A dataclass's field with this meaning; `kw_only` as in `dataclasses.field`."""
         return field(default=default, metadata={OPTION: self}, kw_only=kw_only)
 
     def check(self, name: str, value: Any) -> None:
@@ -102,7 +101,6 @@ def _number(value: Any) -> str:
 
 
 def option(help: str, metavar: str | None = None, default: Any = None, **more: Any) -> Any:
-    """A field that is an option; `more` as in `Option`."""
     return Option(help, metavar, **more).field(default)
 
 
@@ -118,7 +116,6 @@ class DeclaredOption:
 
     @property
     def flag(self) -> str:
-        """As users write it."""
         return "--" + (self.option.flag or self.name).replace("_", "-")
 
 
@@ -174,7 +171,6 @@ class OptionGroup:
 
 
 def _kind(each: DeclaredOption) -> dict[str, Any]:
-    """argparse's keyword arguments for the type."""
     if each.type is bool:
         negatable = each.optional or each.option.negatable
         return {"action": argparse.BooleanOptionalAction if negatable else "store_true"}

@@ -18,12 +18,10 @@ from ms_codegeex.base.nested import finite
 
 
 def visible(text: str) -> str:
-    """The text with control characters and invisible characters spelled out, except line breaks and tabs."""
     return escaped(text, keep="\n\t")
 
 
 def print_out(text: str = "", end: str = "\n") -> None:
-    """Print a text on standard output."""
     _print(visible(text) + end, sys.stdout)
 
 
@@ -45,7 +43,6 @@ def print_progress(text: str) -> None:
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Print lines on standard output. A line break within one of them, as in a name, is spelled out too."""
     _print("".join(f"{escaped(line)}\n" for line in lines), sys.stdout)
 
 
@@ -78,7 +75,6 @@ def print_content(text: str | bytes) -> None:
 
 
 def print_coloured(text: str) -> None:
-    """Print a text with our own colours on standard output. Everything else in it must have gone through `visible`."""
     _print(f"{text}\n", sys.stdout)
 
 

@@ -80,7 +80,6 @@ class ForkSpec:
 
     @property
     def log(self) -> Path:
-        """The file that receives everything it prints."""
         return self.directory / f"{self.label}.log"
 
     def start(self) -> SimpleNamespace:
@@ -106,14 +105,11 @@ def _play(spec: ForkSpec, parent: int) -> None:
 def python_process(
     label: str, arguments: Sequence[str], directory: Path, environment: Mapping[str, str] | None = None
 ) -> ProcessSpec:
-    """`python ARGUMENTS…` with this package on its path, run in `directory`, which also receives `LABEL.log`."""
     variables = {"GLOG_v": "3", **(environment or {}), **import_variables()}
     return ProcessSpec(label, (sys.executable, *arguments), directory, directory / f"{label}.log", variables)
 
 
 def import_variables() -> dict[str, str]:
-    """Environment variables for a new Python process: it imports this package, installed or not, and (from Python 3.11
-    on) nothing that happens to lie in the directory where it starts."""
     path = os.pathsep.join(filter(None, [PACKAGE_PARENT, os.environ.get("PYTHONPATH")]))
     return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
@@ -153,7 +149,6 @@ class ProcessGroup:
         self.end()
 
     def start(self, spec: ProcessSpec | ForkSpec) -> Any:
-        """Start a process. `RunFailure` if its program cannot be started."""
         return self.add(spec.start())
 
     def add(self, root: Any) -> Any:
@@ -170,11 +165,9 @@ class ProcessGroup:
                     self.family[process.pid] = process
 
     def poll(self) -> list[bool]:
-        """Which of the processes started here have ended."""
         return [root.poll() is not None for root in self.roots]
 
     def _find_orphans(self) -> None:
-        """Find processes whose parent has ended: they are still in the session of a process of the family."""
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
                 leader = os.getsid(process.pid)
@@ -199,7 +192,6 @@ class ProcessGroup:
         self._await_end()  # a killed process may need a moment, and only roots can be waited for
 
     def _await_end(self) -> None:
-        """Return when every process has ended, or after the grace period."""
         deadline = time.monotonic() + END_SECONDS
         while any(map(alive, self.family.values())) and time.monotonic() < deadline:
             self.poll()
@@ -258,7 +250,6 @@ def last_lines(log: Path, count: int) -> list[str]:
 
 
 def _last_words(log: Path, count: int = 8) -> str:
-    """The end of a log in one line."""
     return " | ".join(line.strip() for line in last_lines(log, count) if line.strip()) or "it printed nothing"
 
 

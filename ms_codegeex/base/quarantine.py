@@ -43,19 +43,16 @@ _TEXT_MIB = 16
 
 
 def is_weights(name: str) -> bool:
-    """Whether this is a name for a file of weights, in the directory itself."""
     return _WEIGHTS.fullmatch(name) is not None
 
 
 def is_copied(name: str) -> bool:
-    """Whether a conversion copies the file: data of a known kind, no weights and no code."""
     return _TEXTS.fullmatch(name) is not None or (
         name in _SIZES and name not in _NOT_COPIED and not name.endswith(".index.json")
     )
 
 
 def is_read(name: str) -> bool:
-    """Whether the file influences a model's answers."""
     return is_weights(name) or (name in _SIZES and name not in _COPIED_ONLY)
 
 
@@ -126,13 +123,11 @@ def check_file(directory: Path, name: str, maximum: int | None = None) -> None:
 
 
 def _names_of(status: os.stat_result, directory: Path) -> int:
-    """How many names a file has in a directory."""
     with os.scandir(directory) as found:
         return sum(1 for entry in found if entry.inode() == status.st_ino and not entry.is_symlink())
 
 
 def read_json_inside(directory: Path, name: str, parse: Callable[[bytes], Any] = parse_json) -> Any:
-    """The value of a JSON file of a directory that may be hostile; errors as `read_inside`, or malformed content."""
     return json_of(read_inside(directory, name, largest(name) or 0), Path(directory) / name, parse)
 
 

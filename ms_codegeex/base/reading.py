@@ -90,13 +90,10 @@ def limited(stream: BinaryIO, path: Path, maximum: int) -> bytes:
 
 
 def in_hub_cache(path: Path) -> bool:
-    """Whether this is a link as Hugging Face's cache makes them: `models--NAME/snapshots/REVISION/…` to a file of the
-    same cache in `models--NAME/blobs`."""
     return path.is_symlink() and _blobs(path) is not None
 
 
 def _blobs(path: Path) -> Path | None:
-    """The folder of the blob that a file of a snapshot is."""
     target = Path(os.path.realpath(path))  # unlike Path.resolve it has an answer for a loop of links
     for parent in path.parents:
         if parent.name == "snapshots" and "--" in parent.parent.name:
@@ -134,7 +131,6 @@ def place_inside(directory: Path, name: str) -> tuple[Path, Path]:
 
 
 def _walk(base: Path, parts: tuple[str, ...], path: Path) -> int:
-    """A descriptor of the regular file `base`/`parts`, where nothing on the way from `base` is a link."""
     directory = os.open(base, _FLAGS | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         for part in parts[:-1]:

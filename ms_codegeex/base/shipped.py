@@ -20,19 +20,16 @@ BEGINNINGS = Path(__file__).with_name("beginnings.yaml")
 
 @functools.cache
 def shipped_table(path: Path) -> Any:
-    """The content of a YAML file of the package, which nobody changes."""
     from ms_codegeex.base.yaml_reading import read_yaml_file  # processes that read no table are spared the import
 
     return read_yaml_file(path)
 
 
 def shipped_directory(group: str = "") -> Path:
-    """The directory of a group of shipped files: "" for runs, "evaluation" for recipes, "mindformers"."""
     return Path(str(resources.files("ms_codegeex"))) / "configs" / group
 
 
 def shipped_names(group: str = "") -> list[str]:
-    """Names of the shipped files of a group, sorted."""
     return sorted(path.stem for path in shipped_directory(group).glob("*.yaml"))
 
 

@@ -50,7 +50,6 @@ def text(value: object, keep: str = "") -> Html:
 
 
 def joined(*parts: object) -> Html:
-    """Text and finished HTML, one after the other."""
     return Html("".join(map(text, parts)))
 
 
@@ -78,7 +77,6 @@ def page(title: str, sections: Iterable[Sequence[object]], style: str = "") -> s
 
 
 def count(value: object) -> Html:
-    """A whole number with thousands separators; anything else as text."""
     return text(f"{value:,}" if isinstance(value, int) else value)
 
 
@@ -100,18 +98,15 @@ def _row(tag: str, cells: Sequence[object], numeric: int) -> Html:
 
 
 def settings(tree: Mapping[str, Any]) -> Html:
-    """A table of dotted keys and their values."""
     rows = ([element("code", key), element("code", value)] for key, value in flattened(tree).items())
     return table(("setting", "value"), rows, nothing="Not recorded.")
 
 
 def note(words: str) -> Html:
-    """A paragraph in small print; empty without words."""
     return element("p", words, class_="note") if words else Html()
 
 
 def charts(*figures: Html) -> Html:
-    """Figures next to each other if there is room; empty without any."""
     return element("div", *figures, class_="charts") if any(figures) else Html()
 
 
@@ -149,7 +144,6 @@ def spans(
 def _bars(
     title: str, rows: Sequence[tuple[str, float, float, dict[str, str], object, float]], width: int, *axis: Html
 ) -> Html:
-    """A bar for each (label, begin, width, attributes, words, where these begin), in pixels."""
     content = []
     for number, (label, begin, length, how, words, beside) in enumerate(rows):
         top = number * (ROW + GAP)
@@ -163,7 +157,6 @@ def _bars(
 
 
 def curves(title: str, series: Mapping[str, Sequence[float]], across: str, up: str) -> Html:
-    """A line for each series of fractions `up`, the values at 1, 2, 3, ... of the quantity `across`."""
     points = {name: list(enumerate(values, 1)) for name, values in series.items()}
     return lines(title, points, across, up, heights=(0.0, 1.0), shown=lambda share: f"{100 * share:.0f} %")
 
@@ -208,13 +201,11 @@ def lines(
 
 
 def _range(series: Mapping[str, Sequence[tuple[float, float]]]) -> tuple[float, float]:
-    """The lowest and the highest y, 0 without any."""
     ys = [y for points in series.values() for _, y in points]
     return min(ys, default=0.0), max(ys, default=0.0)
 
 
 def _extremes(points: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]:
-    """About `PLOT_WIDTH` points at most: the lowest and the highest of each interval, in their order."""
     size = max(1, 2 * len(points) // PLOT_WIDTH)
     for start in range(0, len(points), size):
         part = points[start : start + size]
@@ -230,7 +221,6 @@ def _label(words: object, x: float, y: float, anchor: str | None = None, kind: s
 
 
 def _figure(title: str, width: int, height: int, *content: Html) -> Html:
-    """An SVG of that many pixels with a caption."""
     size = {"width": width, "height": height, "viewBox": f"0 0 {width} {height}"}
     name = {"xmlns": "http://www.w3.org/2000/svg", "role": "img", "aria_label": title}
     return element("figure", element("figcaption", title), element("svg", *content, **name, **size))

@@ -99,7 +99,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _list(directories: list[Path], as_json: bool) -> int:
-    """Print what is in the directories; 1 if there are adapters among them that are not read here."""
     from ms_codegeex.formats.peft import CONFIG, summary
 
     rows, refused = [], 0

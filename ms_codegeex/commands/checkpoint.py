@@ -102,7 +102,6 @@ OPTIONS = Actions(
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """The status is 1 when `verify` finds a damaged checkpoint, or `diff` a difference."""
     actions = {"diff": _diff, "list": _check, "verify": _check}
     return actions.get(arguments.action, _reshard)(arguments)
 
@@ -136,7 +135,6 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _check_statement(target: Path, recorded: Statement, as_json: bool) -> int:
-    """Compare the files of a model that this program wrote with its `provenance.json`, a line for each that differs."""
     from ms_codegeex.base.quarantine import SIGNATURE
     from ms_codegeex.formats.provenance import made_from
 

@@ -45,7 +45,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
-    """All arguments of a parser, and those of its verbs and their actions."""
     for action in parser._actions:
         yield action
         if isinstance(action, argparse._SubParsersAction):

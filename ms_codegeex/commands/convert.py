@@ -142,14 +142,12 @@ def run(arguments: Arguments, ranks: int | None = None) -> None:
 
 
 def _choices(arguments: Arguments) -> dict[str, Any]:
-    """What the user decided besides the format and the type, without paths of this machine."""
     tokenizer = None if arguments.tokenizer is None else Path(arguments.tokenizer).name
     chosen = {"tokenizer": tokenizer, "keep_code": arguments.keep_code, "set": [*arguments.sizes]}
     return {name: value for name, value in chosen.items() if value}
 
 
 def _warnings(result: dict[str, Any]) -> Iterator[str]:
-    """What the output lacks or may have wrong."""
     output, guessed, left_out = (result[key] for key in ("output", "guessed", "left_out"))
     if result["to"] in ("hf", "gptj") and not result["tokenizer"]:
         remedy = "add its files, or convert with --tokenizer NAME|DIR"

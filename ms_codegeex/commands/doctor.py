@@ -149,7 +149,6 @@ def report_lines(checks: list[Finding], ready: str) -> Iterator[str]:
 
 
 def _wrapped(start: str, text: str) -> list[str]:
-    """The text after `start`, its further lines below its first one, no wider than the terminal or 120 columns."""
     columns = min(shutil.get_terminal_size((WIDEST, 24)).columns, WIDEST)
     indent = " " * min(len(start), columns // 2)
     options = {"break_long_words": False, "break_on_hyphens": False}
@@ -157,7 +156,6 @@ def _wrapped(start: str, text: str) -> list[str]:
 
 
 def _needed(name: str, found: str, problem: str | None) -> Row:
-    """A row of something that a CPU user needs; `problem` is a line "what: how to close it", or None."""
     what, _, fix = (problem or "").partition(": ")
     return Row(name, found, what, fix, needed=True)
 
@@ -176,7 +174,6 @@ def machine_rows() -> Rows:
 
 
 def _npus() -> Row:
-    """The Ascend devices that the driver lists, if there is a driver."""
     name = "Ascend NPU"
     listed = _output(*LIST_NPUS) if shutil.which(LIST_NPUS[0]) else None
     if listed:
@@ -188,8 +185,6 @@ def _npus() -> Row:
 
 
 def _chip() -> Rows:
-    """The chip of the first device and the MindSpore known to support it. In the formats of `npu-smi` that Ascend's
-    guides show, "Chip Type: Ascend, Chip Name: 910B4" or "Chip Name: Ascend910, NPU Name: 9392"; nothing in others."""
     from ms_codegeex.config.chips import ascend_chip
     from ms_codegeex.config.software import installed_mindspore, software_note
 
@@ -206,7 +201,6 @@ def _chip() -> Rows:
 
 
 def _output(*words: str) -> str | None:
-    """The output of a command; None if it fails."""
     how = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": 60, "check": True}
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         return subprocess.run(words, **how).stdout
@@ -238,8 +232,6 @@ def _applies(requirement: Requirement, extra: str) -> bool:
 
 
 def _requirements(name: str, requirements: list[Requirement], extra: str = "", tried: bool = True) -> Row:
-    """Whether all of a group are installed in versions that fit and, if they are `tried`, work; one of an extra is
-    optional, and may be absent as a whole."""
     wrong = {one: problem for one in requirements if (problem := _wrong(one))}
     if extra and wrong:
         absent = len(wrong) == len(requirements) and all(problem.endswith(ABSENT) for problem in wrong.values())
@@ -254,7 +246,6 @@ def _requirements(name: str, requirements: list[Requirement], extra: str = "", t
 
 
 def _together(problems: Collection[str]) -> str:
-    """Problems of packages in one line: "a and b are not installed; c 2 is not <2"."""
     absent = [problem.removesuffix(ABSENT) for problem in problems if problem.endswith(ABSENT)]
     others = [problem for problem in problems if not problem.endswith(ABSENT)]
     if absent[1:]:
@@ -265,7 +256,6 @@ def _together(problems: Collection[str]) -> str:
 
 
 def _wrong(requirement: Requirement) -> str | None:
-    """The problem with the installed version of a package; None if it fits."""
     try:
         version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
@@ -276,7 +266,6 @@ def _wrong(requirement: Requirement) -> str | None:
 
 
 def _broken(requirements: list[Requirement]) -> dict[Requirement, str]:
-    """Those that are installed but do not work, and what is wrong; MindSpore has a check of its own."""
     named = {re.sub(r"[-_.]+", "-", one.name).lower(): one for one in requirements if one.name != "mindspore"}
     lines, ended, _ = _tried(*named)
     problems = dict(lines)
@@ -320,7 +309,6 @@ def engine_rows() -> Rows:
 
 
 def _compiled_operators() -> Row:
-    """The compiled operators that `generate`, `evaluate` and `train` use on this CPU. Builds nothing."""
     from ms_codegeex.kernels.levels import possible_levels
     from ms_codegeex.kernels.prebuilding import built_libraries, shipped_library
 
@@ -343,7 +331,6 @@ def _compiled_operators() -> Row:
 
 
 def _ascend_plugin(plugins: dict[str, str]) -> Row:
-    """Whether one of MindSpore's plugins for Ascend loads; `plugins`: file name and what is wrong with it."""
     name, loaded = "ascend back end", [plugin for plugin, problem in plugins.items() if not problem]
     if loaded:
         return Row(name, f"{loaded[-1]} loads")
@@ -380,7 +367,6 @@ def gpu_rows() -> Rows:
 
 
 def _gpu(number: int, gpu: Gpu, cache: str) -> Row:
-    """A GPU, and where its kernels come from."""
     from ms_codegeex.base.cuda.translation import is_translated
 
     kernels = {

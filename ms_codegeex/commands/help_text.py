@@ -34,7 +34,6 @@ class HelpFormatter(argparse.HelpFormatter):
             self._action_max_length = max(self._action_max_length, longest + indent)
 
     def _format_action(self, action: argparse.Action) -> str:
-        """An action, below the heading of its group if it is the first one."""
         heading = getattr(action, "heading", "")
         return (f"\n  {heading}:\n" if heading else "") + super()._format_action(action)
 
@@ -71,8 +70,6 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{"formatter_class": HelpFormatter, **options})
 
     def error(self, message: str) -> NoReturn:
-        """Print the usage and the message, and exit with status 2. A shell puts names of hostile files into command
-        lines, so control characters are spelled out."""
         super().error(escaped(message))
 
 
@@ -88,7 +85,6 @@ def complete_actions(verb: argparse.ArgumentParser, examples: str) -> None:
 
 
 def _wrapped(example: str, width: int) -> list[str]:
-    """One example in lines that a shell reads as one; a comment that has no room comes first."""
     if len(example) <= width:
         return [example]
     command, hash_sign, comment = example.partition("  #")

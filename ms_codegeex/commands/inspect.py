@@ -144,8 +144,6 @@ def _set(arguments: Arguments) -> None:
 
 
 def _model_in(path: Path) -> Path:
-    """The folder with the weights that other commands take from the folder of a run of another program, which is said;
-    otherwise the path itself."""
     from ms_codegeex.formats.files import find_model
 
     if not path.is_dir() or any((path / marker).is_file() for marker in MARKERS):
@@ -161,7 +159,6 @@ def _model_in(path: Path) -> Path:
 
 
 def _kind_of(path: Path) -> tuple[str, Callable[..., dict[str, Any]], Callable[..., Iterable[str]], bool]:
-    """A kind of file or directory, how one is described, how that becomes lines, and whether they may list tensors."""
     from ms_codegeex.formats.files import is_gguf
 
     if is_gguf(path):
@@ -200,7 +197,6 @@ def _kind_of(path: Path) -> tuple[str, Callable[..., dict[str, Any]], Callable[.
 
 
 def _known(path: Path, result: dict[str, Any]) -> list[str]:
-    """Add what else is known of a model, an adapter or a run to what describes it; the same as lines for people."""
     from ms_codegeex.data.description import description_from
     from ms_codegeex.formats.peft import description_of
 
@@ -212,7 +208,6 @@ def _known(path: Path, result: dict[str, Any]) -> list[str]:
 
 
 def _adapters_lines(adapters: dict[str, Any]) -> Iterator[str]:
-    """A summary of adapters in PEFT's layout for people."""
     yield f"adapters: rank {adapters['rank']}, alpha {adapters['alpha']:g}, of {', '.join(adapters['modules'])}"
     yield f"for the model: {adapters['model']}"
     yield from (f"not read here: {reason}" for reason in adapters["refused"])
@@ -220,7 +215,6 @@ def _adapters_lines(adapters: dict[str, Any]) -> Iterator[str]:
 
 
 def _describe_quantised(directory: Path) -> dict[str, Any]:
-    """Family, bits, and number and size of the tensors, whose checksums are compared."""
     from ms_codegeex.formats.safetensors_file import SafetensorsFile
     from ms_codegeex.generation.quantised import TENSORS, QuantisedModel
 
@@ -240,7 +234,6 @@ def _describe_quantised(directory: Path) -> dict[str, Any]:
 
 
 def _quantised_lines(model: dict[str, Any]) -> Iterator[str]:
-    """`_describe_quantised` for people."""
     shared = f"a scale for {model['group']} numbers" if model["group"] else "a scale for each row"
     yield f"quantised model: {model['family']}, {model['parameters']:,} parameters"
     yield f"matrices of {model['bits']} bits, {shared}"
@@ -275,7 +268,6 @@ def _run_dataset(arguments: Arguments) -> None:
 
 
 def _fields(arguments: Arguments, dataset: Dataset, verified: bool) -> dict[str, Any]:
-    """The content of dataset.json, whose "kind" becomes "data"."""
     description = dict(dataset.description)
     kinds = {"kind": "dataset", "directory": str(arguments.directory), "verified": verified}
     return {**kinds, "data": description.pop("kind", "documents"), **description}
@@ -301,7 +293,6 @@ def _verify(arguments: Arguments, dataset: Dataset) -> None:
 
 
 def _deep(dataset: Dataset) -> int:
-    """Decode everything while a bar shows progress; return the number of documents that cannot be compared."""
     from tqdm import tqdm
 
     from ms_codegeex.data.inspection import deep_check

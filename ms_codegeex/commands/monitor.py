@@ -56,7 +56,6 @@ def run(arguments: Arguments) -> None:
 
 
 def _names(paths: Sequence[str]) -> dict[str, Path]:
-    """Run directories by their shortest distinct names."""
     directories = {str(Path(path).absolute()): Path(path) for path in paths}
     for parts in (1, 2):
         names = {"/".join(path.absolute().parts[-parts:]): path for path in directories.values()}
@@ -86,7 +85,6 @@ def _follow(names: Mapping[str, Path], interval: float) -> None:
 
 
 def _shown(histories: Mapping[str, History]) -> Group:
-    """A table of the runs, and the latest events."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text

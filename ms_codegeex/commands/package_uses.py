@@ -56,7 +56,6 @@ USES: dict[str, tuple[str, Callable[[Any], Any] | None]] = {
 
 
 def _is_pure(package: str) -> bool:
-    """Whether a package is in Python alone, as its wheel says."""
     says = importlib.metadata.distribution(package).read_text("WHEEL") or ""
     return "root-is-purelib: true" in says.lower()
 

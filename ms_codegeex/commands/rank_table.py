@@ -77,7 +77,6 @@ OPTIONS = Actions(
 
 
 def _addresses(source: str, where: str, folder: Path) -> dict[int, str]:
-    """Device id -> address, from a comma-separated list or an hccn.conf."""
     from ms_codegeex.runs.servers.rank_table import is_address, read_hccn_conf
 
     words = [word.strip() for word in source.split(",")]

@@ -108,7 +108,6 @@ OPTIONS = (
 
 
 def paths_and_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words of an option that takes paths, `--corpus a b key=value`, apart from overrides that follow them."""
     overrides = [word for word in words if OVERRIDE.match(word) and not Path(word).exists()]
     return [word for word in words if word not in overrides], overrides
 
@@ -193,7 +192,6 @@ def run(arguments: argparse.Namespace) -> int | None:
 
 
 def _first_run(arguments: argparse.Namespace, config: RunConfig) -> int:
-    """Climb the ladder of a first run; the exit status."""
     from ms_codegeex.base.shipped import shipped_names
     from ms_codegeex.runs.servers.rank_table import read_rank_table
 
@@ -208,7 +206,6 @@ def _first_run(arguments: argparse.Namespace, config: RunConfig) -> int:
 
 
 def _of_weights(overrides: Sequence[str]) -> tuple[str, list[str]]:
-    """A shipped configuration for the model that `model.weights` names, and overrides with its sizes."""
     from ms_codegeex.config.values import parse_overrides
     from ms_codegeex.formats.sources import open_source
     from ms_codegeex.runs.finetune_choices import FULL, model_words

@@ -89,7 +89,6 @@ def _fraction(given: Any, where: str) -> Fraction:
 
 
 def _whole(values: Sequence[Fraction]) -> tuple[list[int], bool]:
-    """Whole numbers in the same ratio, whose sum is at most LONGEST_PERIOD; whether they had to be rounded for that."""
     total = sum(values)
     shares = [value / total for value in values]
     period = math.lcm(*(share.denominator for share in shares))
@@ -105,5 +104,4 @@ def _whole(values: Sequence[Fraction]) -> tuple[list[int], bool]:
 
 
 def corpora_of(stages: Sequence[BlendStage]) -> list[str]:
-    """Names of the corpora, in the order in which the stages bring them."""
     return list(dict.fromkeys(name for stage in stages for name in stage.corpora))

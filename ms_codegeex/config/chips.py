@@ -44,7 +44,6 @@ def check_kind(config: RunConfig) -> None:
 
 
 def ascend_chip(name: str) -> AscendChip | None:
-    """The chip that the driver calls so, or the first one that has this `parallel.hardware`."""
     return next((chip for chip in ASCEND_CHIPS if chip.hardware == name or re.fullmatch(chip.driver, name)), None)
 
 

@@ -28,7 +28,6 @@ def hardware_of(config: RunConfig) -> Chip:
 
 
 def running_on(config: RunConfig) -> Chip:
-    """The accelerator whose kernels a run on `device: ascend` or `gpu` may use: the named one if it is of that kind."""
     planned = hardware_of(config)
     return planned if planned.kind == config.device else ASSUMED[config.device]
 
@@ -84,7 +83,6 @@ def attention_obstacle(config: RunConfig) -> str | None:
 
 
 def flat_cells(config: RunConfig) -> bool:
-    """Whether a run has the cells of `models/flat.py`: on GPUs that share nothing but the batch."""
     return config.device == "gpu" and config.parallel.tensor * config.parallel.pipeline == 1
 
 

@@ -19,7 +19,6 @@ from ms_codegeex.models.registry import FAMILIES, family
 
 
 def _smallest_world(parallel: Any) -> int:
-    """The fewest devices for the given axes; a value of the wrong type is reported when the configuration is built."""
     if not isinstance(parallel, Mapping):
         return 1
     sizes = [parallel.get("data") or parallel.get("optimizer_shard"), parallel.get("tensor"), parallel.get("pipeline")]
@@ -27,7 +26,6 @@ def _smallest_world(parallel: Any) -> int:
 
 
 def _with_own_tokenizer(values: Mapping[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """The overrides, with the sizes that `data.tokenizer_size` among them gives a model that starts anew."""
     data, model = (each if isinstance(each, Mapping) else {} for each in (over.get("data"), over.get("model")))
     size, whole = data.get("tokenizer_size"), merged(values, over).get("model") or {}
     if type(size) is not int or not isinstance(whole, Mapping) or whole.get("weights") is not None:
@@ -40,7 +38,6 @@ def _with_own_tokenizer(values: Mapping[str, Any], over: dict[str, Any]) -> dict
 
 
 def _with_chip(values: dict[str, Any]) -> dict[str, Any]:
-    """With the chip of a hardware file in `parallel.hardware`, and the file in `parallel.calibration`."""
     parallel = values.get("parallel")
     name = parallel.get("hardware") if isinstance(parallel, Mapping) else None
     if not isinstance(name, str) or Path(name).suffix not in SUFFIXES:

@@ -41,7 +41,6 @@ class ModelConfig:
 
     @property
     def fresh_parameters(self) -> frozenset[str]:
-        """Names of the parameters that begin random although `weights` has them."""
         return frozenset(name for name in self.sizes.parameter_shapes() if any(part in name for part in self.fresh))
 
     @property
@@ -52,7 +51,6 @@ class ModelConfig:
         return bool(self.fresh) and tables <= self.fresh_parameters
 
     def to_dict(self) -> dict[str, Any]:
-        """The section with every size filled in."""
         start = {"weights": self.weights, "grow": list(self.grow), "fresh": list(self.fresh)}
         return {"family": self.family, "preset": self.preset, **start, **asdict(self.sizes)}  # type: ignore[call-overload]
 
@@ -80,7 +78,6 @@ def model_config(section: Any) -> ModelConfig:
 
 
 def _start(weights: Any, grow: Any) -> tuple[str | None, tuple[str, ...]]:
-    """`weights` and `grow`, checked."""
     if weights is not None and not (isinstance(weights, str) and weights):
         raise UserError(f"model.weights: found {weights!r}; expected a model directory, a run or a checkpoint")
     if not isinstance(grow, list | tuple) or not all(isinstance(name, str) and name in GROWABLE for name in grow):
@@ -89,7 +86,6 @@ def _start(weights: Any, grow: Any) -> tuple[str | None, tuple[str, ...]]:
 
 
 def _fresh(fresh: Any, sizes: DecoderConfig) -> tuple[str, ...]:
-    """`fresh`, checked: every text in it is a part of some parameter's name."""
     if not isinstance(fresh, list | tuple) or not all(isinstance(part, str) and part for part in fresh):
         raise UserError(f"model.fresh: found {fresh!r}; expected a list of parts of parameters' names, such as [head]")
     names = sizes.parameter_shapes() if fresh else {}

@@ -81,7 +81,6 @@ def _check(config: RunConfig, rules: Rules) -> None:
 
 
 def _without(when: Condition, text: str, obstacles: Mapping[str, Condition]) -> Rules:
-    """Rules for what is impossible together with each of `obstacles`, whose names take the place of OBSTACLE."""
     return {
         text.replace("OBSTACLE", name): lambda c, m, given=given: when(c, m) and given(c, m)
         for name, given in obstacles.items()
@@ -89,35 +88,29 @@ def _without(when: Condition, text: str, obstacles: Mapping[str, Condition]) -> 
 
 
 def _divided(key: str, when: Condition = lambda c, m: True) -> Rules:
-    """The rule that tensor parallelism divides a size of the model."""
     text = "parallel.tensor: {m.tensor} does not divide model.KEY {c.model.sizes.KEY}; change parallel.tensor or "
     return {f"{text}model.KEY".replace("KEY", key): lambda c, m: when(c, m) and getattr(c.model.sizes, key) % m.tensor}
 
 
 def _if(when: Condition, rules: Rules) -> Rules:
-    """These rules, for runs to which `when` applies."""
     return {text: lambda c, m, broken=broken: when(c, m) and broken(c, m) for text, broken in rules.items()}
 
 
 def _loaded_at_once(mesh: Mesh) -> int:
-    """The least batch with a micro-batch for each stage, whose sequences the tensor-parallel devices share."""
     return mesh.data * mesh.tensor * mesh.pipeline
 
 
 def _layers(config: RunConfig) -> dict[str, Any]:
-    """The number of layers that stages share, and how it is made up."""
     sizes, after = config.model.sizes, config.model.sizes.table.last_blocks
     counted = f"model.num_layers {sizes.num_layers}" + (f" and the {after} after them" if after else "")
     return {"layers": sizes.attention_layers, "counted": counted}
 
 
 def _grown_context(config: RunConfig) -> str:
-    """The key with which a model that starts from weights gets a longer table of positions."""
     return f" model.grow=[{','.join(sorted({'context', *config.model.grow}))}]" if config.model.weights else ""
 
 
 def _undivided_rows(config: RunConfig, mesh: Mesh) -> dict[str, Any]:
-    """The first parameter whose rows the optimizer's shards do not divide, if there is one."""
     shard, model = mesh.optimizer_shard, config.model.sizes
     for layer in model.table.patterns if shard > 1 else ():
         for parameter in layer.parameters(model):
@@ -128,13 +121,11 @@ def _undivided_rows(config: RunConfig, mesh: Mesh) -> dict[str, Any]:
 
 
 def _blocks_beyond(config: RunConfig, mesh: Mesh) -> list[int]:
-    """The blocks of the stages, if some are to recompute more."""
     held = mesh.layers_per_stage(config.model.sizes.attention_layers)
     return held if any(map(int.__gt__, config.training.recompute_blocks or [], held)) else []
 
 
 def _lacks_kernel(config: RunConfig, mesh: Mesh) -> bool:
-    """Whether the Ascend that the run names has no kernel of fused attention."""
     named = config.device == "ascend" and config.parallel.hardware
     return bool(named) and "attention" not in running_on(config).fused
 

@@ -54,12 +54,10 @@ class RunConfig:
 
     @property
     def family(self) -> str:
-        """Name of the model family."""
         return self.model.family
 
     @property
     def seq_length(self) -> int:
-        """Predicted tokens per sequence."""
         return self.data.seq_length or self.model.sizes.max_position_embeddings
 
     @cached_property
@@ -72,27 +70,22 @@ class RunConfig:
 
     @property
     def partitioned(self) -> bool:
-        """Whether the engine partitions the graph over the devices; CPU processes only share the batch."""
         return self.device != "cpu" and self.devices > 1
 
     @property
     def data_parallel(self) -> int:
-        """Number of replicas that see different samples."""
         return self.mesh.data
 
     @property
     def local_batch(self) -> int:
-        """Sequences per replica and step."""
         return self.training.global_batch // self.data_parallel
 
     @property
     def micro_batch(self) -> int:
-        """Sequences that a replica processes at once."""
         return self.training.micro_batch or max(1, self.local_batch // (self.parallel.micro_batches or 1))
 
     @property
     def accumulation(self) -> int:
-        """Micro-batches per step."""
         return self.local_batch // self.micro_batch
 
     @cached_property
@@ -114,12 +107,10 @@ class RunConfig:
 
     @property
     def calls(self) -> int:
-        """How often the host calls a graph in each step."""
         return self.accumulation // self.graph_micro_batches
 
     @property
     def reductions(self) -> int:
-        """How often gradients are reduced in each step: in every call of a partitioned graph."""
         return self.calls if self.partitioned else 1
 
     @property
@@ -129,7 +120,6 @@ class RunConfig:
         return self.evaluated_of(self.graph_micro_batches)
 
     def evaluated_of(self, number: int) -> int:
-        """The same for a graph that trains on `number` micro-batches."""
         fewer = (x for x in range(self.mesh.pipeline, number) if number % x == 0 and self.fills_graph(x))
         return next(fewer, number)
 
@@ -151,7 +141,6 @@ class RunConfig:
 
     @property
     def schedule(self) -> ScheduleConfig:
-        """`training.schedule` with its numbers of steps filled in for this run's length."""
         return self.training.schedule.over(self.steps)
 
     @property
@@ -170,7 +159,6 @@ class RunConfig:
         return range(self.devices) if ranks == "all" else ranks
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain nested values with every default filled in and all sizes of the model."""
         return {**asdict(self), "model": self.model.to_dict()}
 
 

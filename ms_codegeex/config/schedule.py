@@ -23,8 +23,6 @@ class Transition:
     def between(
         cls, step: int, before: ScheduleConfig, earlier: Transition | None, now: ScheduleConfig, end: int
     ) -> Transition | None:
-        """From `before`, with the transition that it may have had, to `now`, whose run ends with update `end`. It takes
-        what a run of the remaining length takes to warm up."""
         steps = warm_up_of(max(0, end - step))
         return cls(step, learning_rate(step, before, earlier), steps) if steps and before != now else None
 

@@ -143,7 +143,6 @@ class ScheduleConfig:
 
 
 def warm_up_of(steps: int) -> int:
-    """Updates of the warm-up of a run of `steps` that does not state them."""
     return min(2000, steps // 10)
 
 
@@ -215,7 +214,6 @@ class TrainingConfig:
 
     @property
     def attention_rate(self) -> float:
-        """The dropout of attention weights."""
         return self.dropout if self.attention_dropout is None else self.attention_dropout
 
 
@@ -242,12 +240,10 @@ class LoraConfig:
 
     @property
     def bits(self) -> int:
-        """Of the blocks' matrices if they are rounded to integers, else 0."""
         return {"int8": 8, "int4": 4}.get(self.frozen, 0)
 
     @property
     def tables(self) -> str:
-        """What tables are held in."""
         return "fp16" if self.bits else self.frozen
 
 
@@ -449,7 +445,6 @@ class ProfileConfig:
 
     @property
     def window(self) -> range:
-        """The steps, from 1; empty without any."""
         first, _, last = (self.steps or "1..0").partition("..")
         return range(int(first), int(last) + 1)
 

@@ -10,12 +10,10 @@ from ms_codegeex.config.chips import ascend_chip
 
 
 def pairs() -> list[dict[str, str]]:
-    """Which CANN, driver and mindformers a MindSpore goes with, by published pages: the rows of `software.yaml`."""
     return shipped_table(Path(__file__).with_name("software.yaml"))
 
 
 def pairs_note() -> str:
-    """One line: which CANN and driver each MindSpore goes with."""
     said = [
         f"MindSpore {each['mindspore']} with {each['cann']}"
         + (f" and driver {each['driver']}" if each["driver"] else "")

@@ -17,7 +17,6 @@ from ms_codegeex.base.errors import UserError, suggestion
 
 
 def _whole(value: Any) -> Any:
-    """A whole number as people write it: 2e9, 2000.0, 2_000, 0x10 too. What is none is returned unchanged."""
     with contextlib.suppress(ValueError):
         if isinstance(value, str) and not value.isdecimal():  # digits alone are text only where somebody quotes them
             value = float(value) if re.fullmatch(r"[0-9.]+[eE]\+?[0-9]+", value) else int(value, 0)
@@ -25,7 +24,6 @@ def _whole(value: Any) -> Any:
 
 
 def _text(value: Any) -> Any:
-    """A name that consists of digits is text too."""
     return str(value) if type(value) is int else value
 
 
@@ -67,7 +65,6 @@ def check_keys(section: str, given: Mapping[str, Any], known: Sequence[str]) -> 
 
 
 def _paths(cls: type, prefix: str = "") -> Iterator[str]:
-    """All keys at any depth, dotted."""
     for f in dataclasses.fields(cls):
         yield prefix + f.name
         if dataclasses.is_dataclass(f.default_factory):
@@ -75,7 +72,6 @@ def _paths(cls: type, prefix: str = "") -> Iterator[str]:
 
 
 def _remedy(key: str, prefix: str, known: Sequence[str], paths: Sequence[str]) -> str:
-    """What an unknown key may stand for: one of this name elsewhere, or a similar one of the section `prefix`."""
     if key in paths:  # a dotted one
         section, _, last = key.rpartition(".")
         return f"in a file, write {last} below {section.replace('.', ' and ')}"

@@ -62,7 +62,6 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _has_comment(value: str, parsed: Any) -> bool:
-    """Whether YAML has left out the rest of a text from a # on: what is before it has the same value."""
     comment = re.search(r"(?:^|\s)#", value)
     with contextlib.suppress(MalformedText):
         return comment is not None and parse_yaml(value[: comment.start()]) == parsed
@@ -91,5 +90,4 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def flattened(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration's values by dotted key; a blend is one value."""
     return nested.flattened(tree, whole=(BLEND,))

@@ -60,7 +60,6 @@ class ChatTemplate:
     tools_text = ""
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
-        """See `ChatFormat.prompt`; there is no place for tools."""
         *said, (begin, _, _) = self._parts([*messages, ("assistant", "")])
         return "".join(map("".join, said)) + begin
 
@@ -76,7 +75,6 @@ class ChatTemplate:
         return [LearntAnswer(whole, size, content) for size, content in answers]
 
     def _parts(self, messages: Iterable[Message]) -> Iterator[tuple[str, str, str]]:
-        """What is before each message's content, the content, and what is after it. Together they are the text."""
         rounds = 0
         for role, content in messages:
             rounds += role == "user"
@@ -112,7 +110,6 @@ class ChatTemplate:
 
 
 def _quoted(text: str) -> str:
-    """A text of a format as an expression of Jinja."""
     return " ~ ns.round ~ ".join(json.dumps(part, ensure_ascii=False) for part in text.split("{round}"))
 
 
@@ -131,5 +128,4 @@ def translation_name(language: str) -> str:
 
 
 def translation_prompt(source_name: str, target_name: str, source: str) -> str:
-    """CodeGeeX's translation prompt: the code below its language, and the other language."""
     return f"code translation\n{source_name}:\n{source.rstrip()}\n{target_name}:\n"

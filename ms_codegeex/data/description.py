@@ -76,7 +76,6 @@ class Fact:
 
 
 def _fact(meaning: str, read: Callable[[Any], Any], **more: Any) -> dict[str, Fact]:
-    """The metadata of a field."""
     return {"fact": Fact(meaning, read, **more)}
 
 
@@ -118,7 +117,6 @@ def chat_of(value: Any) -> Chat:
 
 
 def _own(texts: Mapping[str, str], ends: tuple[str, ...] | None = None) -> Chat:
-    """The format of templates in Jinja by their names: one of ours if they are its export."""
     if {*texts} == {DEFAULT} and ends is None:
         for ours in TEMPLATES.values():
             if texts[DEFAULT] == ours.jinja():
@@ -138,24 +136,20 @@ def chat_json(chat: Chat) -> Any:
 
 
 def chat_name(chat: Chat) -> str | None:
-    """The name of a format of ours."""
     return next((name for name, ours in TEMPLATES.items() if ours == chat), None)
 
 
 def chat_texts(chat: Chat | None) -> dict[str, str]:
-    """The templates in Jinja by their names, as other programs read them."""
     return {} if chat is None else dict(chat.texts) if isinstance(chat, JinjaTemplate) else {DEFAULT: chat.jinja()}
 
 
 def bound(chat: Chat, tokenizer: Tokenizer) -> ChatFormat:
-    """What writes conversations for a model with this tokenizer."""
     return (
         JinjaChat(chat, tokenizer.special_texts(), tokenizer.answer_ends) if isinstance(chat, JinjaTemplate) else chat
     )
 
 
 def _chat_keys(chat: Chat, tokenizer: Tokenizer, prefix: str) -> Entries:
-    """The templates, which begin with the prefix once, and the token that ends a turn."""
     texts = {name: text if text.startswith(prefix) else prefix + text for name, text in chat_texts(chat).items()}
     yield GGUF_TEMPLATE, "string", texts.pop(DEFAULT, None) or next(iter(texts.values()))
     if texts:
@@ -167,7 +161,6 @@ def _chat_keys(chat: Chat, tokenizer: Tokenizer, prefix: str) -> Entries:
 
 
 def _infill_keys(marks: Sentinels, tokenizer: Tokenizer, _prefix: str) -> Entries:
-    """The sentinels, also by the names that llama.cpp read before October 2024."""
     for part, short in (("prefix", "pre"), ("suffix", "suf"), ("middle", "mid")):
         mark = getattr(marks, part)
         ids = [mark] if isinstance(mark, int) else tokenizer.encode_marks(mark)
@@ -216,7 +209,6 @@ class ModelDescription:
     reason: str | None = field(default=None, metadata=_fact("why it is this step", _line, lasting=False))
 
     def to_json(self) -> dict[str, Any]:
-        """The content of `serving.json`, which `description_from` reads."""
         known = {name: getattr(self, name) for name in FACTS}
         return {name: FACTS[name].write(value) for name, value in known.items() if value is not None}
 
@@ -280,7 +272,6 @@ def taught_by(info: Mapping[str, Any]) -> ModelDescription:
 
 
 def recorded_description(state: Mapping[str, Any], where: object) -> ModelDescription:
-    """The description in the state of a checkpoint's manifest; earlier versions recorded `infill` alone."""
     found = state.get("description")
     return description_from({"infill": state.get("infill")} if found is None else found, where)
 
@@ -344,7 +335,6 @@ def _template(directory: Path, name: str) -> str:
 
 
 def _agreed(stated: Chat | None, own: Mapping[str, str], stated_wins: bool) -> Chat | None:
-    """The format, if one is stated and the model has templates of its own."""
     if not own:
         return stated
     if stated is not None and (stated_wins or chat_texts(stated) == own):
@@ -388,8 +378,6 @@ def save_description(directory: Path, description: ModelDescription, tokenizer: 
 
 
 def _place(directory: Path, texts: Mapping[str, str]) -> None:
-    """Write templates where transformers looks for them: one in a file, several in tokenizer_config.json. Others that
-    are in files there are removed."""
     folder = directory / FURTHER_TEMPLATES
     further = () if folder.is_symlink() else folder.glob("*.jinja")  # a link's files are not the model's
     for path in (directory / CHAT_TEMPLATE, *further):
@@ -429,7 +417,6 @@ def update_description(directory: Path, key: str, value: str) -> ModelDescriptio
 
 
 def card_licence(text: str) -> str | None:
-    """The licence that the front matter of a model card names."""
     found = _entry("licence").match(text)
     return (found["value"].strip() or None) if found else None
 
@@ -443,7 +430,6 @@ def _entry(key: str) -> re.Pattern[str]:
 
 
 def _in_front_matter(card: str, key: str, value: str | None) -> str:
-    """A model card that names this licence or base in its front matter; the hub reads no base that is elsewhere."""
     named = value is not None and (key != "base" or HUB_NAME.fullmatch(value))
     line = yaml.safe_dump({IN_CARD[key]: value}, allow_unicode=True, width=math.inf) if named else ""
     if found := _entry(key).match(card):

@@ -44,7 +44,6 @@ class Dataset:
     splits: dict[str, IndexedDataset]
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that made its ids."""
         return recorded_tokenizer(self.description["tokenizer"], self.directory / TOKENIZER_DIRECTORY, self.directory)
 
 
@@ -136,7 +135,6 @@ def report_path(dataset: Dataset) -> str:
 
 
 def origin(prefix: Path, number: int) -> dict[str, Any]:
-    """`source`, `language` and `sha256` (hex) of a document, each None where it is not recorded."""
     row = read_document_row(prefix, number) or {}
     return {**{name: row.get(name) for name in ("source", "language")}, "sha256": row["sha256"].hex() if row else None}
 
@@ -205,7 +203,6 @@ def _part(
     counted: np.ndarray,
     marks: Mapping[int, str],
 ) -> dict[str, Any]:
-    """The part of a document in a sample; `ids` and `counted` are those of the part, `marks` the sentinels."""
     before = dataset.splits[split].document(span.document)[: span.start].tolist()
     ended = ids == dataset.description["eos_id"]
     alone = ended | np.isin(ids, list(marks))

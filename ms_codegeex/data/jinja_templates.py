@@ -42,16 +42,13 @@ class JinjaTemplate:
 
     @property
     def default(self) -> str:
-        """The template of conversations without tools."""
         return dict(self.texts).get(DEFAULT, self.texts[0][1])
 
     def text_for(self, tools: bool) -> str:
-        """The template of conversations with or without tools."""
         return dict(self.texts).get(WITH_TOOLS, self.default) if tools else self.default
 
 
 def chatml() -> JinjaTemplate:
-    """ChatML with tools, for models with Qwen2's tokenizer and without a template of their own."""
     return JinjaTemplate(((DEFAULT, _CHATML.read_text(encoding="utf-8")),))
 
 
@@ -147,12 +144,10 @@ class JinjaChat:
         )
 
     def close(self) -> None:
-        """End the process that renders."""
         self._renderer.close()
 
     @property
     def tools_text(self) -> str:
-        """See `ChatFormat.tools_text`."""
         text = self.template.text_for(True)
         return text if "tools" in text else ""
 
@@ -189,7 +184,6 @@ class JinjaChat:
 
 
 def _answer(before: str, said: str, content: str) -> LearntAnswer:
-    """An answer of which the template makes `said`."""
     prompt = before.encode()
     if said == content.rstrip():  # nothing ends it but the end token
         return LearntAnswer(prompt, len(prompt), content, marked=True)

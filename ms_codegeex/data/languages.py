@@ -40,7 +40,6 @@ _FILLER = re.compile(r"[\s_-]+(?=\w)")
 
 
 def _key(name: str) -> str:
-    """`Objective-C`, `objective c` and `objectivec` are the same; a final sign, as in `C--`, makes a difference."""
     return _FILLER.sub("", name.strip().lower())
 
 
@@ -51,7 +50,6 @@ def _keys() -> dict[str, Language]:
 
 
 def lookup(name: str) -> Language | None:
-    """The language called `name`, or None. Case, spaces, `-` and `_` do not matter; aliases such as `js` are known."""
     return _keys().get(name) or _keys().get(_key(name))
 
 
@@ -87,7 +85,6 @@ def tag_text(language: str, scheme: str = "codegeex") -> str:
 
 @functools.cache
 def tag_prefix(language: str, scheme: str) -> bytes:
-    """The tag line with its newline, before the text of a document; empty where `tag_text` is."""
     tag = tag_text(language, scheme)
     return f"{tag}\n".encode() if tag else b""
 

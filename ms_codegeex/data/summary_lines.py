@@ -27,7 +27,6 @@ def dataset_lines(description: dict[str, Any]) -> list[str]:
 
 
 def _left_out(description: dict[str, Any]) -> list[str]:
-    """What became of the input; for a dataset that an earlier version made, what was dropped."""
     if "tally" in description:
         return tally_lines(description["tally"])
     counts = {reason: it.get("documents", it.get("files")) for reason, it in description.get("dropped", {}).items()}
@@ -67,7 +66,6 @@ def _documents(counts: dict[str, Any], word: str = "documents") -> str:
 
 
 def print_dataset(arguments: argparse.Namespace, result: dict[str, Any]) -> None:
-    """Print the description of a dataset that was just written, and the tally of its input if it was made from text."""
     print_tally(result.get("tally"))
     print_result(result, "\n".join([*dataset_lines(result), f"dataset: {result['output']}"]), arguments.json)
 

@@ -41,12 +41,10 @@ class Adapters:
 
     @property
     def layers(self) -> list[str]:
-        """Names of the layers that have an adapter."""
         return [name.removesuffix(f".{LORA_A}") for name in self.tensors if name.endswith(f".{LORA_A}")]
 
     @property
     def targets(self) -> list[str]:
-        """The layers, relative to their blocks, as `lora.targets` names them."""
         return sorted({".".join(name.split(".")[-2:]) for name in self.layers})
 
 

@@ -75,12 +75,10 @@ def fingerprint(tensors: Mapping[str, LazyTensor]) -> str:
 
 
 def step_name(step: int) -> str:
-    """Name of the directory of the checkpoint after `step` steps."""
     return f"step-{step:08d}"
 
 
 def manifest_digest(manifest: Mapping[str, Any]) -> str:
-    """The hash of a manifest without its own entry `sha256`, which holds this hash."""
     content = {key: value for key, value in manifest.items() if key != "sha256"}
     return json_digest(content)
 
@@ -166,12 +164,10 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
-        """The training step after which it was written."""
         return self.manifest["step"]
 
     @property
     def state(self) -> dict[str, Any]:
-        """What was passed to `write_checkpoint` as `state`, after a round trip through JSON."""
         return {key: value for key, value in self.manifest.items() if key not in RESERVED_KEYS}
 
     @property
@@ -181,7 +177,6 @@ class Checkpoint:
 
     @property
     def names(self) -> list[str]:
-        """Tensor names, optimizer moments included."""
         return list(self.manifest["tensors"])
 
     def _tensor(self, name: str) -> dict[str, Any]:
@@ -190,15 +185,12 @@ class Checkpoint:
         return self.manifest["tensors"][name]
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """A tensor's global shape."""
         return tuple(self._tensor(name)["shape"])
 
     def dtype(self, name: str) -> str:
-        """A tensor's dtype, e.g. "float32"."""
         return self._tensor(name)["dtype"]
 
     def slices(self, name: str) -> list[dict[str, Any]]:
-        """The slices of a tensor: `file`, `offset`, `shape` and hashes of each."""
         return self._tensor(name)["slices"]
 
     def _file(self, name: str) -> SafetensorsFile:
@@ -235,7 +227,6 @@ class Checkpoint:
         return gather(self.shape(name), self.dtype(name), window, self.slices(name), partial(self._copy, name))
 
     def _copy(self, name: str, record: Mapping[str, Any], source: tuple[slice, ...], target: np.ndarray) -> None:
-        """Copy the part `source` of a slice to `target`, where possible without a buffer between them."""
         read, shape, size = self._chunk_reader(name, record), record["shape"], record["rows"]
         if not shape:
             return read(0, target)
@@ -300,8 +291,6 @@ def step_of(path: Path) -> int:
 
 
 def newest_sound(root: Path, reasons: list[str] | None = None, verify: bool = True) -> Checkpoint | None:
-    """The newest sound checkpoint in `root`, or None. Without `verify` it is only intact: whoever reads it hashes what
-    it reads. The reasons for skipping later ones are added to `reasons`."""
     return _first_sound(reversed(list_checkpoints(root)), reasons if reasons is not None else [], verify)
 
 
@@ -383,8 +372,6 @@ def set_aside(path: Path, why: str) -> Path:
 
 
 def set_doubtful_aside(root: Path, first: int, keep_one: bool) -> list[Path]:
-    """Set aside the checkpoints of step `first` and later ones; with `keep_one` not the oldest of all: a run has to
-    begin somewhere. Returns their new paths."""
     paths = list_checkpoints(root)[keep_one:]
     return [set_aside(path, "doubtful") for path in paths if step_of(path) >= first]
 
@@ -420,7 +407,6 @@ def prune(
 
 
 def _not_needed(checkpoints: list[Path], keep: int, settled: int) -> list[Path]:
-    """The deletable ones of `checkpoints` (oldest first), newest first."""
     intact: list[Path] = []  # newest first, up to the newest settled one if that is not among the first `keep`
     for path in reversed(checkpoints):
         if len(intact) >= keep and step_of(intact[-1]) <= settled:

@@ -46,7 +46,6 @@ class Slice:
 
     @property
     def tensor(self) -> LazyTensor:
-        """The part, to be loaded."""
         return self.array if isinstance(self.array, LazyTensor) else from_array(self.array, self.dtype)
 
 
@@ -88,25 +87,20 @@ class _Names:
 
     @property
     def temporary(self) -> Path:
-        """Where the ranks write."""
         return self.final.with_name(f".{self.final.name}.{self.save}.tmp")
 
     @property
     def failed(self) -> Path:
-        """Rank 0 leaves it if the save has failed."""
         return failure_file(self.final.parent, int(self.final.name.removeprefix("step-")), self.save)
 
     def part(self, rank: int) -> Path:
-        """A rank has written its file; this says what is in it."""
         return self.temporary / f"rank_{rank:05d}.json"
 
     def rank_failure(self, rank: int) -> Path:
-        """A rank could not write its file."""
         return self.temporary / f"rank_{rank:05d}.failed"
 
 
 def failure_file(root: Path, step: int, save: str) -> Path:
-    """The file that says that a save has failed and, once rank 0 knows, the step of the `next_try`."""
     return root / f".{step_name(step)}.{save}.failed"
 
 
@@ -147,7 +141,6 @@ def write_checkpoint(
 
 
 def _leave_note(names: _Names, failure: UserError, patience: float) -> None:
-    """Tell the waiting ranks before their files are deleted; a full disk may have room for the note only afterwards."""
     for silent in _looks(names, patience):
         with contextlib.suppress(UserError):
             return write_json(names.failed, {"message": str(failure)})
@@ -182,7 +175,6 @@ def _looks(names: _Names, patience: float) -> Iterator[str]:
 
 
 def _other_parts(names: _Names, world_size: int, patience: float) -> list[Any]:
-    """What the other ranks wrote, in their order; waits for them."""
     missing, parts = set(range(1, world_size)), {}
     for silent in _looks(names, patience):
         present = {entry.name for entry in os.scandir(names.temporary)}
@@ -247,7 +239,6 @@ def write_ranks(path: Path, step: int, state: Mapping[str, Any], ranks: Iterable
 
 
 def plain_state(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The state as it comes back from a checkpoint: a copy as JSON values."""
     numpy = (np.generic, np.ndarray)
     return json.loads(json.dumps(dict(state), default=lambda x: x.tolist() if isinstance(x, numpy) else str(x)))
 
@@ -255,7 +246,6 @@ def plain_state(state: Mapping[str, Any]) -> dict[str, Any]:
 def _publish(
     temporary: Path, final: Path, of: Mapping[str, Any], state: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Write the manifest of the files in `temporary`, and rename the directory to `final`."""
     if clash := set(state) & set(RESERVED_KEYS):
         raise ValueError(f"state keys {sorted(clash)} belong to the manifest")
     manifest = {
@@ -297,7 +287,6 @@ def _tensors(parts: Sequence[Mapping[str, Any]], final: Path) -> dict[str, Any]:
 
 
 def _swap(temporary: Path, final: Path) -> None:
-    """Rename into place. An older checkpoint of the same step waits under a name that `list_checkpoints` recognises."""
     replaced = final.with_name(f"{final.name}.replaced")
     if final.exists():
         shutil.rmtree(replaced, ignore_errors=True)

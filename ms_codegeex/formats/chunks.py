@@ -22,7 +22,6 @@ CHUNK_BYTES = 8 << 20
 
 
 def rows_per_chunk(shape: Sequence[int], itemsize: int) -> int:
-    """Rows in a chunk of a tensor of `shape`, at least one. A single number counts as one row."""
     return max(1, CHUNK_BYTES // max(1, math.prod(shape[1:]) * itemsize))
 
 

@@ -114,7 +114,6 @@ class Target:
 
 
 def _record(source: Source) -> dict[str, Any]:
-    """What a file without a place for it has to say besides the sizes, for `open_source`."""
     record: dict[str, Any] = {"description": source.description.to_json()}
     with contextlib.suppress(UserError):  # it has none that is known
         tokenizer = source.tokenizer()
@@ -251,7 +250,6 @@ class TensorFiles:
                         raise UserError(f"{output}: {differs}, so nothing was changed there; {remedy}")
 
     def described(self, output: Path) -> dict[str, Any]:
-        """The part of `convert`'s result that describes the files."""
         tensors = [tensor for part in self.parts for tensor in part.values()]
         return {
             "tokenizer": self.target.models and any((output / name).is_file() for name in TOKENIZER_FILES),
@@ -269,7 +267,6 @@ class TensorFiles:
 
 
 def _warnings(source: Source, output: Path, to: str) -> list[str]:
-    """Why other software cannot run the model: its size, unless our classes run it, or classes that are not there."""
     formats, is_directory = source.family.weights.FORMATS, TARGETS[to].models
     warnings = [] if to == "gptj" or (is_directory and formats.classes) else [*formats.limits(source.config)]
     if TARGETS[to].ours and (lost := [*source.description.to_json()]):
@@ -285,7 +282,6 @@ def _warnings(source: Source, output: Path, to: str) -> list[str]:
 
 
 def _modules(target: Path) -> list[str]:
-    """The classes that the `auto_map` of a model directory names."""
     classes = read_json(target / CONFIG).get("auto_map")
     return [name for name in classes.values() if isinstance(name, str)] if isinstance(classes, dict) else []
 

@@ -93,7 +93,6 @@ def _applied(
 
 
 def _write_card(directory: Path, text: str) -> None:
-    """Write a model card. The licence that it names is the model's; otherwise it gets the model's."""
     before = read_description(directory).licence
     with atomic_file(directory / CARD) as path:
         path.write_text(text, encoding="utf-8")

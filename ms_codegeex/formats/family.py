@@ -63,12 +63,10 @@ class FamilyFormats:
 
     @property
     def data(self) -> ForeignFormats:
-        """Names in files of other programs."""
         return self.family.weights.FORMATS
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """Every size in our names, with the value that it has where a file does not record it."""
         return {field.name: field.default for field in fields(self.family.config.build_config(None, {}))}
 
     def _checked(self, values: Mapping[str, Any], keys: Mapping[str, str], where: str) -> dict[str, Any]:
@@ -146,7 +144,6 @@ class FamilyFormats:
         return self._checked(read, self.data.sizes.keys, "config.json")
 
     def to_json(self, config: Any, base: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """`config.json` of a model directory with parameters like ours, float32; keys of `base` we do not know stay."""
         data = self.data.sizes
         return {
             "model_type": data.model_type,
@@ -203,7 +200,6 @@ class FamilyFormats:
         return role.weight_axis if part == "weight" else role.bias_axis
 
     def entries(self, layout: ForeignLayout, config: Any, ranks: int = 1) -> tuple[Entry, ...]:
-        """Every tensor of the layout for a model of `config`'s sizes, or for one of `ranks` slices of it, in order."""
         return tuple(entry.of_rank(ranks) for entry in expand(layout.entries, config))
 
     def rank_shapes(
@@ -230,8 +226,6 @@ class FamilyFormats:
         return tuple(field for field in self.defaults if field not in given)
 
     def is_whole(self, layout: ForeignLayout, shapes: Mapping[ForeignName, Shape]) -> bool:
-        """Whether a file with tensors of these shapes has a whole model, and no tensor-parallel slice: then the output
-        matrix of its attention is square."""
         entries = (entry.numbered(0) for entry in layout.entries if entry.ours == (_SQUARE,))
         return any(len({*shapes.get(entry.foreign, ())}) == 1 for entry in entries)
 

@@ -107,17 +107,14 @@ class Place:
 
     @property
     def folder(self) -> Path:
-        """The folder, or the one of the file."""
         return self.path if self.beginning is None else self.path.parent
 
     @property
     def candidates(self) -> list[str]:
-        """The files of a folder that may hold weights."""
         names = (name for name in self.files if name.endswith(_SUFFIXES))
         return [name for name in names if not is_training_state("files", name)]
 
     def begins(self, text: bytes) -> bool:
-        """Whether it is a file that begins with this text."""
         return self.beginning is not None and self.beginning.startswith(text)
 
 
@@ -147,7 +144,6 @@ class FoundModel:
 
     @property
     def configured(self) -> Path | None:
-        """The nearest folder on the way that has a `config.json`."""
         folders = (self.place.folder, *(place.path for place in reversed(self.way)))
         return next((folder for folder in folders if (folder / CONFIG).is_file()), None)
 
@@ -233,7 +229,6 @@ def nested_tensors(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[Fore
 
 
 def rank_record(rank: int, ranks: int) -> dict[str, int]:
-    """The record that identifies the file of a tensor-parallel rank."""
     return {_RANK: rank, _RANKS: ranks}
 
 
@@ -247,7 +242,6 @@ def _check_rank(recorded: Mapping[str, Any], rank: int, ranks: int, where: str) 
 
 
 def _megatron_sizes(tree: Mapping[Any, Any]) -> dict[str, Any]:
-    """Sizes recorded in the file: our own `config`, or the arguments of the training program."""
     config, arguments = tree.get("config"), tree.get("args")
     arguments = arguments if isinstance(arguments, dict) else namespace(arguments) or {}
     named = state_table()["arguments"].items()
@@ -259,7 +253,6 @@ def _megatron_sizes(tree: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _model_tensors(tree: Mapping[Any, Any], file: Path) -> tuple[dict[ForeignName, LazyTensor], list[str]]:
-    """The model's tensors by path, and the names of the training state that was saved along with them."""
     if "model0" in tree:
         raise UserError(f"{file}: holds the chunks of an interleaved pipeline; save it again with a single stage")
     found = dict(nested_tensors(tree))
@@ -272,7 +265,6 @@ def _model_tensors(tree: Mapping[Any, Any], file: Path) -> tuple[dict[ForeignNam
 
 
 def _root(tree: Any, name: ForeignName) -> str:
-    """The outermost key of training state around a tensor, or else the outermost; PyTorch's optimizers have any key."""
     path = _path(name)
     for key in path[:-1] or path:
         if key == "state" and "param_groups" in tree:
@@ -284,7 +276,6 @@ def _root(tree: Any, name: ForeignName) -> str:
 
 
 def _joined(stages: Sequence[Mapping[ForeignName, LazyTensor]], files: Sequence[Path]) -> dict[ForeignName, LazyTensor]:
-    """The tensors of all stages of a pipeline, whose layers are numbered from 0 in each, or through all of them."""
     tensors, first = dict(stages[0]), 0
     for number, (stage, file) in enumerate(zip(stages, files, strict=True)):
         blocks = [int(block[0]) for name in stage if (block := _BLOCK.search(".".join(_path(name))))]
@@ -304,7 +295,6 @@ def _path(name: ForeignName) -> tuple[str, ...]:
 
 
 def _read_torch(_place: Place, ranks: Sequence[Sequence[Path]]) -> RawModel:
-    """The files of each tensor-parallel rank, one for each stage of a pipeline."""
     parts, skipped, recorded, record = [], [], {}, {}
     for rank, files in enumerate(ranks):
         trees = [read_torch(file) for file in files]
@@ -322,7 +312,6 @@ def _read_torch(_place: Place, ranks: Sequence[Sequence[Path]]) -> RawModel:
 
 
 def _record(text: Any, where: str) -> dict[str, Any]:
-    """What `convert` has put into a `.pt` file; nothing in one of another program."""
     try:
         record = parse_json(text) if isinstance(text, str) else {}
     except MalformedText as error:
@@ -331,7 +320,6 @@ def _record(text: Any, where: str) -> dict[str, Any]:
 
 
 def _weights(tensors: Mapping[str, LazyTensor], path: Path, kind: str | None, files: Sequence[Path] = ()) -> RawModel:
-    """The tensors without MindSpore's moments, counters and caches of inference."""
     weights = {name: tensor for name, tensor in tensors.items() if is_weight(name)}
     skipped = [name for name in tensors if name not in weights] + (read_texts(path) if path.is_file() else [])
     return RawModel([weights], [str(path)], kind, skipped=skipped, files=files or [path])
@@ -348,8 +336,6 @@ def _in_order(numbered: Mapping[int, Any], where: Path, what: str = "rank") -> l
 
 
 def _megatron_ranks(place: Place) -> list[list[Path]]:
-    """The files of a folder `mp_rank_XX_model_states.pt` or `mp_rank_XX/<any name>.pt` in rank order, `mp_rank_XX_YYY`
-    for each stage of a pipeline. Folders that hold an optimizer alone do not count."""
     numbered: dict[int, dict[int, Path]] = {}
     own = {*place.candidates}
     for name in sorted({*place.files, *place.folders}):
@@ -369,7 +355,6 @@ def _megatron_ranks(place: Place) -> list[list[Path]]:
 
 
 def _read_mindspore_ranks(place: Place, _found: Any) -> RawModel:
-    """The checkpoints of many devices; without a strategy file they count as tensor-parallel ranks 0, 1, ..."""
     directory, files = place.path, find_rank_files(place.path)
     found = (path for path in directory.rglob("*strategy*") if path.suffix in (*MINDSPORE_SUFFIXES, ".json"))
     strategies = sorted(path for path in found if path.is_file() and path.name[0] != ".")
@@ -393,14 +378,11 @@ def _read_mindspore_ranks(place: Place, _found: Any) -> RawModel:
 
 
 def _marked(raw: RawModel, origin: Mapping[str, Any]) -> RawModel:
-    """The tensors of a `.ckpt` file with the sizes and the record in our mark of origin."""
     config = origin.get("config")
     return replace(raw, recorded=config if isinstance(config, dict) else {}, record=origin)
 
 
 def _read_mindformers(place: Place, first: str) -> RawModel:
-    """The weights that mindformers saves beside an optimizer's: one file, or those of many ranks with the parts of
-    tensors that `metadata.json` describes (mindformers 1.9 and 2.1, checkpoint/metadata.py)."""
     names = [name for name in place.files if name.endswith(".safetensors")]
     for name in names:
         check_file(place.path, name)
@@ -456,8 +438,6 @@ def _of_chunks(name: str, shape: Sequence[int], chunks: Sequence[Mapping[str, An
 
 
 def _read_npy_folder(place: Place, _found: Any) -> RawModel:
-    """The tensors of a folder with one `<name>.npy` each, as CodeGeeX's export to PyTorch makes it. The format has no
-    checksum, so changed elements look sound."""
     tensors, files = {}, [place.path / name for name in place.files if name.endswith(".npy")]
     for file in files:
         check_file(place.path, file.name)
@@ -497,7 +477,6 @@ def _read_file(place: Place, _found: Any) -> RawModel:
 
 
 def _shards(place: Place) -> tuple[str, ...]:
-    """The files in Hugging Face's layout in a folder, or of the one that a file belongs to."""
     return weight_files(place.folder, None if place.beginning is None else place.path.name)
 
 
@@ -537,8 +516,6 @@ def _newest(place: Place, pattern: str = _STEP_FOLDER) -> str | None:
 
 
 def _results(place: Place, words: str = "") -> str | None:
-    """The folders with weights next to those of steps: the only one if it has one of the `words` in its name; without
-    `words`, the list of all."""
     if _newest(place) is None:
         return None
     others = [each for each in place.folders if not re.fullmatch(_STEP_FOLDER, each) and _has_weights(place, each)]
@@ -553,7 +530,6 @@ def _has_weights(place: Place, name: str) -> bool:
 
 
 def _best_of_trainer(place: Place) -> str | None:
-    """The folder that transformers' Trainer has recorded as the best one, in the newest."""
     if (newest := _newest(place)) is None or _TRAINER not in entries(place.path / newest):
         return None
     state: Any = None
@@ -580,7 +556,6 @@ def _is_run(place: Place) -> bool:
 
 
 def _is_ranks(place: Place) -> bool:
-    """Whether there are files of MindSpore's ranks: in folders, or several beside each other, not all of one but 0."""
     inside = (file for name in place.folders if "rank" in name for file in entries(place.path / name))
     names = place.candidates if len(place.candidates) > 1 else ()
     of_ranks = all(name.endswith(".ckpt") or ("rank" in name and name.endswith(".safetensors")) for name in names)

@@ -78,7 +78,6 @@ def unpack(packing: Packing, array: np.ndarray, shapes: Sequence[Shape]) -> Sequ
 
 
 def _renumbered(array: np.ndarray, order: Sequence[int] | np.ndarray) -> np.ndarray:
-    """The rows of each head in this order."""
     return array.reshape(-1, len(order), *array.shape[1:])[:, order].reshape(array.shape)
 
 
@@ -95,7 +94,6 @@ def expand(patterns: Iterable[Entry], config: Any) -> tuple[Entry, ...]:
 
 
 def shown(name: ForeignName) -> str:
-    """A foreign name for a message."""
     return name if isinstance(name, str) else " -> ".join(name)
 
 

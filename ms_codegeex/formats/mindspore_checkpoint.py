@@ -51,24 +51,19 @@ DIMS, TYPE, CONTENT = 1, 2, 3
 
 
 def state_table() -> Mapping[str, Any]:
-    """What training programs save along with the weights."""
     return shipped_table(Path(__file__).with_name("training_state.yaml"))
 
 
 def is_training_state(kind: str, name: str) -> bool:
-    """Whether the table has a name among the `keys` or `files` of optimizers and the like, or the `quantised`."""
     return any(re.fullmatch(pattern, name) for pattern in state_table()[kind])
 
 
 def is_weight(name: str) -> bool:
-    """Whether a checkpoint's entry belongs to the model and is not a moment, counter, loss scale or inference cache."""
     state = state_table()["mindspore"]
     return not name.startswith((*state["prefixes"].split(),)) and name.rpartition(".")[2] not in state["parts"].split()
 
 
 def is_extra(tensor: LazyTensor, name: str = ".") -> bool:
-    """Whether an entry that no model has is a value that `append_dict` added: a number, whole numbers, or a vector with
-    a `name` in MindSpore that is outside of every cell."""
     return tensor.size == 1 or "float" not in tensor.dtype or (len(tensor.shape) == 1 and "." not in name)
 
 
@@ -113,7 +108,6 @@ class _Checkpoint:
             raise UserError(f"{path}: holds no tensors ({self._size} bytes); expected a MindSpore checkpoint")
 
     def _trailer(self, stream: BinaryIO) -> int | None:
-        """The checksum at the end of the file, if there is one; `_size` then excludes it."""
         stream.seek(max(0, self._size - TRAILER_BYTES))
         tail = stream.read(TRAILER_BYTES)
         if not tail.startswith(TRAILER) or len(tail) < TRAILER_BYTES:
@@ -122,7 +116,6 @@ class _Checkpoint:
         return int.from_bytes(tail[len(TRAILER) :], "big")
 
     def _scan(self, stream: BinaryIO) -> dict[str, _StoredTensor]:
-        """All tensors by name, without reading one."""
         reader, tensors, last = WireReader(stream), {}, None
         for number, value in reader.fields(range(self._size)):
             if number == ORIGIN:
@@ -177,7 +170,6 @@ class _Checkpoint:
         return tensor
 
     def _load(self, name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-        """The values: a view of the file, or a copy if they lie in several pieces."""
         self._checksum.compare(byte_blocks(map_bytes(self.path, 0, self._size)))
         pieces = [map_bytes(self.path, piece.start, len(piece)) for piece in self.found[name].pieces]
         flat = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
@@ -226,17 +218,14 @@ def read_mindspore(path: Path, keep: Callable[[str], bool] | None = None) -> dic
 
 
 def read_texts(path: Path) -> list[str]:
-    """The names of the texts that `read_mindspore` leaves out."""
     return [] if is_safetensors(path) else _Checkpoint(Path(path)).texts
 
 
 def read_origin(path: Path) -> dict[str, Any] | None:
-    """What `write_mindspore` was given as `origin` for the file at `path`; None if it did not write it."""
     return None if is_safetensors(path) else _Checkpoint(Path(path)).origin
 
 
 def _pieces(name: str, tensor: LazyTensor) -> Iterator[bytes | memoryview]:
-    """The tensor as `Value`s of at most `PIECE_BYTES`, as MindSpore splits it; an empty one is a `Value` too."""
     tag = name.encode()
     kind = MINDSPORE_TYPES[tensor.dtype].encode()
     head = b"".join(number_field(DIMS, size) for size in tensor.shape) + length_field(TYPE, len(kind)) + kind

@@ -47,7 +47,6 @@ class _Run:
 
     @property
     def weights(self) -> str | None:
-        """Name of the model that the run started from."""
         weights = self.config.get("model.weights")
         return model_name(Path(weights)) if isinstance(weights, str) else None
 
@@ -89,12 +88,10 @@ def _texts() -> Mapping[str, Any]:
 
 
 def _text(value: object) -> str:
-    """Any value as one line of text without a meaning in Markdown or HTML."""
     return _MARKDOWN.sub(r"\\\1", escaped(str(value)))
 
 
 def _part(tree: object, *keys: str) -> Mapping[str, Any]:
-    """A mapping inside others; empty if anything else is there."""
     for key in keys:
         tree = tree.get(key) if isinstance(tree, Mapping) else None
     return tree if isinstance(tree, Mapping) else {}
@@ -105,7 +102,6 @@ def _table(first: str, second: str, rows: Iterable[tuple[str, str]]) -> str:
 
 
 def _datasets(run: _Run) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Name and hash of each dataset that the run trains on, and its dataset.json unless it changed or is gone."""
     for path, digest in sorted(_part(run.state, "datasets").items()):
         try:
             info = read_info(Path(path)) if content_hash(Path(path)) == digest else {}
@@ -115,7 +111,6 @@ def _datasets(run: _Run) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
 
 
 def _tokens(info: Mapping[str, Any]) -> dict[str, int]:
-    """Tokens of the training split by language, largest first; "" is text of no known language."""
     languages = _part(info, "splits", "train", "languages")
     tokens = {name: _part(counts).get("tokens") for name, counts in languages.items()}
     counted = {name: number for name, number in tokens.items() if type(number) is int}

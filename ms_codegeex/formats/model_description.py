@@ -76,7 +76,6 @@ def model_lines(model: dict[str, Any], every_tensor: bool = False) -> Iterator[s
 
 
 def _tensor_lines(lines: list[str], every: bool) -> Iterator[str]:
-    """All lines, or the first and the last ones."""
     left_out = 0 if every else len(lines) - 2 * TENSORS_SHOWN
     if left_out > 1:
         more = f"… {left_out} more: --tensors lists them"
@@ -186,7 +185,6 @@ def checkpoint_lines(checkpoint: dict[str, Any], every_tensor: bool = False) -> 
 
 
 def size_lines(sizes: Mapping[str, int | None]) -> Iterator[str]:
-    """The sizes of `size_of` for people, by the names of the files."""
     for name, size in sizes.items():
         yield f"{name}: a link" if size is None else f"{name}: {size:,} bytes"
 

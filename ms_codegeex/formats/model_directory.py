@@ -41,7 +41,6 @@ NOTHING: Mapping[str, bytes] = MappingProxyType({})
 
 
 def _shards(tensors: Mapping[str, LazyTensor], max_bytes: int) -> list[dict[str, LazyTensor]]:
-    """Consecutive tensors in shards of at most `max_bytes`; a larger tensor is alone in its shard."""
     shards: list[dict[str, LazyTensor]] = [{}]
     room = max_bytes
     for name, tensor in tensors.items():
@@ -95,7 +94,6 @@ def write_model_directory(
 
 
 def _same_end(file: Path, config: Mapping[str, Any]) -> None:
-    """Let a copied generation_config.json name the configuration's end token: an older one may name another."""
     settings, end = read_json(file) if file.is_file() else {}, config.get("eos_token_id")
     ends = settings.get("eos_token_id")
     if ends is not None and end not in (ends if isinstance(ends, list) else [ends]):
@@ -166,7 +164,6 @@ def read_weights(path: Path, names: Sequence[str]) -> tuple[dict[str, LazyTensor
 
 
 def _indexed(path: Path, index: str) -> tuple[dict[str, LazyTensor], dict[str, str], list[str]]:
-    """`read_weights` of the files that an index lists: what it does not list is left out, as in transformers."""
     content = read_json_inside(path, index)
     flat = content if index == PARTS_INDEX else None  # as older versions of MindSpore write it
     weight_map = content.get("weight_map", flat) if isinstance(content, dict) else None

@@ -236,7 +236,6 @@ def _of_modules(patterns: Mapping[str, Any], modules: Collection[str], where: st
 
 
 def _matches(expression: str, names: list[str], where: str) -> list[str]:
-    """The names that an untrusted expression matches, in linear time; Python's `re` could take for ever."""
     import pyarrow
     import pyarrow.compute
 
@@ -253,7 +252,6 @@ def _tensors_file(path: Path) -> str:
 
 
 def _opened(path: Path) -> tuple[dict[str, Any], Path, Mapping[str, LazyTensor], Mapping[str, str]]:
-    """The checked settings of an untrusted directory in PEFT's layout; its file, tensors and metadata."""
     admit(path)
     config = read_json_inside(path, CONFIG)
     if not isinstance(config, dict):
@@ -306,7 +304,6 @@ def _ours(
     rank: int,
     factor: float,
 ) -> dict[str, LazyTensor]:
-    """The adapters of our layers in a module, `factor` in their B; the inverse of what `peft_writing.py` makes."""
     layers = [name.removesuffix(".weight") for name in entry.ours]
     made_here = [layer for layer in layers if ".".join(layer.split(".")[-2:]) in targets] or layers
     stacked = len(targets) > 0 and a.shape[0] == rank * len(made_here)  # each has an A

@@ -58,7 +58,6 @@ def inputs_of(role: str, root: Path, files: Iterable[Path]) -> Input:
 
 
 def statement_path(path: Path) -> Path:
-    """Where the statement about a directory or a file is."""
     return path / PROVENANCE if path.is_dir() else path.with_name(f"{path.name}.{PROVENANCE}")
 
 
@@ -73,7 +72,6 @@ def ends(file: Path) -> dict[str, Any]:
 
 
 def _sha256(file: Path, progress: Progress = lambda size: None) -> dict[str, Any]:
-    """Size and SHA-256 of a file, which may be untrusted."""
     digest, size, block = hashlib.sha256(), 0, bytearray(_BLOCK)
     with open_regular(file) as stream:
         while count := stream.readinto(block):  # neither reading nor hashing holds the interpreter
@@ -99,16 +97,13 @@ class FileHashes:
         self._hashes = {path: pool.submit(_sha256, path) for each in inputs for path in each.files.values()}
 
     def begin(self, file: Path) -> None:
-        """Begin to hash a file of the output, which is complete, while others are written."""
         self._hashes[file] = self._pool.submit(_sha256, file)
 
     def known(self, file: Path, hashes: Mapping[str, Any]) -> None:
-        """Size and SHA-256 of a file of the output that was hashed while it was written."""
         self._hashes[file] = Future()
         self._hashes[file].set_result(dict(hashes))
 
     def described(self) -> list[dict[str, Any]]:
-        """Every input with its files; waits for their hashes."""
         return [
             {
                 "role": each.role,
@@ -292,8 +287,6 @@ def is_edited(deviation: Deviation) -> bool:
 
 
 def described_files(directory: Path) -> list[str]:
-    """The files of a directory that users may let say something else, with the settings of its tokenizer, which may
-    hold a chat template."""
     names = [path.relative_to(directory).as_posix() for path in files_below(directory) if path.is_file()]
     return [name for name in names if is_description(name) or name == "tokenizer_config.json"]
 

@@ -30,7 +30,6 @@ _MAX_NUMBER = {8: 127, 4: 7}
 
 
 def _in_blocks(work: Callable[[np.ndarray, np.ndarray], None], array: np.ndarray, dtype: type) -> np.ndarray:
-    """A new array of this dtype that `work(part, its result)` fills, a part in the processor's cache at a time."""
     result = np.empty(array.shape, dtype)
     flat, into = array.reshape(-1), result.reshape(-1)
     for start in range(0, flat.size, _CACHED):
@@ -51,8 +50,6 @@ def _round_to_bfloat16(array: np.ndarray, into: np.ndarray) -> None:
 
 
 def _widen_float16(array: np.ndarray, into: np.ndarray) -> None:
-    """Sign, exponent and fraction are moved to their places in FP32, and a product corrects the exponent: a quarter of
-    the time of NumPy's conversion, which takes one number at a time."""
     bits = into.view(np.int32)
     np.copyto(bits, array.view(np.int16))
     np.left_shift(bits, 13, out=bits)
@@ -63,7 +60,6 @@ def _widen_float16(array: np.ndarray, into: np.ndarray) -> None:
 
 
 def _narrow_to_float16(array: np.ndarray, into: np.ndarray) -> None:
-    """Rounded to nearest, ties to even, by an FP32 addition that leaves as many bits as FP16 has."""
     bits = array.view(np.uint32)
     magnitudes = bits & 0x7FFFFFFF
     if magnitudes.size and magnitudes.max() >= _TOO_LARGE:  # infinity, NaN, or they become so
@@ -148,7 +144,6 @@ class QuantisedMatrix:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(n, k)"""
         n, k = self.values.shape
         return n, k
 

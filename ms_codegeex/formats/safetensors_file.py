@@ -40,7 +40,6 @@ _SPACES = 8  # at least, at the end of our headers; the library writes fewer, wh
 
 
 def _packed(header: Mapping[str, Any]) -> bytes:
-    """The beginning of a file: the header's length and the header."""
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (_SPACES + -(8 + len(text) + _SPACES) % 64)
     return struct.pack("<Q", len(text)) + text
@@ -131,7 +130,6 @@ class SafetensorsFile:
 
     @property
     def identified(self) -> bool:
-        """Whether `header_hash` stands for the numbers, too: every tensor has a checksum."""
         return self._checksums.keys() == self.tensors.keys()
 
     def _tensor(self, name: str, value: dict[str, Any]) -> LazyTensor:
@@ -160,7 +158,6 @@ class SafetensorsFile:
         return position
 
     def position(self, name: str) -> int:
-        """The first byte of the tensor in the file."""
         return self._start + self._begins[name]
 
     def _view(self, name: str) -> np.ndarray:

@@ -105,12 +105,10 @@ class Source:
 
     @property
     def config(self) -> Any:
-        """The family's configuration of these sizes."""
         return self.family.config.build_config(None, self.fields)
 
     @property
     def parameters(self) -> int:
-        """Number of parameters."""
         return sum(tensor.size for tensor in self.tensors.values())
 
     def for_rounding(self) -> Source:
@@ -150,7 +148,6 @@ def model_name(path: Path) -> str:
 
 
 def converting(path: Path, options: str) -> str:
-    """What to do with a model whose file lacks what these options of `convert` say."""
     return f"`ms-codegeex convert --model {path} --to hf --output DIR {options}`, and give DIR instead"
 
 
@@ -163,7 +160,6 @@ def tokenizer_place(source: Source) -> str:
 
 
 def _tokenizer_saver(name: str, path: Path, state: Mapping[str, Any] | None = None) -> SaveTokenizer | None:
-    """A function that saves the tokenizer of the model at `path` (a checkpoint if it has `state`); None if unknown."""
     if state is not None and checkpoint_has_tokenizer(path, state, name):
         return lambda directory: checkpoint_tokenizer(path, state, name).save(directory)
     return (lambda directory: family_tokenizer(path, name, "").save(directory)) if name in DEFAULTS else None
@@ -270,8 +266,6 @@ def _base(checkpoint: Checkpoint, path: Path, say: Say) -> Source:
 def _recognise(
     names: Collection[ForeignName], kind: str | None, said: Mapping[str, Any]
 ) -> tuple[Family, ForeignLayout] | None:
-    """The family and layout, of this kind rather than another one, that most of these tensors belong to, if any. Of
-    families with the same names, it is the one with most of the sizes that are `said`."""
 
     def of(name: str, each: str | None) -> tuple[float, ForeignLayout | None, Family, int]:
         formats = FamilyFormats(family(name))
@@ -323,7 +317,6 @@ def _named(raw: RawModel, its: ForeignLayout, say: Say) -> RawModel:
 
 
 def _is_state(name: ForeignName, tensor: LazyTensor, known: Collection[ForeignName], kind: str) -> bool:
-    """Whether an entry of a file is a value saved along with the weights, or a moment of one of them."""
     if name not in known:
         shown = layout.shown(name)
         return is_extra(tensor, shown if kind == "mindspore" else ".") and not is_training_state("quantised", shown)
@@ -333,7 +326,6 @@ def _is_state(name: ForeignName, tensor: LazyTensor, known: Collection[ForeignNa
 def _ours(
     raw: RawModel, its_family: Family, its: ForeignLayout, fields: Mapping[str, Any], ranks: int = 1
 ) -> dict[str, LazyTensor]:
-    """The tensors of all files, merged and under our names: slices of `ranks`, or copies of the model if it is 1."""
     formats, config = FamilyFormats(its_family), its_family.config.build_config(None, fields)
     check_layers(config, raw.ranks[0], raw.where[0])
     where = f"{raw.where[0]}: number of rank files in its folder"
@@ -352,14 +344,12 @@ def _skipped(raw: RawModel, its: ForeignLayout) -> tuple[str, ...]:
 
 
 def _is_configured(path: Path, raw: RawModel) -> bool:
-    """Whether tensors from files of any name fit the `config.json` in the folder `path`."""
     its_family, its = model_types().get(str(read_config(path).get("model_type")), (None, None))
     names = raw.ranks[0] if its_family is not None and len(raw.ranks) == 1 else ()
     return bool(names) and FamilyFormats(its_family).recognise(names, its.kind)[0] == 1
 
 
 def _open_model_directory(path: Path, raw: RawModel, known: Mapping[str, Any], keep_code: bool, say: Say) -> Source:
-    """The model of these tensors and the `config.json` in the folder `path`."""
     settings = read_config(path)
     stated = {key: value for key, value in settings.items() if value is not None}
     kinds, kind = model_types(), settings.get("model_type")
@@ -414,8 +404,6 @@ def _is_quantised(tensors: Mapping[ForeignName, LazyTensor], its: ForeignLayout)
 def _tied(
     tensors: Mapping[ForeignName, LazyTensor], its: ForeignLayout, path: Path, say: Say
 ) -> dict[ForeignName, LazyTensor]:
-    """The tensors of a model whose configuration ties its head to its embedding, with the embedding as head, as
-    transformers reads them; says if that adds a tensor or passes one over. Empty: they do not have these shapes."""
     foreign = {entry.ours: entry.foreign for entry in its.entries if entry.packing.kind == "copy"}
     embedding, head = (foreign.get((ours,)) for ours in ("embedding.word.weight", "head.weight"))
     found = {own: name for name, own in its.own_names(tensors).items()}
@@ -436,7 +424,6 @@ def _tied(
 
 
 def _without_head(raw: RawModel, its: ForeignLayout, path: Path, say: Say) -> RawModel:
-    """The tensors of a model whose head is its word table without another one; says if that one is different."""
     head = next(entry.foreign for entry in its.entries if entry.ours == ("head.weight",))
     if head not in raw.ranks[0]:
         return raw
@@ -455,14 +442,12 @@ def _copy_files(path: Path, keep_code: bool, target: Path) -> None:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """What a JSON file says; nothing if it is damaged, which its reader reports."""
     with suppress(UserError):
         return read_object(path, missing=True)
     return {}
 
 
 def _end_token(path: Path, tokenizer: Tokenizer | None, stated: Any, fields: Mapping[str, Any], say: Say) -> int:
-    """The end token of a model directory's tokenizer, or else of its configuration (2, `#`, in old ones of CodeGen)."""
     if tokenizer is None or (end := tokenizer.eos_id) >= fields["vocab_size"]:
         return fields["eos_token_id"]
     of_answers = _settings(path / GENERATION).get("eos_token_id")
@@ -473,7 +458,6 @@ def _end_token(path: Path, tokenizer: Tokenizer | None, stated: Any, fields: Map
 
 
 def _say_if_unclear(path: Path, name: str, fields: Mapping[str, Any], of: str, say: Say) -> None:
-    """Say that the files, and `of`, the model's name, do not show which of two models of equal sizes this is."""
     if not re.search(rf"{name}(?!\d)", of, re.IGNORECASE) and not (path / PROVENANCE).is_file():
         for other in lookalikes()["unclear"]:
             if other["of"] == name and other["sizes"].items() <= fields.items():
@@ -508,7 +492,6 @@ def _with_adapters(raw: RawModel, path: Path, alpha: Any, say: Say) -> RawModel:
 
 
 def _open_raw(path: Path, raw: RawModel, given: Mapping[str, Any] | None, say: Say) -> Source:
-    """A model without a configuration: its tensors and `given` (None: a verb without `--set`) show family and sizes."""
     known = given or {}
     said, shown = {**raw.recorded, **known}, {"tensors": [layout.shown(name) for name in raw.ranks[0]]}
     recognised = _recognise(raw.ranks[0], raw.kind, said)

@@ -112,8 +112,6 @@ class CopySearch:
 
 
 def _same(name: str, copies: Sequence[LazyTensor], where: Sequence[str]) -> LazyTensor:
-    """The first of equal copies; whether they are equal is checked when it is loaded."""
-
     def load() -> np.ndarray:
         first = copies[0].array()
         for copy, path in zip(copies[1:], where[1:], strict=True):
@@ -168,7 +166,6 @@ class TensorStrategy:
 
     @property
     def pieces(self) -> tuple[int, ...]:
-        """Number of shards along each axis of the whole tensor, optimizer shards included."""
         counts = [math.prod(self.devices[k] for k in axes) for axes in self.split_axes]
         return (counts[0] * self.shards, *counts[1:]) if counts else ()
 
@@ -186,7 +183,6 @@ Strategy = Mapping[str, Sequence[TensorStrategy]]  # parameter -> one for each s
 
 
 def _mixed(digits: Iterable[tuple[Any, int]]) -> int:
-    """The number of (digit, base) pairs, most significant first."""
     value = 0
     for digit, base in digits:
         value = value * base + int(digit)
@@ -217,7 +213,6 @@ def _tensor_strategy(name: str, stage: int, raw: Mapping[str, Any]) -> TensorStr
 
 
 def _shards(name: str, devices: tuple[int, ...], used: list[int], shards: int, step: int) -> int:
-    """How many replicas share a parameter: checked, and 1 where each has it all (0 or step 0 in the file)."""
     free = [axis for axis, size in enumerate(devices) if axis not in used and size > 1]
     replicas = math.prod(devices[axis] for axis in free)
     shards = 1 if not step or not shards else replicas if shards == -1 else shards
@@ -229,7 +224,6 @@ def _shards(name: str, devices: tuple[int, ...], used: list[int], shards: int, s
 
 
 def _layout(reader: WireReader, value: Value) -> dict[str, Any]:
-    """A `ParallelLayouts` message under the names that the JSON form has."""
     fields = reader.message(value, range(1, 1 + len(_LISTS) + len(_NUMBERS)))
     layout: dict[str, Any] = {}
     for number, name in enumerate((*_LISTS, *_NUMBERS), 1):
@@ -243,7 +237,6 @@ def _layout(reader: WireReader, value: Value) -> dict[str, Any]:
 
 
 def _read_protobuf(path: Path) -> tuple[set[int], list[tuple[str, dict[str, Any]]]]:
-    """Stages of the operators, and (parameter, layout) pairs."""
     with opened(path) as stream:
         data = limited(stream, path, MAX_STRATEGY_BYTES)
     reader = WireReader(io.BytesIO(data))
@@ -311,7 +304,6 @@ def read_strategy(paths: Path | Sequence[Path]) -> dict[str, list[TensorStrategy
 
 
 def _rank_and_step(path: Path, directory: Path) -> tuple[int, tuple[int, ...]] | None:
-    """Rank, and epoch and step, by a checkpoint's name, the rank first of all by its folder's; None without a rank."""
     named, folder = _NAMED.search(path.stem), _PLAIN.search(path.parent.name) if path.parent != directory else None
     rank = folder or named or _PLAIN.search(path.stem)
     step = re.search(_STEP + "$", path.stem)
@@ -319,7 +311,6 @@ def _rank_and_step(path: Path, directory: Path) -> tuple[int, tuple[int, ...]] |
 
 
 def rank_of(path: Path) -> int | None:
-    """The rank that wrote a file, if its name says so."""
     return (_rank_and_step(path, path.parent) or (None,))[0]
 
 
@@ -381,7 +372,6 @@ class _Files:
         return self.tensors(rank)[name]
 
     def _holder(self, name: str, ranks: Sequence[int]) -> int:
-        """The first of these replicas, or the only one whose file has the parameter: saved without redundancy."""
         having = [ranks[0]] if name in self.tensors(ranks[0]) else [r for r in ranks if name in self.tensors(r)]
         return having[0] if len(having) == 1 else ranks[0]
 

@@ -66,12 +66,10 @@ class LazyTensor:
     rows: Callable[[int], Iterator[np.ndarray]] | None = None
 
     def __setstate__(self, state: object) -> None:
-        """No pickle makes or alters a tensor: a hostile `.pt` could put anything in place of `load`."""
         raise TypeError("a LazyTensor cannot be unpickled")
 
     @property
     def size(self) -> int:
-        """Number of elements."""
         return math.prod(self.shape)
 
     @property
@@ -88,12 +86,10 @@ class LazyTensor:
         return np.asarray(array, dtype=NUMPY_DTYPES[self.dtype], order="C")
 
     def float32(self) -> np.ndarray:
-        """The numbers as a new FP32 array; exact for the narrower types, bfloat16 included."""
         array = self.array()
         return from_bfloat16(array) if self.dtype == "bfloat16" else array.astype(np.float32)
 
     def window(self, index: tuple[slice, ...]) -> LazyTensor:
-        """The part of the tensor at `index`: one slice with step 1 per axis."""
         shape = tuple(len(range(*s.indices(size))) for s, size in zip(index, self.shape, strict=True))
         return LazyTensor(self.dtype, shape, lambda: self.array()[index] if self.part is None else self.part(index))
 
@@ -129,7 +125,6 @@ def dtype_name(array: np.ndarray) -> str:
 
 
 def from_array(array: np.ndarray, dtype: str | None = None) -> LazyTensor:
-    """A tensor that is already in memory; `dtype` is needed only for bfloat16 bits held as uint16."""
     return LazyTensor(dtype or dtype_name(array), tuple(array.shape), lambda: array)
 
 
@@ -182,7 +177,6 @@ def read_bytes(path: Path, start: int, into: np.ndarray) -> Iterator[np.ndarray]
 
 
 def from_bfloat16(bits: np.ndarray) -> np.ndarray:
-    """The bits of bfloat16 numbers as FP32, which is exact."""
     return (bits.astype(np.uint32) << 16).view(np.float32)  # the upper half of an FP32
 
 

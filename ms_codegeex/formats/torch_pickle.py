@@ -59,7 +59,6 @@ def _integer(value: int) -> bytes:
 
 
 def strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Those of a contiguous tensor, in elements."""
     return tuple(math.prod(max(1, size) for size in shape[axis + 1 :]) for axis in range(len(shape)))
 
 
@@ -200,7 +199,6 @@ class _Machine:
         self.stack = []
 
     def marked(self) -> list[Any]:
-        """The objects above the latest mark, which is removed."""
         items, self.stack = self.stack, self._below.pop()
         return items
 
@@ -297,7 +295,6 @@ class _Machine:
         return {self._key(key): value for key, value in (pairs.items() if type(pairs) is dict else pairs)}
 
     def default(self, _factory: Any = None, pairs: Any = ()) -> dict[Any, Any]:
-        """`collections.defaultdict`: a dictionary."""
         return self.ordered(pairs)
 
     def items(self, items: Any = (), _limit: Any = None) -> list[Any]:

@@ -97,7 +97,6 @@ class _Archive:
         self._size = path.stat().st_size
 
     def _read(self, archive: zipfile.ZipFile, name: str, largest: int) -> bytes:
-        """A small record, which must be stored uncompressed and within its limit."""
         info, what = self._records[name], name.partition("/")[2]
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
             raise UserError(f"{self.path}: its {what} is compressed, which PyTorch never does; save it with torch.save")
@@ -108,7 +107,6 @@ class _Archive:
         return archive.read(name)
 
     def _start(self, info: zipfile.ZipInfo) -> int:
-        """Where a record's data begins; its local header may be longer than its entry in the directory."""
         local = map_bytes(self.path, info.header_offset, _LOCAL_HEADER).tobytes()
         if local[:4] != b"PK\x03\x04":
             raise damaged(self.path, f"record {info.filename} is damaged")

@@ -29,7 +29,6 @@ class WireReader:
         self._stream = stream
 
     def _varint(self, position: int, end: int) -> tuple[int, int]:
-        """The varint at `position` of a message that ends at `end`, and where the next byte is."""
         self._stream.seek(position)
         data = self._stream.read(min(_MAX_VARINT_BYTES, end - position))
         value = 0
@@ -114,7 +113,6 @@ def varint(value: int) -> bytes:
 
 
 def number_field(number: int, value: int) -> bytes:
-    """A field with a number that is not negative."""
     return varint(number << 3 | VARINT) + varint(value)
 
 

@@ -33,11 +33,9 @@ class Beam:
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """Those of the tokens."""
         return tuple(chosen.token for chosen in self.tokens)
 
     def grown(self, best: Sequence[tuple[int, float]], reported: int) -> list[Beam]:
-        """This beam with each of its likeliest next tokens."""
         kept = tuple(best[:reported])
         return [Beam((*self.tokens, ChosenToken(token, score, kept)), self.total + score) for token, score in best]
 
@@ -89,7 +87,6 @@ def next_tokens(
 
 
 def _places(engine: SlotEngine, slots: Sequence[int], sequences: Sequence[Sequence[int]], adapter: int) -> list[int]:
-    """A slot for each sequence: as far as possible one that holds its beginning."""
     common = {(i, slot): engine.common(slot, ids, adapter) for i, ids in enumerate(sequences) for slot in slots}
     places: dict[int, int] = {}
     for i, slot in sorted(common, key=lambda pair: -common[pair]):
@@ -99,7 +96,6 @@ def _places(engine: SlotEngine, slots: Sequence[int], sequences: Sequence[Sequen
 
 
 def _share(engine: SlotEngine, places: Sequence[int], sequences: Sequence[Sequence[int]], adapter: int) -> None:
-    """Copy beginnings that other slots hold, if they are much longer."""
     for slot, ids in zip(places, sequences, strict=True):
         begins = [engine.common(other, ids, adapter) for other in range(engine.slots)]
         source = max(range(engine.slots), key=begins.__getitem__)

@@ -31,19 +31,15 @@ class TokenChoice(Drawing):
     best: int = 0
 
     def row(self, allowed: int) -> list[float]:
-        """The operator's settings; ids from `allowed` on are never chosen."""
         return [*(getattr(self, name) for name in DRAWING), self.uniform, self.given, allowed]
 
 
 def check_finite(values: float | np.ndarray) -> None:
-    """`RunFailure` unless these logits, or the log-probabilities of them, are finite. The operator's log-probabilities
-    are NaN for a row with a logit that is not."""
     if not np.isfinite(values).all():
         raise RunFailure("generation: the model's logits are not finite; its weights are damaged or it diverged")
 
 
 def uniform(seed: int, position: int) -> float:
-    """The number in [0, 1) that draws token `position` of an answer. It depends only on these two numbers."""
     return float(np.random.Generator(np.random.Philox(key=seed, counter=position)).random())
 
 

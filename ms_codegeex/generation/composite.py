@@ -24,7 +24,6 @@ class Identity(nn.Cell):
     """The first input."""
 
     def construct(self, x: Tensor, sample_keys: Tensor | None = None) -> Tensor:
-        """x"""
         return x
 
 
@@ -68,7 +67,6 @@ class RowMask(nn.Cell):
 
 
 def named_cells(model: nn.Cell, *kinds: type[nn.Cell]) -> list[tuple[nn.Cell, str, nn.Cell]]:
-    """(parent, attribute, cell) of every cell of these kinds."""
     return [
         (parent, name, cell)
         for _, parent in model.cells_and_names()
@@ -149,12 +147,10 @@ class CompositeAttention(nn.Cell):
         return keys, self.write_values(self.values, there, self.gather(self.values, here, 0))
 
     def read(self, slot: Tensor) -> tuple[Tensor, Tensor]:
-        """The keys and values of a slot, int32 [1], each [groups * (capacity + 1), d]."""
         here = slot * self.whole + self.inside
         return self.gather(self.keys, here, 0), self.gather(self.values, here, 0)
 
     def write(self, slot: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Such keys and values to a slot, int32 [1]."""
         there = slot * self.whole + self.inside
         return self.write_keys(self.keys, there, keys), self.write_values(self.values, there, values)
 
@@ -215,7 +211,6 @@ class CompositeRead(nn.Cell):
         self.attention = attention
 
     def construct(self, slot: Tensor) -> tuple[Tensor, Tensor]:
-        """int32 [1] -> as `CompositeAttention.read`"""
         return self.attention.read(slot)
 
 
@@ -227,7 +222,6 @@ class CompositeWrite(nn.Cell):
         self.attention = attention
 
     def construct(self, slot: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """int32 [1], and what `CompositeRead` gives -> slot"""
         self.attention.write(slot, keys, values)
         return slot
 
@@ -405,12 +399,10 @@ class CompositeCells:
                 setattr(parent, name, CompositeLinear(cell, factors, self._chosen))
 
     def use_adapters(self, numbers: np.ndarray) -> None:
-        """Set the adapters of the next pass's rows, int32 [m]."""
         if self._chosen is not None:
             self._chosen.set_data(Tensor(np.pad(numbers, (0, MAX_PASS_ROWS - len(numbers)))))
 
     def _share(self, model: nn.Cell, share: Share) -> SharedRows:
-        """Connect the network to the other devices; returns its word table."""
         for _, block in model.cells_and_names():
             if hasattr(block, "add_feed_forward"):
                 block.add_attention = block.add_feed_forward = AddRanks()
@@ -424,7 +416,6 @@ class CompositeCells:
         self._copy(Tensor([source], ms.int32), Tensor([target], ms.int32))
 
     def cache_bytes(self, length: int) -> int:
-        """The size of what `read` returns for this many positions."""
         return length * sum(2 * each.groups * each.size * (2 if each.half else 4) for each in self._attentions)
 
     def read(self, slot: int, length: int) -> list[np.ndarray]:

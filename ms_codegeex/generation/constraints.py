@@ -92,7 +92,6 @@ class Constraint:
         return choice if mask is None else restricted(choice, mask)
 
     def _read_new(self, output: Sequence[int]) -> None:
-        """Read the tokens of the answer that are new."""
         new = list(output[self._read :])
         if not new or self.error:
             return
@@ -101,7 +100,6 @@ class Constraint:
             self._fail()
 
     def ends(self, output: Sequence[int]) -> bool:
-        """Whether nothing but the end can follow the answer."""
         self._read_new(output)
         return not self.error and self._matcher.is_stopped()
 

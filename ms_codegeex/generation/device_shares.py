@@ -31,7 +31,6 @@ class Share:
     ranks: int
 
     def _heads(self) -> tuple[slice, slice]:
-        """The device's heads, and the groups of keys and values that they read."""
         config, groups = self.config, self.config.num_kv_groups
         shared = config.num_heads // groups
         if self.ranks <= groups:
@@ -47,7 +46,6 @@ class Share:
 
     @property
     def heads(self) -> Heads:
-        """The number of the device's heads and groups."""
         heads, groups = self._heads()
         return Heads(heads.stop - heads.start, self.config.head_dim, groups.stop - groups.start)
 
@@ -65,12 +63,10 @@ class Share:
 
     @property
     def vocabulary(self) -> int:
-        """The number of tokens on each device but the last, which may have fewer."""
         return -(-self.config.vocab_size // self.ranks)
 
 
 def _stretch(count: int, parts: int, number: int, unit: int = 1) -> slice:
-    """Part `number` of `parts` nearly equal parts whose borders are multiples of `unit`."""
     begin, end = (count * i // (parts * unit) * unit for i in (number, number + 1))
     return slice(begin, count if number == parts - 1 else end)
 
@@ -110,5 +106,4 @@ class SharedWeights:
         return np.zeros_like(part) if parameter.layer.role.weight_axis == 1 and self.share.rank else part
 
     def packed(self, name: str, blocks: bool = False) -> PackedMatrix:
-        """The device's part of a matrix as `pack` gives it."""
         return pack(self.matrix(name), blocks)

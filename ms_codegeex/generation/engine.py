@@ -137,7 +137,6 @@ class Generator:
         return ids
 
     def _adapter(self, name: str) -> int:
-        """The number of an adapter, 0 for the model alone."""
         if name not in self._adapters:
             known = ", ".join(filter(None, self._adapters)) or "none"
             raise UserError(f"adapter: {name} is not loaded; known are {known}")
@@ -222,7 +221,6 @@ class Generator:
         return found()
 
     def _without_marks(self, settings: SamplingSettings) -> SamplingSettings:
-        """The settings that also forbid sentinels: these belong only in prompts."""
         forbidden = {number: FORBIDDEN for number in sorted(self._marks) if number < self.engine.allowed}
         return replace(settings, logit_bias={**forbidden, **settings.logit_bias}) if forbidden else settings
 
@@ -286,16 +284,12 @@ class Generator:
     def _text(
         self, ids: Sequence[int], answer: Iterable[int], settings: SamplingSettings, rule: Rule | None
     ) -> tuple[str, bool]:
-        """The text of an answer's ids up to its end, and whether a stop text or the rule ended it."""
         ending = Ending(settings.stop, rule)
         return "".join(until(self.tokenizer.continuation(ids, answer), ending)), ending.ended
 
     def stream(self, ids: Sequence[int], settings: SamplingSettings, rule: Rule | None = None) -> Iterator[str]:
-        """The continuation of a prompt's ids as text, in pieces of whole characters, up to a stop text or to where
-        `rule` ends it."""
         ids = self._ids(ids, settings.logit_bias)
         return until(self.tokenizer.continuation(ids, self.tokens(ids, settings)), Ending(settings.stop, rule))
 
     def generate(self, prompt: str, settings: SamplingSettings) -> str:
-        """The complete continuation, without the prompt."""
         return "".join(self.stream(self.encode(prompt), settings))

@@ -71,7 +71,6 @@ def prepared(settings: SamplingSettings) -> str:
 
 
 def _checked(text: str, field: str) -> tuple[str, str]:
-    """The schema or grammar of a field as the library takes it, and its text without what is idle."""
     try:
         guidance = library()
         if len(text) > MAX_GRAMMAR_CHARACTERS:
@@ -114,7 +113,6 @@ def demanding(schema: Any, depth: int = 0) -> Any:
 
 
 def _endless(schema: Any, text: str) -> bool:
-    """Whether no value of a schema comes to an end, as far as its references decide. `text`: the schema's."""
     references, ending, before = re.findall(r'"\$ref": "(#[^"]*)"', text), set[str](), -1
     while before < (before := len(ending)):
         references.reverse()  # chains of them, in either order, take two rounds
@@ -131,7 +129,6 @@ def _target(schema: Any, reference: str) -> Any:
 
 
 def _ends(part: Any, ending: Set[str]) -> bool:
-    """Whether a part of a schema has a value that comes to an end, given the references to such parts."""
     if not isinstance(part, dict):
         return True
     reference, required, least = part.get("$ref"), part.get("required"), part.get("minItems")
@@ -151,7 +148,6 @@ def _names(part: Mapping[str, Any], required: Any) -> bool:
 
 
 def _idle(name: str, value: Any, schema: Mapping[str, Any]) -> bool:
-    """Whether a keyword of a schema asks for nothing."""
     kinds = schema.get("type")
     for names, kind in ((OF_ARRAYS, "array"), (OF_OBJECTS, "object")):
         if name in names and kinds is not None and kind not in (kinds if isinstance(kinds, list) else [kinds]):
@@ -185,7 +181,6 @@ def _idle(name: str, value: Any, schema: Mapping[str, Any]) -> bool:
 
 
 def _in_words(message: str) -> str:
-    """A message of the library without its own options, which no request has."""
     if match := re.match(r"Unimplemented keys: \[(.*)\]", message):
         return f"keywords that are not supported: {match[1].replace(chr(34), '')}"
     if "in a registry" in message:

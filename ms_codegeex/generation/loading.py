@@ -64,7 +64,6 @@ class LoadedModel:
 
 
 def adapter_description(path: Path) -> ModelDescription:
-    """What is known of an adapter: by its directory, or the checkpoint that holds it."""
     from ms_codegeex.formats.peft import description_of
 
     return description_of(path)
@@ -122,7 +121,6 @@ def load_model(path: Path, bits: int | None = None, say: Callable[[str], object]
 
 
 def _shapes_of(model: QuantisedModel) -> Source:
-    """What adapters are compared with: the shapes of its weights before they were rounded."""
     from ms_codegeex.formats.sources import Source
     from ms_codegeex.formats.tensors import LazyTensor
 
@@ -141,7 +139,6 @@ class Adapter:
     matrices: Mapping[str, LoraTerm]
 
     def part(self, weights: SharedWeights) -> Adapter:
-        """A device's part of it: a part of a matrix has the same columns of A and the same rows of B."""
         parts = {
             name: LoraTerm(each.a[:, weights.part(name, 1)], each.b[weights.part(name, 0)])
             for name, each in self.matrices.items()
@@ -173,6 +170,5 @@ def _loaded(name: str, path: Path, model: LoadedModel) -> Adapter:
 
 
 def of_matrix(adapters: Sequence[Adapter], name: str) -> list[LoraTerm | None] | None:
-    """Each adapter's addition to the product with this matrix; None if none adds anything."""
     additions = [adapter.matrices.get(name) for adapter in adapters]
     return additions if any(each is not None for each in additions) else None

@@ -71,11 +71,9 @@ class TensorWeights:
         return rounded if (rows, columns) == (WHOLE, WHOLE) else rounded.part(rows, columns)
 
     def vector(self, name: str, rows: slice = WHOLE) -> np.ndarray:
-        """FP32 [n], or a part of it"""
         return self.tensors[name].window((rows,)).float32()
 
     def packed(self, name: str, blocks: bool = False) -> PackedMatrix:
-        """The matrix as `pack` gives it"""
         return pack(self.matrix(name), blocks)
 
 
@@ -94,12 +92,10 @@ class PackedMatrix:
 
     @property
     def rows(self) -> int:
-        """n, rounded up"""
         return self.data.shape[0]
 
     @property
     def width(self) -> int:
-        """k, rounded up"""
         return self.data.shape[1] * (8 if self.bits == 4 else 1)
 
 
@@ -115,7 +111,6 @@ def aligned(shape: tuple[int, ...], dtype: type, sparse: bool = False) -> np.nda
 
 
 def packed_shape(bits: int, n: int, k: int) -> tuple[int, int]:
-    """The rows and columns of a packed matrix."""
     return rounded_up(n, ROWS), rounded_up(k, MULTIPLES[bits])
 
 

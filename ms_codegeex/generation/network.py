@@ -79,7 +79,6 @@ class LocalNetwork:
         self._build()
 
     def _build(self) -> None:
-        """Make the cells of which MindSpore compiles graphs."""
         self._passage, head = Passage(self._model), self._cells.head
         self._readings = {choice: OutputReader(head, choice) for choice in (None, *self._choices.values())}
         for cell in (self._passage, *self._readings.values()):
@@ -92,7 +91,6 @@ class LocalNetwork:
         return self._run(self._readings[self._choices[bool(draws), bool(edits)]], rows)
 
     def score(self, rows: Rows) -> np.ndarray:
-        """As in `Network`."""
         return self._run(self._readings[None], rows)
 
     def _run(self, reading: OutputReader, rows: Rows) -> np.ndarray:
@@ -103,14 +101,12 @@ class LocalNetwork:
             raise
 
     def _prompt(self, reading: OutputReader, rows: Rows) -> np.ndarray:
-        """Several rows of one sequence, of which few are read."""
         self._cells.use_adapters(rows.adapters)
         hidden = self._passage(Tensor(rows.rows)).asnumpy()
         self._hidden = lambda: hidden
         return self._read(reading, Tensor(hidden[rows.wanted]), rows)
 
     def _single_rows(self, reading: OutputReader, rows: Rows) -> np.ndarray:
-        """One row of each of several sequences. Hidden states stay on the device: all are read, most are wanted."""
         passed, places = self._arranged(rows.rows)
         count, wanted = passed.shape[1], places[rows.wanted]
         self._cells.use_adapters(rows.adapters[first_indices(places, count)])
@@ -127,12 +123,9 @@ class LocalNetwork:
         return reading(hidden, *given, Tensor(rows.places)).asnumpy()
 
     def hidden(self, begin: int, end: int) -> np.ndarray:
-        """As in `Network`."""
         return self._hidden()[begin:end]
 
     def _arranged(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Single rows, each in the place of its slot, and these places; that of padding is 0. Where there are many more
-        slots, the rows stay as they are, and their part of the cache is gathered."""
         count, slots = rows.shape[1], self.sizes.slots
         if count * (MAX_SLOTS_PER_ROW if self._flat else 1) < slots:
             return rows, np.arange(count)
@@ -144,23 +137,18 @@ class LocalNetwork:
         return arranged, places
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """As in `Network`."""
         self._cells.copy(source, target, length)
 
     def cache_bytes(self, length: int) -> int:
-        """As in `Network`."""
         return self._cells.cache_bytes(length)
 
     def save(self, number: int, slot: int, length: int) -> None:
-        """As in `Network`."""
         self._saved[number] = self._cells.read(slot, length)
 
     def restore(self, number: int, slot: int, length: int) -> None:
-        """As in `Network`."""
         self._cells.write(slot, self._saved[number], length)
 
     def forget(self, number: int) -> None:
-        """As in `Network`."""
         del self._saved[number]
 
 

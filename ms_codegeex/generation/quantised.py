@@ -35,7 +35,6 @@ UNUSED = 30 * 86400  # seconds after which a copy is removed when another one is
 
 
 def is_quantised(path: Path) -> bool:
-    """Whether `path` is a quantised model directory."""
     return (Path(path) / DESCRIPTION).is_file()
 
 
@@ -98,7 +97,6 @@ class QuantisedModel:
         return matrix if (rows, columns) == (WHOLE, WHOLE) else matrix.part(WHOLE, columns)
 
     def vector(self, name: str, rows: slice = WHOLE) -> np.ndarray:
-        """FP32 [n], or a part of it"""
         return self._file.tensors[name].window((rows,)).float32()
 
     def packed(self, name: str, blocks: bool = False) -> PackedMatrix:
@@ -118,8 +116,6 @@ class QuantisedModel:
         return pack(self.matrix(name), blocks)
 
     def _packed_copy(self, blocks: bool) -> SafetensorsFile | None:
-        """A file of all packed matrices in the user's cache, which is made if it does not exist; None for a small model
-        or one without checksums, and if it cannot be stored."""
         if not self._file.identified or self._file.path.stat().st_size < PACKED_FROM:
             return None
         of = [self._file.header_hash, str(blocks), str(self.group), Path(matrices.__file__).read_text(encoding="utf-8")]
@@ -143,8 +139,6 @@ class QuantisedModel:
         return None
 
     def _all_packed(self, blocks: bool) -> Iterator[tuple[str, LazyTensor]]:
-        """The data and scales of all matrices, each packed when it is loaded."""
-
         @lru_cache(1)
         def packed(name: str) -> PackedMatrix:
             return pack(self.matrix(name), blocks)

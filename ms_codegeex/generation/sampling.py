@@ -22,7 +22,6 @@ MIN_P = Option("only tokens at least F times as probable as the likeliest", "F",
 
 
 def _unescaped(text: str) -> str:
-    r"""With \n, \t and \\ replaced; other backslashes stay."""
     known = {"n": "\n", "t": "\t", "\\": "\\"}
     return re.sub(r"\\([nt\\])", lambda match: known[match[1]], text)
 
@@ -133,23 +132,19 @@ class SamplingSettings:
 
     @property
     def formed(self) -> bool:
-        """Whether a schema or grammar gives the form of the answer."""
         return bool(self.json_schema or self.grammar)
 
     @property
     def edited(self) -> bool:
-        """Whether there is a penalty or a bias."""
         penalties = self.repetition_penalty - 1, self.frequency_penalty, self.presence_penalty
         return any(penalties) or bool(self.logit_bias)
 
 
 def request_fields() -> list[DeclaredOption]:
-    """The settings that a request over HTTP has."""
     return [each for each in declared(SamplingSettings) if each.option.in_requests is not None]
 
 
 def unusual(settings: Any) -> dict[str, float]:
-    """The request fields of `SamplingSettings`, or of a `Drawing`, that differ from OpenAI's defaults."""
     values = {each.name: getattr(settings, each.name, each.option.in_requests) for each in request_fields()}
     return {each.name: values[each.name] for each in request_fields() if values[each.name] != each.option.in_requests}
 

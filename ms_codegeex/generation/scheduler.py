@@ -85,12 +85,10 @@ class Request:
 
     @property
     def begun(self) -> bool:
-        """Whether the answer has begun."""
         return len(self.ids) > self.prompt
 
     @property
     def computes_all(self) -> bool:
-        """Whether every position of the prompt is computed, also those that a slot holds."""
         return self.prompt_best is not None or self.states is not None
 
     def __iter__(self) -> Iterator[ChosenToken]:
@@ -146,7 +144,6 @@ class Request:
         self.scored += tokens
 
     def end(self, finish: str, error: BaseException | None = None) -> None:
-        """Nothing follows."""
         self.finish, self.error = finish, error
         self._tokens.put(None)
 
@@ -163,7 +160,6 @@ class Call:
         self.result: Future[Any] = Future()
 
     def end(self, finish: str, error: BaseException | None = None) -> None:
-        """It does not take place."""
         self.result.set_exception(error or RunFailure(f"generation: {finish}"))
 
 
@@ -217,11 +213,9 @@ class Scheduler:
             self._changed.notify()
 
     def _present(self) -> set[str]:
-        """The groups that have requests."""
         return {work.group for work in (*self._active.values(), *self._waiting) if isinstance(work, Request)}
 
     def _withdraw(self, request: Request) -> bool:
-        """Remove a request from the queue. Returns whether it was there."""
         with self._lock:
             if request not in self._waiting:
                 return False
@@ -318,7 +312,6 @@ class Scheduler:
                     self._deliver(request, part, chosen)
 
     def _left(self, request: Request) -> int:
-        """The number of ids that are not computed yet."""
         return len(request.ids) - len(self.engine.cached[request.slot])
 
     def _hurry(self) -> list[Request]:
@@ -336,7 +329,6 @@ class Scheduler:
         return hurried or requests
 
     def _decoding(self, requests: Sequence[Request]) -> list[tuple[Part, Request]]:
-        """A part of each request that lacks only its newest id: that and guesses."""
         ready = [request for request in requests if request.leader is None and self._left(request) == 1]
         guesses: list[list[int]] = [[] for _ in ready]
         if self.speculation is not None and ready:
@@ -350,7 +342,6 @@ class Scheduler:
         return planned
 
     def _add_prompts(self, planned: list[tuple[Part, Request]], requests: Sequence[Request]) -> None:
-        """Parts of the prompts that are not computed yet, as far as they fit into the pass."""
         used, room = sum(len(part.ids) for part, _ in planned), self.engine.chunk
         if planned:
             # half for prompts, if those of several groups may come
@@ -369,8 +360,6 @@ class Scheduler:
                 planned.append((Part(request.slot, begin, ids, choices, request.states), request))
 
     def _shortened(self, prompts: Sequence[Request], counts: list[int]) -> list[int]:
-        """The rows of prompts, few for those of a crowd: a typist's next request has to wait for the end of the pass.
-        That costs little where the time of a pass grows with its rows."""
         crowds, few, found = self._crowds() if self.engine.rows_cost else set(), CROWD, []
         for request, count in zip(prompts, counts, strict=True):
             if request.group in crowds:
@@ -380,8 +369,6 @@ class Scheduler:
         return found
 
     def _crowds(self) -> set[str]:
-        """The groups with several requests, while another group types. Groups with one request each do not make each
-        other wait."""
         groups = Counter(request.group for request in self._active.values())
         typist = self._shares.typist(groups)
         return set() if typist is None else {each for each in groups if groups[each] > 1 and each != typist}
@@ -401,7 +388,6 @@ class Scheduler:
         return late + sorted((each for each in found if each.passed_over < PATIENCE), key=self._left)
 
     def _deliver(self, request: Request, part: Part, tokens: Sequence[ChosenToken]) -> None:
-        """Give a request its new tokens, up to the first wrong guess; before them the scored ids of its prompt."""
         if request.prompt_best is not None and (left := request.prompt - 1 - len(request.scored)):
             request.take_scored(tokens[:left])
             if not (tokens := tokens[left:]):
@@ -418,7 +404,6 @@ class Scheduler:
 
     @staticmethod
     def _take(request: Request, tokens: Sequence[ChosenToken], guess: Sequence[int]) -> int:
-        """Give a request its tokens; how many guesses were right."""
         request.take(tokens[0])
         for accepted, (token, guessed) in enumerate(zip(tokens[1:], guess, strict=True)):
             if request.finish or request.ids[-1] != guessed:
@@ -436,7 +421,6 @@ class Scheduler:
         self._active.pop(slot, None)
 
     def _next(self) -> Request | Call | None:
-        """Remove and return that which gets a slot now; None if nothing does."""
         requests = list(takewhile(lambda work: isinstance(work, Request), self._waiting))
         if not requests:
             ready = self._waiting and len(self._free()) >= self._waiting[0].count
@@ -460,7 +444,6 @@ class Scheduler:
         return found
 
     def _suspend(self, request: Request) -> None:
-        """Let a request wait again, before its group's others."""
         self._leave(request.slot)
         request.slot, request.leader, request.in_slot, request.passed_over = -1, None, 0, 0
         if request.states is not None:
@@ -469,7 +452,6 @@ class Scheduler:
         self._waiting.appendleft(request)
 
     def _admit(self) -> None:
-        """Give free slots to those that wait."""
         while True:
             with self._lock:
                 work = self._next()
@@ -506,8 +488,6 @@ class Scheduler:
                 raise
 
     def _free(self, group: str | None = None) -> list[int]:
-        """Free slots, the least recently used first. For a `group`, slots that hold what another group asked for a
-        moment ago come last."""
         taken = {*self._active, *self._held}
         slots = (slot for slot in range(self.engine.slots) if slot not in taken)
         others = {each for each in self._groups if group not in (None, each) and self._shares.owns(each)}
@@ -525,12 +505,9 @@ class Scheduler:
         return free[0] if copied or lossy else best
 
     def _kept(self, ids: Sequence[int], adapter: int) -> tuple[int, int]:
-        """As `Prefixes.longest`."""
         return (-1, 0) if self.prefixes is None else self.prefixes.longest(ids, adapter)
 
     def _keep_loss(self, request: Request) -> None:
-        """Keep the contents of a request's new slot if it is about to lose more than half of them. The copy delays the
-        next pass, so a crowd's own contents are not kept."""
         own = request.group == self._groups[request.slot] and request.group in self._crowds()
         if self.prefixes is not None and not own:
             left = 0 if request.computes_all else self.engine.common(request.slot, request.ids[:-1], request.adapter)
@@ -539,8 +516,6 @@ class Scheduler:
         self._groups[request.slot] = request.group
 
     def _reuse(self, request: Request) -> None:
-        """Copy the longest common beginning of another slot, or one that was kept; or wait for an earlier request that
-        is about to compute a longer one."""
         if request.computes_all:
             self.engine.clear(request.slot, request.adapter)
             return

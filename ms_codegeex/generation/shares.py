@@ -59,7 +59,6 @@ class Shares:
 
     @property
     def several(self) -> bool:
-        """Whether there is more than one group, or was a short time ago."""
         return len(self._groups) > 1
 
     def _of(self, group: str) -> Group:
@@ -102,12 +101,9 @@ class Shares:
         return one.rows + due.get(group, 0) / one.weight
 
     def _typed(self, group: str) -> bool:
-        """Whether its last row was computed a moment ago."""
         return self._clock() - self._of(group).seen < TYPING_SECONDS
 
     def left_free(self, present: Collection[str], slots: int) -> int:
-        """The number of slots that are left free for groups that may ask again at once, a quarter of all at most; none
-        for those `present`."""
         return min(slots // 4, sum(self._typed(each) for each in self._groups if each not in present))
 
     def next(self, waiting: Collection[str], in_slots: Collection[str], due: Mapping[str, int]) -> str:

@@ -34,7 +34,6 @@ class Part:
 
     @property
     def end(self) -> int:
-        """The position after them."""
         return self.begin + len(self.ids)
 
 
@@ -70,7 +69,6 @@ class SlotEngine:
             self.clear(slot)
 
     def _kinds(self) -> list[list[int]]:
-        """The kinds of passes: the number of rows in each of the first slots."""
         maximum = min(self.chunk, self.capacity)
         return [
             *([min(size, maximum)] for size in self._sizes(maximum)),
@@ -78,22 +76,18 @@ class SlotEngine:
         ]
 
     def _sizes(self, maximum: int) -> list[int]:
-        """The sizes that are used of passes with 1 to `maximum` rows."""
         return sorted({self._padded(count) for count in range(1, maximum + 1)})
 
     def _padded(self, count: int) -> int:
-        """The number of rows of a pass with `count` of them that are used: few kinds where each is compiled."""
         if self.network.compiled:
             return count
         padded = power(max(count, self.least))
         return padded if padded <= self._maximum else max(padded, MIN_PROMPT_ROWS)
 
     def clear(self, slot: int, adapter: int = 0) -> None:
-        """Forget the slot's contents. Its next ids are computed with adapter number `adapter` (0: none)."""
         self.cached[slot], self.adapter[slot] = [], adapter
 
     def common(self, slot: int, ids: Sequence[int], adapter: int = 0) -> int:
-        """How many of the first `ids` the slot holds, computed with adapter number `adapter` (0: none)."""
         return shared(self.cached[slot], ids) if self.adapter[slot] == adapter else 0
 
     def keep(self, slot: int, ids: Sequence[int], adapter: int = 0) -> int:
@@ -119,8 +113,6 @@ class SlotEngine:
         self.cached[slot], self.adapter[slot] = list(ids), adapter
 
     def advance(self, parts: Sequence[Part]) -> list[list[ChosenToken]]:
-        """One pass of parts of different slots, at most `chunk` rows: the tokens of each part's choices. Probabilities
-        are those among all rows of the table."""
         results = self._advance(self.network.choose, parts)
         return [unpack(rows, part.choices) for part, rows in zip(parts, results, strict=True)]
 
@@ -147,12 +139,10 @@ class SlotEngine:
         return {slot: result[slot] for slot in sequences}
 
     def logits(self, slot: int, ids: Sequence[int], adapter: int = 0) -> np.ndarray:
-        """FP32 [V]: scores of the token that follows `ids`."""
         begin = self.keep(slot, ids, adapter)
         return self._read(self.network.score, slot, ids, begin, [TokenChoice()])[-1]
 
     def all_logits(self, slot: int, ids: Sequence[int], adapter: int = 0) -> np.ndarray:
-        """FP32 [len(ids), V]: scores of the token that follows each of `ids`."""
         self.clear(slot, adapter)
         return self._read(self.network.score, slot, ids, 0, [TokenChoice()] * len(ids))
 
@@ -165,8 +155,6 @@ class SlotEngine:
         return self._read(self.network.choose, slot, ids[:-1], 0, given)[:, 0, 1].astype(np.float32)
 
     def _read(self, run: Run, slot: int, ids: Sequence[int], begin: int, choices: list[TokenChoice]) -> np.ndarray:
-        """Compute a sequence from `begin` on in chunks; the results of `run` for the last `len(choices)` ids.
-        `RunFailure` if logits are not finite; the slot's contents are dropped then."""
         computed, first = [], len(ids) - len(choices)
         while begin < len(ids):
             end = min(begin + self.chunk, len(ids))
@@ -182,8 +170,6 @@ class SlotEngine:
         return results
 
     def _advance(self, run: Run, parts: Sequence[Part]) -> list[np.ndarray]:
-        """The results of `run` for each part's choices. The composite cells take rows of one sequence, or one row of
-        each of several."""
         if self.network.compiled:
             return self._run(run, parts, together=True)
         results: dict[int, np.ndarray] = {}
@@ -233,5 +219,4 @@ def shared(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 def power(number: int) -> int:
-    """The power of two that is at least `number`."""
     return 1 << (number - 1).bit_length()

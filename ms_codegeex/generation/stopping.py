@@ -62,7 +62,6 @@ class PartialWord:
 
 
 def scanned(scan: Callable[[], Scanner], dropped: int = 0) -> Rule:
-    """The rule of a scanner."""
     return Rule(lambda text: scan()(text) is not None, scan, dropped)
 
 
@@ -95,7 +94,6 @@ class Ending:
         return text[: len(text) - max(dropped)]
 
     def rest(self) -> str:
-        """The text that is still held back when nothing follows."""
         held, self._held = self._held, ""
         return held
 

@@ -40,7 +40,6 @@ class GreedyOption:
 
 
 def options(*others: str) -> tuple[OptionGroup, type]:
-    """Length, seed, stop texts, what requests have too, and other fields of `SamplingSettings`."""
     names = {"max_new_tokens", "seed", "stop", *(each.name for each in request_fields()), *others}
     return OptionGroup(SamplingSettings, names), GreedyOption
 

@@ -49,7 +49,6 @@ def level_flags(level: str, zig: bool) -> list[str]:
 
 
 def build_command(level: str, compiler: list[str]) -> list[str]:
-    """The command that compiles a level, without files."""
     return [*compiler, *FLAGS, *level_flags(level, "ziglang" in compiler)]
 
 
@@ -89,7 +88,6 @@ def compile_library(directory: Path, level: str, compiler: list[str], *extra: st
 
 
 def prebuilt_file(machine: str, level: str, sources: Path = Path(__file__).parent) -> Path:
-    """Where the package has the library of a level, if it came with it; named by a digest of `sources` and flags."""
     digest = hashlib.sha256(repr(FLAGS).encode() + b"".join((sources / name).read_bytes() for name in SOURCES))
     return sources / "prebuilt" / f"kernels_{machine}_{level}_{digest.hexdigest()[:16]}.so"
 
@@ -110,5 +108,4 @@ def find_library(level: str = AUTO) -> tuple[Path | None, str]:
 
 
 def library_path(level: str = AUTO) -> Path | None:
-    """The path that `find_library` finds."""
     return find_library(level)[0]

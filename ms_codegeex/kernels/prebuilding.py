@@ -32,13 +32,11 @@ def prebuild(machine: str, package: Path) -> list[Path]:
 
 
 def shipped_library() -> Path | None:
-    """The library for this CPU's best level that came with the package, if one did."""
     path = prebuilt_file(platform.machine(), cpu_level())
     return path if path.is_file() else None
 
 
 def built_libraries() -> dict[str, Path | None]:
-    """The compilers that `library_path` tries, in its order, and the library that each has built for this CPU."""
     paths = {
         " ".join(compiler): library_file(user_cache() / "kernels", cpu_level(), build_command(cpu_level(), compiler))
         for compiler in cxx_compilers()

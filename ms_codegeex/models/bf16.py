@@ -17,7 +17,6 @@ class RoundToBf16(nn.Cell):
         self.to_bf16, self.to_fp32 = ops.Cast(), ops.Cast()
 
     def construct(self, x: Tensor | float, dtype: ms.Type | None = None) -> Tensor:
-        """elementwise; `dtype` is what the cast was to"""
         return self.to_fp32(self.to_bf16(x, ms.bfloat16), ms.float32)
 
 

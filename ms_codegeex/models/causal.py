@@ -64,7 +64,6 @@ class Build:
 
     @cached_property
     def triangle(self) -> Tensor:
-        """Ones where a token is later than another, which the kernel hides: one tensor for all layers."""
         return Tensor(np.triu(np.ones((TRIANGLE_SIDE, TRIANGLE_SIDE), np.uint8), 1))
 
     def linear(self, config: DecoderConfig, name: str) -> Linear:
@@ -77,7 +76,6 @@ class Build:
         return Linear(columns, rows, std, self.dtype, layer.bias)
 
     def embedding(self, config: DecoderConfig, name: str) -> Embedding:
-        """The table of that name in the family's table."""
         layer = config.table.layer(name)
         return Embedding(*layer.shape(config), getattr(config, layer.std))
 
@@ -91,7 +89,6 @@ class Build:
         return FusedRMSNorm(*sizes) if config.rms_norm else FusedLayerNorm(*sizes, "aclnn_norm" in self.kernels)
 
     def drop(self, width: int, site: int) -> Dropout | FusedDropout:
-        """dropout number `site` of `width` elements a token"""
         return self._drop(self.dropout, (self.seq_length, width), site)
 
     def _drop(self, rate: float, shape: tuple[int, ...], site: int) -> Dropout | FusedDropout:
@@ -113,7 +110,6 @@ class Build:
         return (FusedAttention if fused else AttentionCore)(*arguments)
 
     def scores(self, config: DecoderConfig) -> ms.Type:
-        """in which queries are multiplied with keys"""
         return ms.float32 if config.scores_fp32 else self.dtype
 
     def mask(self, config: DecoderConfig) -> CausalMask | compiled.CompiledMask | DocumentEnds:
@@ -124,7 +120,6 @@ class Build:
         return DocumentEnds(*settings, self.micro_batch, self.documents) if self.documents else CausalMask(*settings)
 
     def rotary_table(self, config: DecoderConfig, kind: Callable[..., RotaryTable] = RotaryTable) -> RotaryTable:
-        """the angles by which queries and keys are turned"""
         sizes = config.max_position_embeddings, config.head_dim, config.rotary_dim
         return kind(*sizes, config.rotary_dtype, config.rotary_base)
 
@@ -282,12 +277,10 @@ class Head(nn.Cell):
         self.bias = Parameter(initializer("zeros", shape[:1], ms.float32), name="bias") if layer.bias else None
 
     def hold(self, held: ms.Type) -> None:
-        """Hold the table, which is frozen, in the type `held`."""
         hold_frozen(self, held)
 
 
 def has_bias(model: nn.Cell) -> bool:
-    """Whether the output layer adds a bias."""
     return model.head is not None and model.head.bias is not None
 
 

@@ -67,47 +67,38 @@ class DecoderConfig:
 
     @property
     def head_dim(self) -> int:
-        """Channels of a head."""
         return self.hidden_size // self.num_heads
 
     @property
     def num_kv_groups(self) -> int:
-        """Heads of keys and values: by default each query head has its own."""
         return self.num_heads
 
     @property
     def kv_size(self) -> int:
-        """Width of keys and of values."""
         return self.num_kv_groups * self.head_dim
 
     @property
     def rotary_dim(self) -> int:
-        """Channels of each head that rotary positions rotate; 0: none."""
         return 0
 
     @property
     def scores_fp32(self) -> bool:
-        """Whether queries are multiplied with keys in FP32 in an FP16 run."""
         return False
 
     @property
     def softmax_fp32(self) -> bool:
-        """Whether the softmax of an FP16 run is FP32."""
         return True
 
     @property
     def rotary_dtype(self) -> str:
-        """What the angles of rotary positions are rounded to."""
         return "fp32"
 
     @property
     def rotary_base(self) -> float:
-        """The base of the angles of rotary positions."""
         return 10_000.0
 
     @property
     def tied_head(self) -> bool:
-        """Whether the output layer multiplies with the word table."""
         return any(layer.copy_of for layer in self.table.last)
 
     def rounded(self) -> DecoderConfig:
@@ -117,22 +108,18 @@ class DecoderConfig:
 
     @property
     def norm_epsilon(self) -> float:
-        """What the norms add to the variance."""
         return self.norm_eps if self.rms_norm else self.layer_norm_eps  # the names of the releases
 
     @property
     def rms_norm(self) -> bool:
-        """Whether its normalisation is RMSNorm, not LayerNorm."""
         return any(layer.role is RMS_NORM for layer in self.table.block)
 
     @property
     def attention_layers(self) -> int:
-        """Number of blocks, and of the layers after them that have attention, too."""
         return self.num_layers + self.table.last_blocks
 
     @property
     def cached_numbers(self) -> int:
-        """How many numbers the keys and values of one token are, over all layers."""
         return 2 * self.attention_layers * self.kv_size
 
     def initial_std(self, name: str) -> float:
@@ -145,17 +132,14 @@ class DecoderConfig:
         return getattr(self, layer.std)
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every parameter's name and shape, in the table's order."""
         layers = self.table.layers(self.num_layers)
         return {parameter.name: parameter.shape for layer in layers for parameter in layer.parameters(self)}
 
     def product_names(self) -> frozenset[str]:
-        """The matrices that activations are multiplied with and that nothing else reads."""
         layers = self.table.layers(self.num_layers)
         return frozenset(each.name for layer in layers for each in layer.parameters(self) if each.product)
 
     def matrix_names(self) -> frozenset[str]:
-        """The weights of the blocks' linear layers."""
         layers = self.table.layers(self.num_layers)
         return frozenset(each.name for layer in layers for each in layer.parameters(self) if each.matrix)
 
@@ -183,7 +167,6 @@ class DecoderConfig:
         return shapes
 
     def parameter_count(self) -> int:
-        """Number of trainable parameters."""
         layers = self.table.layers(self.num_layers)
         return sum(parameter.size for layer in layers for parameter in layer.parameters(self))
 
@@ -218,7 +201,6 @@ def rotary_turns(
 
 
 def _rounded(values: np.ndarray, precision: str) -> np.ndarray:
-    """FP32 numbers that `precision` (fp32, fp16, bf16) can represent, rounded to nearest even."""
     values = values.astype(np.float32)
     if precision == "fp16":
         return values.astype(np.float16).astype(np.float32)

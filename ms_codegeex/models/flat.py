@@ -40,7 +40,6 @@ class _AddBias(nn.Cell):
         return self.add(x, ops.reshape(bias, (-1,)))
 
     def bprop(self, x: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradients of both."""
         return dout, self.sum(ops.ones((1, dout.shape[0]), dout.dtype), dout)
 
 
@@ -249,7 +248,6 @@ class FlatBuild(Build):
         return super().rotary_table(config, partial(FlatRotaryTable, config.num_heads))
 
     def activation(self, config: DecoderConfig) -> nn.Cell | ops.Primitive:
-        """as `Build.activation`; the kernel computes the same function as the three operators"""
         activation = super().activation(config)
         return ops.FastGeLU() if isinstance(activation, FastGelu) else activation
 

@@ -31,11 +31,9 @@ class Packing:
     turned: int = 0
 
     def sized(self, config: Any) -> Packing:
-        """The packing for a model of these sizes."""
         return replace(self, head=config.head_dim, turned=config.rotary_dim) if self.kind == "halves" else self
 
     def order(self) -> list[int]:
-        """halves: our number of each channel of a head."""
         return [*range(0, self.turned, 2), *range(1, self.turned, 2), *range(self.turned, self.head)]
 
 
@@ -62,19 +60,15 @@ class Entry:
         return replace(self, ours=inserted(self.ours), foreign=foreign)
 
     def of_rank(self, ranks: int) -> Entry:
-        """The entry of one of `ranks` tensor-parallel slices."""
         return replace(self, packing=replace(self.packing, groups=self.packing.groups // ranks))
 
 
 def spellings(name: ForeignName) -> Iterator[str]:
-    """The name in one piece without the wrappers of layers, and the same without its first part, its first two, ...:
-    programs put any name before those of a network."""
     parts = [part for part in ".".join((name,) if isinstance(name, str) else name).split(".") if part not in WRAPPERS]
     yield from (".".join(parts[first:]) for first in range(min(len(parts), _MAX_PARTS + 1)))
 
 
 def plain_name(name: ForeignName) -> str:
-    """The name that a layout has for a tensor, in one piece, without the dictionary around all of them."""
     return ".".join((name,) if isinstance(name, str) else name).removeprefix("module.")
 
 
@@ -100,7 +94,6 @@ class ForeignLayout:
     config: Mapping[str, Any] = field(default_factory=dict)
 
     def skips(self, name: ForeignName) -> bool:
-        """Whether a tensor of this name is known not to be a parameter."""
         return any(re.fullmatch(pattern, each) for pattern in self.skipped for each in spellings(name))
 
     def own_names(self, names: Iterable[ForeignName]) -> dict[ForeignName, ForeignName]:
@@ -122,17 +115,14 @@ class ForeignLayout:
 
 
 def inside(entries: Iterable[Entry], *path: str) -> tuple[Entry, ...]:
-    """The entries of flat names, nested in dictionaries of the names `path`."""
     return tuple(replace(entry, foreign=(*path, entry.foreign)) for entry in entries)
 
 
 def renamed(entries: Iterable[Entry], rename: Callable[[str], str]) -> tuple[Entry, ...]:
-    """The entries under other names."""
     return tuple(replace(entry, foreign=rename(entry.foreign)) for entry in entries)
 
 
 def in_our_names(entries: Iterable[Entry]) -> tuple[Entry, ...]:
-    """The tensors of these entries under our own names, as mindformers saves a model of this package."""
     return tuple(Entry((name,), name) for entry in entries for name in entry.ours)
 
 

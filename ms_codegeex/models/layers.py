@@ -36,7 +36,6 @@ def typed(number: float | Tensor, x: Tensor) -> float | Tensor:
 
 
 def hold_frozen(cell: nn.Cell, held: ms.Type) -> None:
-    """Let a cell hold its `weight`, which is frozen, in the type `held`; its numbers are to be set afterwards."""
     old = cell.weight
     cell.weight = Parameter(initializer("zeros", old.shape, held), name=old.name, requires_grad=False)
 
@@ -56,7 +55,6 @@ class WidenedProduct(nn.Cell):
         return self.matmul(x, self.widen(ops.depend(weight, x), self.dtype))
 
     def bprop(self, x: Tensor, weight: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradient of x. That of W, which nothing asks for, is zero."""
         return self.back(dout, self.widen(ops.depend(weight, dout), self.dtype)), self.zeros(weight)
 
 
@@ -108,7 +106,6 @@ class Linear(nn.Cell):
         self.widened, self.quantised, self.active = product, True, None
 
     def shift(self) -> Parameter:
-        """the bias"""
         return self.bias
 
 
@@ -168,12 +165,10 @@ class Embedding(nn.Cell):
         self.gather, self.widen = ops.Gather(), None
 
     def construct(self, indices: Tensor) -> Tensor:
-        """int32 [...] -> FP32 [..., hidden]"""
         rows = self.gather(self.weight, indices, 0)
         return rows if self.widen is None else self.widen(rows, ms.float32)
 
     def hold(self, held: ms.Type) -> None:
-        """Hold the table, which is frozen, in the type `held`."""
         hold_frozen(self, held)
         self.widen = ops.Cast()
 
@@ -189,7 +184,6 @@ class FastGelu(nn.Cell):
         self.scale, self.sigmoid, self.multiply = ops.Mul(), ops.Sigmoid(), ops.Mul()
 
     def construct(self, x: Tensor) -> Tensor:
-        """elementwise"""
         return self.multiply(x, self.sigmoid(self.scale(x, typed(self.slope, x))))
 
 
@@ -203,7 +197,6 @@ class SwiGlu(nn.Cell):
         self.sigmoid, self.silu, self.multiply = ops.Sigmoid(), ops.Mul(), ops.Mul()
 
     def construct(self, gate: Tensor, up: Tensor) -> Tensor:
-        """elementwise"""
         return self.multiply(self.silu(gate, self.sigmoid(gate)), up)
 
 
@@ -418,7 +411,6 @@ class AttentionCore(nn.Cell):
             self.computed_in_dtype += ("cast_mask", "add_mask", "softmax")
 
     def take(self, heads: Heads) -> None:
-        """Attend with these heads: a device's share of a model has fewer."""
         self.heads, self.merged, self.shared = heads, (-1, heads.count * heads.size), heads.count // heads.groups
 
     def _heads(self, split: ops.Transpose, x: Tensor, count: int, seq_length: int) -> Tensor:

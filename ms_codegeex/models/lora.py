@@ -78,11 +78,9 @@ class LoraLinear(nn.Cell):
         return self.add(self.base(x), self._adapted(x, given))
 
     def product(self, x: Tensor, given: Tensor) -> Tensor:
-        """the same without the bias"""
         return self.add(self.base.product(x), self._adapted(x, given))
 
     def shift(self) -> Parameter:
-        """the bias"""
         return self.base.bias
 
     def _adapted(self, x: Tensor, given: Tensor) -> Tensor:

@@ -61,16 +61,13 @@ class LayerParameter:
 
     @property
     def size(self) -> int:
-        """Number of elements."""
         return math.prod(self.shape)
 
     @property
     def matrix(self) -> bool:
-        """Whether it is the weight of a linear layer."""
         return self.layer.role.linear and len(self.shape) == 2
 
     def axis_on(self, config: Any, tensor: int) -> int | None:
-        """The axis that `tensor` devices split; None: each holds all of it."""
         whole = tensor == 1 or (self.layer.role.by_groups and config.num_kv_groups % tensor != 0)
         return None if whole else self.axis
 
@@ -83,8 +80,6 @@ class LayerParameter:
 
     @property
     def product(self) -> bool:
-        """Whether it is a matrix that activations are multiplied with and that nothing else reads; `quantize` rounds
-        those."""
         return self.matrix or (self.layer.output and len(self.shape) == 2)
 
 
@@ -105,15 +100,12 @@ class Layer:
     copy_of: str = ""
 
     def inside(self, prefix: str) -> Layer:
-        """The same layer as part of the cell `prefix`."""
         return replace(self, name=f"{prefix}.{self.name}")
 
     def numbered(self, block: int) -> Layer:
-        """The layer of that block."""
         return replace(self, name=self.name.replace("{i}", str(block)))
 
     def shape(self, config: Any) -> tuple[int, ...]:
-        """Shape of the weight."""
         return tuple(getattr(config, size) for size in (self.rows, self.columns) if size)
 
     def parameters(self, config: Any) -> tuple[LayerParameter, ...]:
@@ -126,7 +118,6 @@ class Layer:
 
 
 def norms_of(layers: Sequence[Layer]) -> list[Layer]:
-    """The norms among these layers."""
     return [layer for layer in layers if layer.role in (LAYER_NORM, RMS_NORM)]
 
 
@@ -145,7 +136,6 @@ class ParameterTable:
 
     @property
     def patterns(self) -> tuple[Layer, ...]:
-        """Every layer, those of a block once, with `{i}` for its number."""
         return (*self.first, *(layer.inside(BLOCK) for layer in self.block), *self.last)
 
     def layers(self, num_layers: int) -> Iterator[Layer]:

@@ -64,7 +64,6 @@ class QuantisedProduct(nn.Cell):
 
 
 def hold_linear(linear: Linear, held: ms.Type, library: str = "") -> None:
-    """Let a layer hold its weight, which is frozen, in the type `held`. `library`: as for `quantise_linear`."""
     ours = library and held == ms.float16 and linear.dtype == ms.float32
     linear.hold(held, CompiledHalfProduct(library) if ours else None)
 

@@ -24,22 +24,18 @@ class Family:
 
     @property
     def config(self) -> ModuleType:
-        """`PARAMETERS`, the config dataclass, `PRESETS` and `build_config`."""
         return self._module("config")
 
     @property
     def table(self) -> ParameterTable:
-        """Name, role and shape of every layer with parameters."""
         return self.config.PARAMETERS
 
     @property
     def weights(self) -> ModuleType:
-        """`FORMATS`: names and layouts of the parameters in files of other programs."""
         return self._module("weights")
 
     @property
     def model(self) -> ModuleType:
-        """The cells."""
         return self._module("model")
 
 

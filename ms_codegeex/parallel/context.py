@@ -13,12 +13,10 @@ PREFIX = "ranks-"  # names of our groups list their members, which the exported 
 
 
 def group_name(ranks: list[int]) -> str:
-    """A name for one of our groups, from which `ranks_in_group_name` reads the members."""
     return PREFIX + "-".join(map(str, ranks))
 
 
 def ranks_in_group_name(name: str) -> tuple[int, ...] | None:
-    """The members of one of our groups; None for a group of MindSpore, even if its name begins with one of ours."""
     ranks = name.removeprefix(PREFIX).split("-") if name.startswith(PREFIX) else ["none"]
     return tuple(map(int, ranks)) if all(map(str.isdecimal, ranks)) else None
 

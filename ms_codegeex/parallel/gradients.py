@@ -56,14 +56,11 @@ def narrow_sum(reduce: Any, devices: int, half: ms.Type, sent: ms.Type) -> Calla
 
 
 def sixteen_bits(config: RunConfig) -> ms.Type | None:
-    """The type in which a run's gradients travel; None: they stay FP32."""
     types = {"fp16": ms.float16, "bf16": ms.bfloat16}
     return types[config.training.precision] if config.parallel.short_gradients else None
 
 
 def use_gradient_functions(half: ms.Type | None = None) -> None:
-    """Register the functions of this file with MindSpore, in this process, before a graph is compiled. `half`: the
-    16-bit type that gradients are sent in; None: as they are."""
     for operator, function in FUNCTIONS.items():
         bprop_getters.register(operator)(_getter(partial(function, half=half), bprop_getters[operator.__name__]))
 
@@ -80,7 +77,6 @@ def _getter(short: Callable[[Any], Callable], engine: Callable[[Any], Callable])
 
 
 def _named(operator: Any, prefix: str, collective: Any, half: ms.Type | None, devices: int) -> Any:
-    """The collective with the bucket and the name that MindSpore gives it; with `half` as a sum in 16 bits."""
     attributes = operator.get_attr_dict()
     collective.add_prim_attr("fusion", attributes["fusion"])
     if "segment" in attributes and not isinstance(operator, AllGather | _MirrorOperator):
@@ -97,8 +93,6 @@ def _kept(x: Any, out: Any, dout: Any) -> tuple[Any]:
 
 
 def _sent(collective: Any) -> Callable:
-    """Sends the gradient."""
-
     def bprop(x: Any, out: Any, dout: Any) -> tuple[Any]:
         return (collective(dout),)
 
@@ -106,7 +100,6 @@ def _sent(collective: Any) -> Callable:
 
 
 def _sent_last(collective: Any | None) -> Callable:
-    """Sends the sum of all micro-batches in `z` after the last one's `dout`; None: it stays here."""
     cast, dtype, one = P.Cast(), P.DType(), Tensor(1.0, mstype.float16)
 
     def alone(x: Any, z: Any, out: Any, dout: Any) -> tuple[Any, Any]:
@@ -121,7 +114,6 @@ def _sent_last(collective: Any | None) -> Callable:
 
 
 def _all_gather(operator: Any, half: ms.Type | None) -> Callable:
-    """Scatter the sum of the gradients; in 16 bits if a weight is gathered, not an activation."""
     half = half if "mirror_user_id" in operator.get_attr_dict() else None
     operator.group, operator.rank_size = (operator.get_attr_dict()[key] for key in ("group", "rank_size"))
     collective = ReduceScatter(ReduceOp.SUM, operator.group)
@@ -129,7 +121,6 @@ def _all_gather(operator: Any, half: ms.Type | None) -> Callable:
 
 
 def _mirror(operator: Any, half: ms.Type | None) -> Callable:
-    """Sum the gradients of all replicas."""
     attributes = operator.get_attr_dict()
     if attributes["dev_num"] == 1:
         return _kept
@@ -138,7 +129,6 @@ def _mirror(operator: Any, half: ms.Type | None) -> Callable:
 
 
 def _micro_all_gather(operator: Any, half: ms.Type | None) -> Callable:
-    """Scatter the sum of the gradients that all micro-batches have added to `z`, after the last one's `dout`."""
     attributes = operator.get_attr_dict()
     cast, dtype, one = P.Cast(), P.DType(), Tensor(1.0, mstype.float16)
     if not (operator.group != "" and attributes["do_mirror"]):
@@ -157,7 +147,6 @@ def _micro_all_gather(operator: Any, half: ms.Type | None) -> Callable:
 
 
 def _micro_mirror(operator: Any, half: ms.Type | None) -> Callable:
-    """Sum over all replicas the gradients that all micro-batches have added to `z`, after the last one's `dout`."""
     cast, dtype, one = P.Cast(), P.DType(), Tensor(1.0, mstype.float16)
     assign = P.Assign()
     if "parameter_micro" in operator.get_attr_dict():

@@ -39,13 +39,11 @@ def partition(network: CausalLoss, config: RunConfig) -> None:
 
 
 def _tail(model: nn.Cell, sizes: DecoderConfig) -> list[nn.Cell]:
-    """The cells after the blocks, without the head."""
     names = dict.fromkeys(layer.name.partition(".")[0] for layer in sizes.table.last)
     return [getattr(model, name) for name in names if name != "head"]
 
 
 def _shard(network: CausalLoss, sizes: DecoderConfig, blocks: Sequence[nn.Cell], strategies: Strategies) -> None:
-    """Strategies of all operators: those of the table's layers by role, then those of the cells around them."""
     model = network.model
     for layer in sizes.table.layers(0):
         strategies.layer(layer.role, attrgetter(layer.name)(model))
@@ -113,7 +111,6 @@ def _recompute_cheap(block: nn.Cell, sizes: DecoderConfig, config: RunConfig, fo
 
 
 def _place(network: CausalLoss, sizes: DecoderConfig, tail: Sequence[nn.Cell], mesh: Mesh) -> None:
-    """Stages. Masks and angles have none: every stage forms them from the ids, which is cheaper than sending them."""
     model = network.model
     model.embedding.pipeline_stage = 0
     for i, block in enumerate(model.blocks):
@@ -123,8 +120,6 @@ def _place(network: CausalLoss, sizes: DecoderConfig, tail: Sequence[nn.Cell], m
 
 
 def _fuse(network: CausalLoss, tail: Sequence[nn.Cell], groups: int) -> None:
-    """Buckets of gradient (and sharded weight) communication by block number. The tables are in the first, the tail is
-    in the last (CodeGeeX release)."""
     blocks = network.model.blocks
     _bucket(network, min(groups, 1))  # 0: every parameter alone
     if not groups:
@@ -136,6 +131,5 @@ def _fuse(network: CausalLoss, tail: Sequence[nn.Cell], groups: int) -> None:
 
 
 def _bucket(cell: nn.Cell, number: int) -> None:
-    """As MindSpore's `set_comm_fusion`, but also for frozen parameters, whose shards are gathered."""
     for parameter in cell.get_parameters():
         parameter.comm_fusion = number

@@ -41,7 +41,6 @@ class ParameterLayout:
 
     @property
     def size(self) -> int:
-        """Elements of the whole parameter."""
         return math.prod(self.shape)
 
     def local_shape(self, mesh: Mesh) -> tuple[int, ...]:
@@ -54,7 +53,6 @@ class ParameterLayout:
         return tuple(shape)
 
     def local_size(self, mesh: Mesh) -> int:
-        """Elements on one device of its stage."""
         return math.prod(self.local_shape(mesh))
 
     def local_bytes(self, mesh: Mesh) -> int:
@@ -62,7 +60,6 @@ class ParameterLayout:
         return held_bytes(self.local_shape(mesh), self.held)
 
     def replication(self, mesh: Mesh) -> int:
-        """How many devices of its stage hold each element."""
         return mesh.stage_size * self.local_size(mesh) // self.size
 
     def window(self, mesh: Mesh, rank: int) -> tuple[slice, ...]:
@@ -130,13 +127,11 @@ def moments_of(config: RunConfig, layout: ParameterLayout) -> tuple[str, ...]:
 
 
 def muon_matrices(config: RunConfig) -> frozenset[str]:
-    """Names of the parameters that Muon updates, and not AdamW."""
     return frozenset(layout.name for layout in layouts_of(config) if moments_of(config, layout) == MOMENTS[:1])
 
 
 @lru_cache(maxsize=8)  # a search asks for the same model on hundreds of meshes
 def _parameters(model: DecoderConfig) -> tuple[list[LayerParameter], list[list[LayerParameter]], list[LayerParameter]]:
-    """The parameters of the first stage's own layers, of each block, and of the last stage's own layers."""
     table = model.table
 
     def of(layers: Iterable[Layer]) -> list[LayerParameter]:
@@ -148,7 +143,6 @@ def _parameters(model: DecoderConfig) -> tuple[list[LayerParameter], list[list[L
 
 
 def layouts_of(config: RunConfig) -> tuple[ParameterLayout, ...]:
-    """Where every parameter of the run lies."""
     return layouts_on(config.mesh, config.model.sizes, config.lora, config.parallel.vocabulary)
 
 
@@ -187,7 +181,6 @@ def loaded_rows(config: RunConfig, rank: int) -> slice:
 
 
 def split_moment(name: str) -> tuple[str, str]:
-    """The prefix of a moment or of a buffer of gradients, "" for a weight, and the name of the weight."""
     prefix = next((prefix for prefix in (*MOMENTS, GRADIENT_SUMS) if name.startswith(prefix)), "")
     return prefix, name.removeprefix(prefix)
 
@@ -206,11 +199,9 @@ class Placement:
         return prefix, self.layouts[weight]
 
     def here(self, name: str) -> bool:
-        """Whether this rank's stage has the tensor."""
         return self.layouts is None or self._layout(name)[1].stage == self.mesh.coordinates(self.rank)[0]
 
     def elsewhere(self, name: str) -> bool:
-        """Whether the tensor, which may be anything that a step keeps, belongs to a weight of another stage."""
         return self.layouts is not None and split_moment(name)[1] in self.layouts and not self.here(name)
 
     def stored_name(self, name: str) -> str:
@@ -221,11 +212,9 @@ class Placement:
         return prefix + (layout.copy_of or layout.name)
 
     def window(self, name: str) -> tuple[slice, ...] | None:
-        """The slice of the whole tensor that this rank holds; None: all of it."""
         return None if self.layouts is None else self._layout(name)[1].window(self.mesh, self.rank)
 
     def shape(self, name: str, local: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of the whole tensor."""
         return local if self.layouts is None else self._layout(name)[1].shape
 
     def writes(self, name: str) -> bool:

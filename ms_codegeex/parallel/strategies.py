@@ -56,7 +56,6 @@ class Strategies:
 
     @staticmethod
     def of(config: RunConfig) -> Strategies:
-        """The strategies of a run. Keys and values are not split if `tensor` does not divide their number of heads."""
         mesh, parallel = config.mesh, config.parallel
         return Strategies(
             data=mesh.data,
@@ -113,7 +112,6 @@ class Strategies:
         add.shard((full, full[1:]))
 
     def _scattered(self, rows: int) -> dict[str, tuple]:
-        """Argument of `shard` for a product whose partial sums are reduce-scattered into `rows` parts."""
         return {"out_strategy": ((rows, 1),)} if rows > self.data else {}
 
     def adapter(self, role: Role, linear: LoraLinear) -> None:
@@ -198,7 +196,6 @@ class Strategies:
         _shard(rotary, "up down", heads)
 
     def sample_keys(self, keys: SampleKeys) -> None:
-        """numbers of samples [batch]"""
         _shard(keys, "shift multiply odd", (self.data,), ())
         _shard(keys, "xor", (self.data,), (self.data,))
 
@@ -341,12 +338,10 @@ class Strategies:
         _shard(loss, "negate", (1,))
 
     def sums(self, sums: Sums) -> None:
-        """two sums over all rows"""
         _shard(sums, "count", (self.data,))
         _shard(sums, "join", (1,), (1,), (1,))
 
 
 def _shard(cell: nn.Cell, operators: str, *strategy: tuple[int, ...]) -> None:
-    """Shard the operators of a cell with these names: one strategy for each input."""
     for name in operators.split():
         getattr(cell, name).shard(strategy)

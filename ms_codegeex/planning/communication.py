@@ -69,14 +69,12 @@ def spread(ranks: tuple[int, ...], board_devices: int, server_devices: int) -> t
 
 
 def link_of(ranks: Sequence[int], server_devices: int) -> str:
-    """`server` if the group is inside one server, else `cluster`."""
     return "server" if min(ranks) // server_devices == max(ranks) // server_devices else "cluster"
 
 
 def seconds(
     collective: PlannedCollective, mesh: Mesh, chip: Chip, server_devices: int, calls: int | None = None
 ) -> float:
-    """Time of all calls of a planned collective; see `transfer_seconds`."""
     ranks = group_ranks(mesh, collective.group, mesh.rank(collective.stage, 0, 0), collective.phase)
     return transfer_seconds(collective.op, ranks, collective.bytes, collective.count, chip, server_devices, calls)
 
@@ -178,7 +176,6 @@ def parameter_collectives(config: RunConfig, layout: ParameterLayout) -> list[tu
 
 
 def _kinds_of_layouts(config: RunConfig) -> tuple[tuple[ParameterLayout, int], ...]:
-    """The run's distinct layouts without names, in order, and how many of its hundreds of parameters have each."""
     lora, vocabulary = config.lora, config.parallel.vocabulary
     return _kinds(config.mesh, config.model.sizes, vocabulary, tuple(lora.targets), lora.rank, lora.frozen)
 

@@ -41,7 +41,6 @@ class Communicator:
 
     @property
     def bytes(self) -> int:
-        """Device memory that the library keeps for it."""
         return NCCL_BYTES if self.buffer is None else 2 * self.buffer * MIB
 
 

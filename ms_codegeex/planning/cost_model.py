@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 
 def runs_again(setting: str, minimum: str) -> bool:
-    """Whether the backward pass repeats an operator. `setting`: what its block recomputes: none, selective or full.
-    `minimum`: the cheapest setting that repeats this operator: selective or full; "" if none does."""
     return bool(minimum) and setting in ("full", minimum)
 
 
@@ -25,7 +23,6 @@ TILE = 128  # rows and columns that a kernel for products computes together
 
 
 def causal_share(tokens: int) -> float:
-    """The part of the products of `tokens` queries and keys in tiles up to the diagonal: causal fused attention's."""
     tiles = math.ceil(tokens / TILE)
     return (tiles + 1) / (2 * tiles)
 
@@ -57,12 +54,10 @@ class MatMul:
 
     @property
     def flops(self) -> int:
-        """FLOPs of one pass, two per multiply-add."""
         return round(self.whole * self.share)
 
     @property
     def whole(self) -> int:
-        """FLOPs of one pass that skips nothing."""
         return 2 * self.batch * self.m * self.k * self.n
 
     def transposed(self) -> tuple[MatMul, ...]:
@@ -148,17 +143,14 @@ class MicroBatch:
 
     @property
     def rows(self) -> int:
-        """Tokens of a micro-batch of a replica."""
         return self.sequences * self.seq_length
 
     @property
     def mask_needs_input(self) -> bool:
-        """Whether recomputation has to repeat what a dropout is applied to: a kernel's mask comes with its result."""
         return self.dropout and "dropout" in self.fused
 
     @property
     def graph_kernel(self) -> bool:
-        """Whether chains of element-wise operators are one kernel."""
         return "graph_kernel" in self.fused
 
     @property
@@ -203,7 +195,6 @@ def shape_of(config: RunConfig, chip: Chip) -> MicroBatch:
 
 
 def _adapted(config: RunConfig) -> frozenset[str]:
-    """The linear layers with adapters, relative to their blocks."""
     names = config.model.sizes.adapted_layers(config.lora.targets) if config.lora.rank else ()
     return frozenset(".".join(name.split(".")[-2:]) for name in names)
 

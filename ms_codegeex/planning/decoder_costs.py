@@ -44,7 +44,6 @@ class TensorSizes:
 
     @staticmethod
     def of(model: DecoderConfig, shape: MicroBatch) -> TensorSizes:
-        """From the model's sizes and the micro-batch."""
         hidden, square = shape.rows * model.hidden_size, shape.sequences * shape.seq_length**2
         return TensorSizes(
             hidden=hidden,
@@ -61,7 +60,6 @@ class TensorSizes:
 
 
 def kv_width(model: DecoderConfig, shape: MicroBatch) -> int:
-    """Channels of keys, or values, on one device: split by groups, or whole if there are fewer groups than devices."""
     return model.kv_size // shape.tensor if model.num_kv_groups % shape.tensor == 0 else model.kv_size
 
 
@@ -209,8 +207,6 @@ def attention(model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes) -> tu
 
 
 def _rotation(sizes: TensorSizes, score: int, graph_kernel: bool) -> Vector:
-    """Rotary positions of queries and keys: cast, pairs swapped, two products, sum, cast, in FP32; the same
-    backward. The swap is a separate kernel."""
     byte = sizes.byte
     per_element = 2 * byte + 2 * FP32 + score if graph_kernel else _cast(byte, FP32) + 11 * FP32 + _cast(FP32, score)
     moved = per_element * (sizes.heads + sizes.kv)
@@ -218,8 +214,6 @@ def _rotation(sizes: TensorSizes, score: int, graph_kernel: bool) -> Vector:
 
 
 def _dropped_scores(sizes: TensorSizes, shape: MicroBatch) -> Vector:
-    """Dropout of the attention weights; its result is kept for the product with the values. A graph kernel includes the
-    softmax's cast; recomputation writes a mask, which it and the backward pass read."""
     byte, scores = shape.bytes, sizes.scores
     # a mask that is kept has the place of the softmax's cast, which is counted and then is not needed
     shape = replace(shape, dropout=shape.attention_dropout, kept_masks=False)
@@ -348,7 +342,6 @@ def head(
 
 
 def border(shape: MicroBatch, sizes: TensorSizes, stage: int) -> ModelPart:
-    """The FP32 input of a fused norm that follows a recomputed block: it is kept, where others are cast again."""
     kept = FP32 * sizes.stream if "norm" in shape.fused and shape.bytes < FP32 else 0
     return ModelPart("border of recomputation", stage, 1, (Vector("norm input", 0, 0, kept),))
 

@@ -43,13 +43,10 @@ class StageMemory:
 
     @property
     def total(self) -> int:
-        """Sum of all categories."""
         return sum(vars(self).values())
 
 
 def passes(stages: int, virtual_stages: int, micro_batches: int, backward: bool = False) -> list[tuple[int, int]]:
-    """Micro-batch and virtual stage of every forward (or `backward`) pass of a stage, in their order: as many
-    micro-batches as there are stages go through one virtual stage, then through the next one."""
     numbers = range(virtual_stages)
     return [
         (micro, number)
@@ -60,7 +57,6 @@ def passes(stages: int, virtual_stages: int, micro_batches: int, backward: bool 
 
 
 def warm_up(stages: int, virtual_stages: int, stage: int) -> int:
-    """How many forward passes a stage runs before forward and backward passes alternate, if there are as many."""
     later = stages - 1 - stage
     return later if virtual_stages == 1 else 2 * later + stages * (virtual_stages - 1)
 
@@ -132,7 +128,6 @@ class ParameterSums:
 def _sums(
     mesh: Mesh, model: DecoderConfig, vocabulary: bool, targets: tuple[str, ...], rank: int, frozen: str
 ) -> tuple[ParameterSums, ...]:
-    """The sums on each stage. `targets` and `rank` describe adapters, `frozen` the type of the other weights."""
     layouts = layouts_on(mesh, model, LoraConfig(rank=rank, targets=list(targets), frozen=frozen), vocabulary)
     result = []
     for stage in range(mesh.pipeline):
@@ -149,13 +144,11 @@ def _sums(
 
 
 def parameter_sums(config: RunConfig) -> tuple[ParameterSums, ...]:
-    """The sums of parameters on each stage of a run."""
     lora, parallel = config.lora, config.parallel
     return _sums(config.mesh, config.model.sizes, parallel.vocabulary, tuple(lora.targets), lora.rank, lora.frozen)
 
 
 def muon_shapes(config: RunConfig, stage: int) -> tuple[tuple[int, ...], ...]:
-    """Shapes of what Muon updates on one device of a stage."""
     return parameter_sums(config)[stage].matrices if config.training.optimizer.name == "muon" else ()
 
 
@@ -186,8 +179,6 @@ def _most_open(config: RunConfig, sizes: Sequence[float], stage: int) -> float:
 
 
 def _gradients(config: RunConfig, sums: ParameterSums) -> float:
-    """FP32. Sharded ones exist whole only until their bucket is reduce-scattered; accumulation keeps them whole until
-    the last micro-batch, and one buffer more as large as the parameters."""
     own, whole = FP32 * sums.own_trained, FP32 * sums.shared_trained
     if config.accumulation > 1 or config.mesh.pipeline > 1:
         return 2 * own + whole
@@ -195,7 +186,6 @@ def _gradients(config: RunConfig, sums: ParameterSums) -> float:
 
 
 def state_memory(config: RunConfig) -> list[StageMemory]:
-    """What one device of each stage holds between its micro-batches: weights, gradients and optimizer state alone."""
     return [
         StageMemory(
             weights=sums.bytes,
@@ -214,7 +204,6 @@ def stage_memory(config: RunConfig, chip: Chip) -> list[StageMemory]:
 
 
 def with_buffers(memory: Sequence[StageMemory], groups: Sequence[Sequence[Communicator]]) -> list[StageMemory]:
-    """The memory of each stage with the buffers of its communicators."""
     return [replace(x, communication=sum(y.bytes for y in listed)) for x, listed in zip(memory, groups, strict=True)]
 
 

@@ -61,7 +61,6 @@ def model_parts(model: DecoderConfig, shape: MicroBatch) -> tuple[ModelPart, ...
 
 
 def _collectives(model: DecoderConfig, shape: MicroBatch, size: int, first: bool = False) -> tuple:
-    """The collectives inside one block."""
     side_by_side = len(norms_of(model.table.block)) == 1
     planned = costs.block_collectives(shape, size, side_by_side)
     rows = [layer.name for layer in model.table.block if layer.role is ROW]
@@ -78,7 +77,6 @@ def _with_first_block(listed: list[ModelPart], model: DecoderConfig, shape: Micr
 
 
 def parts_of(config: RunConfig, chip: Chip) -> tuple[ModelPart, ...]:
-    """All parts of the model, stage by stage, as one device of each stage computes them."""
     return model_parts(config.model.sizes, shape_of(config, chip))
 
 
@@ -88,7 +86,6 @@ def _norm(layer: Layer, sizes: TensorSizes, shape: MicroBatch) -> tuple[Vector, 
 
 
 def _lookup(layer: Layer, sizes: TensorSizes, size: int) -> Vector:
-    """Lookup of a whole table in FP32, with its cast; the result is kept."""
     name = layer.name.removesuffix("_embedding").replace("_", "-")
     return Vector(f"{name} lookup", 10 * sizes.hidden, 10 * sizes.hidden, size)
 
@@ -101,7 +98,6 @@ def _linear(
     saved: float = 0.0,
     last: bool = False,
 ) -> Iterator[MatMul | Vector]:
-    """A linear layer's product with what one device has of its weight, and with its adapter's."""
     layer = model.table.layer(name)
     out, into = layer.shape(model)
     if layer.role is ROW:
@@ -118,7 +114,6 @@ def _linear(
 def _operators(
     model: DecoderConfig, shape: MicroBatch, first: bool = False, asked: bool = False
 ) -> tuple[MatMul | Vector, ...]:
-    """The operators of a block, in order: equal on meshes that differ only in replicas and stages."""
     return _cached_operators(model, replace(shape, replicas=1, blocks=(), tail=(), stages=1), first, asked)
 
 
@@ -130,8 +125,6 @@ def _cached_operators(model: DecoderConfig, shape: MicroBatch, first: bool, aske
 def _block(
     model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes, first: bool = False, asked: bool = False
 ) -> Iterator[MatMul | Vector]:
-    """The operators of a block in order; `first`: of the whole model; `asked`: a table is its query. With one norm,
-    attention and feed-forward part stand side by side and share their input; else each has a norm and a residual."""
     norms = norms_of(model.table.block)
     side_by_side, again = len(norms) == 1, shape.mask_needs_input
     grads = adapters.Gradients.of(shape, first, side_by_side)

@@ -28,7 +28,6 @@ _KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names.split
 
 
 def is_product(op: str) -> bool:
-    """Whether a kind of operator is a matrix product."""
     return _KIND_OF.get(op) == "product"
 
 
@@ -71,7 +70,6 @@ def products_of(
 
 
 def whole_tiles(m: int, n: int) -> float:
-    """The part of a product's work that is left after rounding rows and columns up to whole tiles."""
     return math.prod(x / (math.ceil(x / TILE) * TILE) for x in (m, n))
 
 

@@ -77,7 +77,6 @@ class TuningRequest:
         return {**keys, **flattened(parse_overrides(self.words))}
 
     def load(self, name: str, chosen: Sequence[str] = ()) -> RunConfig:
-        """The configuration with these choices below what is stated."""
         return load_config(Path(name), [*self.model, *chosen, *self.words])
 
 
@@ -117,7 +116,6 @@ def file_of(request: TuningRequest) -> tuple[str, str]:
 
 
 def model_words(source: Source) -> list[str]:
-    """The overrides that a model means: its sizes, and where its weights are."""
     model = {"family": source.family.name, **source.fields, "weights": str(source.path.absolute())}
     return [f"model.{key}={json.dumps(value)}" for key, value in model.items()]
 
@@ -158,7 +156,6 @@ def _types(request: TuningRequest, base: RunConfig, stated: Mapping[str, Any]) -
 
 
 def _candidates(request: TuningRequest, name: str, length: Length, stated: Mapping[str, Any]) -> Iterator[RunConfig]:
-    """Configurations, those that are wanted most first. What is stated is in all of them."""
     base = request.load(name)
     batch: int | None = base.training.global_batch
     if "training.micro_batch" in stated or "parallel.micro_batches" in stated:
@@ -205,7 +202,6 @@ def fit(request: TuningRequest, name: str, length: Length) -> tuple[RunConfig, s
 
 
 def _earlier(output: Path, stated: Mapping[str, Any]) -> list[str]:
-    """The choices of the run in `output`, if it is to continue: it may not change what affects its weights."""
     file = RunDirectory(output.absolute()).config
     if stated.get("checkpoint.resume") != "auto" or not os.path.isfile(file):
         return []
@@ -214,7 +210,6 @@ def _earlier(output: Path, stated: Mapping[str, Any]) -> list[str]:
 
 
 def _refusal(request: TuningRequest, name: str, least: fitting.Fit, free: int) -> str:
-    """Why nothing fits, and the next smaller thing that would."""
     config = least.config
     size = config.model.sizes.parameter_count() / 1e6
     what = f"{size:,.0f} million weights and {config.micro_batch} x {config.seq_length} tokens"
@@ -233,7 +228,6 @@ def _refusal(request: TuningRequest, name: str, least: fitting.Fit, free: int) -
 
 
 def _smaller(request: TuningRequest, name: str, config: RunConfig) -> Iterator[tuple[str, list[str], RunConfig]]:
-    """What needs less than the least that the run may choose, and changes the result least: file and overrides."""
     least = ["training.micro_batch=1", "training.recompute=full", "devices=1"]
     changes: list[tuple[str, list[str]]] = [] if config.lora.rank else [(ADAPTERS, least)]
     changes += [(name, least)]
@@ -313,7 +307,6 @@ def tuned(request: TuningRequest, name: str, source: Source, data: TuningData) -
 
 
 def _chat_lines(own: Chat | None, dataset: Path) -> Iterator[str]:
-    """How the conversations of a dataset are written, which the model will be asked in."""
     written = read_json(dataset / "dataset.json").get("chat")
     if written is None:
         return
@@ -328,7 +321,6 @@ def _chat_lines(own: Chat | None, dataset: Path) -> Iterator[str]:
 
 
 def _settings(task: str, length: int, source: Source, config: RunConfig, held_out: Sequence[str]) -> Any:
-    """How records become examples for this model."""
     chat = source.description.chat
     known = {"seed": config.seed, "chat": None if chat is None else chat_json(chat), "validation": held_out}
     return extra("finetune --data", "records").FinetuneSettings(task, length, tokenizer_place(source), **known)
@@ -350,7 +342,6 @@ def prepared_data(data: Sequence[str], settings: Any, config: RunConfig, quiet: 
 
 
 def _like(dataset: Path, held_out: Sequence[str], config: RunConfig, quiet: bool) -> Path:
-    """A dataset whose validation split is made of these records as `dataset` was made of others."""
     info, kind = read_json(dataset / "dataset.json"), extra("finetune --data", "records").FinetuneSettings
     made = info.get("settings") if info.get("kind") == KIND else None
     if made is None:

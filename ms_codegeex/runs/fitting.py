@@ -32,7 +32,6 @@ class Settings:
     frozen: str | None = None
 
     def words(self) -> list[str]:
-        """As overrides."""
         keys = {
             "data.seq_length": self.seq_length,
             "devices": self.devices,
@@ -59,12 +58,10 @@ def length_of(sizes: np.ndarray, limit: int) -> int:
 
 
 def passes_over(examples: int) -> int:
-    """Passes over this many examples: more if they are few; an early stop leaves out passes that do not help."""
     return min(MANY, max(FEW, -(-EXAMPLES // examples)))
 
 
 def evaluations_every(steps: int, at_most: int) -> int:
-    """Steps between evaluations of a run of `steps`."""
     return max(1, min(at_most, steps // EVALUATIONS))
 
 

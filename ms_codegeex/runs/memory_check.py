@@ -172,8 +172,6 @@ def check_gpus(config: RunConfig, local: int) -> str:
 
 
 def _check_memory(config: RunConfig, gpus: tuple[Gpu, ...]) -> None:
-    """Compare the plan's memory of the largest stage with the free memory. docs/hardware.md compares it with an H100's
-    peak."""
     needed = max(stage.total for stage in stage_memory(config, running_on(config)))
     for number, gpu in enumerate(gpus):
         if gpu.free is not None and needed > gpu.free:

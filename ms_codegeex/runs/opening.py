@@ -143,7 +143,6 @@ def open_run(config: RunConfig, run: RunDirectory, start: StartingPoint, changes
 
 
 def _environment() -> dict[str, Any]:
-    """The versions of Python and packages, and the machine."""
     software = {"python": platform.python_version(), "platform": platform.platform()}
     machine = {"machine": platform.machine(), "cpu_count": os.cpu_count()}
     return {**software, **machine, "packages": versions(("ms-codegeex", *REPORTED_PACKAGES))}

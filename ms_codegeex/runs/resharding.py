@@ -136,7 +136,6 @@ def _followed(tensor: LazyTensor, progress: Callable[[int], object]) -> LazyTens
 
 
 def _layouts(contents: Contents, mesh: Mesh) -> dict[str, ParameterLayout]:
-    """The layout of each tensor; moments have that of their weights."""
     model = contents.model.sizes
     if mesh.pipeline > model.attention_layers:
         raise UserError(f"--pipeline {mesh.pipeline}: the model has only {model.attention_layers} layers")

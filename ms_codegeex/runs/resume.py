@@ -110,7 +110,6 @@ def since_moved(file: Path, overrides: Sequence[str]) -> list[str]:
 
 
 def _found(value: Any, before: Path, now: Path) -> Any:
-    """The value of a key, with each path in it that is gone but exists from the new place of the run."""
     if isinstance(value, Mapping):
         return {_found(key, before, now): _found(each, before, now) for key, each in value.items()}
     if isinstance(value, list):
@@ -180,7 +179,6 @@ def check_places(config: RunConfig, checkpoint: Checkpoint) -> None:
 
 
 def _same_shapes(config: RunConfig, checkpoint: Checkpoint) -> bool:
-    """Whether the checkpoint has the parameters that the run trains."""
     sizes, lora = config.model.sizes, config.lora
     shapes = sizes.adapter_shapes(lora.targets, lora.rank) if lora.rank else sizes.parameter_shapes()
     stored = [name for name in checkpoint.names if not name.startswith("optimizer.")]
@@ -235,7 +233,6 @@ def _data_changes(config: RunConfig, checkpoint: Checkpoint) -> list[Change]:
 
 
 def _short(content: str | None) -> str:
-    """As much of a hash as tells two apart."""
     return content[: content.find(":") + 13] + "…" if content else "unknown"
 
 
@@ -251,7 +248,6 @@ def _check_tokenizer(key: str, config: RunConfig, checkpoint: Checkpoint) -> Non
 
 
 def out_of_patience(config: RunConfig, checkpoint: Checkpoint) -> bool:
-    """Whether `training.patience` has ended the run at the checkpoint."""
     patience = config.training.patience
     return bool(patience) and checkpoint.state.get("worse", 0) >= patience
 

@@ -181,14 +181,12 @@ def finish(config: RunConfig, run_directory: RunDirectory, watch: Stopwatch, att
 
 
 def _with_reason(source: Source, result: Mapping[str, Any]) -> Source:
-    """The model of a run's checkpoint, and why it is this one."""
     last, kept = result["steps"], result.get("evaluated_step", result["steps"])
     best = f"the best of {last} steps, by the validation loss"
     return replace(source, description=replace(source.description, reason="the last step" if kept == last else best))
 
 
 def _exported(config: RunConfig, source: Source, run_directory: RunDirectory) -> dict[str, str]:
-    """Write the files for other programs; those that could be written, as the summary names them."""
     written = {}
     if config.lora.rank:
         write_peft(source, run_directory.adapter)

@@ -116,7 +116,6 @@ def samples(summary: Mapping[str, Any], coloured: bool) -> Iterator[str]:
 
 
 def time_line(seconds: Mapping[str, float]) -> str:
-    """Where the time of the command went."""
     parts = ", ".join(f"{name} {value:.0f}" for name, value in seconds.items() if name != "total" and value >= 0.5)
     return f"time {seconds['total']:.0f} s{f': {parts}' if parts else ''}"
 

@@ -158,7 +158,6 @@ def _train(
     restarts: int = 0,
     quiet: bool = False,
 ) -> dict[str, Any] | None:
-    """Train, export and sample; returns the summary, None on a server other than 0. `config.output` is absolute."""
     check_ascend(config)
     if note := check_gpus(config, len(node.ranks)):
         print_error(note)
@@ -198,7 +197,6 @@ def _train(
 
 @contextlib.contextmanager
 def _told_how_to_continue(run: RunDirectory, node: Node) -> Iterator[None]:
-    """If the run is stopped or interrupted, say what is saved and how it continues."""
     try:
         yield
     except (SystemExit, KeyboardInterrupt):
@@ -213,7 +211,6 @@ def _told_how_to_continue(run: RunDirectory, node: Node) -> Iterator[None]:
 
 
 def _open(config: RunConfig, run_directory: RunDirectory, start: StartingPoint, allow_change: Sequence[str]) -> None:
-    """Open the run and tell the user where it continues."""
     checkpoint = start.checkpoint
     changes = changes_since(config, checkpoint, allow_change) if checkpoint else []
     open_run(config, run_directory, start, changes)
@@ -232,7 +229,6 @@ def _open(config: RunConfig, run_directory: RunDirectory, start: StartingPoint, 
 
 
 def _help_out(config: RunConfig, corpus: Sequence[str], run_directory: RunDirectory, node: Node) -> None:
-    """On a server other than 0, run its workers in the run that server 0 has opened."""
     config = resolve_data(config, corpus, True, node.count)
     check_datasets(config)  # server 0 has checked the model that the run begins with
     print_error(f"waiting for server 0 to open {run_directory.path}")

@@ -104,8 +104,6 @@ def adamw(
     library: Path | None = None,
     newer: bool = True,
 ) -> AdamW:
-    """The run's optimizer; with the compiled operator of `library` unless `parallel.fusion` chooses one. `newer`: with
-    Ascend's newer kernel where it is fused; no other device has it."""
     return AdamW(
         parameters,
         config.training.optimizer,
@@ -157,12 +155,10 @@ def build(
 
 
 def call_not_inline(network: nn.Cell) -> None:
-    """Mark a cell as MindSpore's `lazy_inline` does when it is built: cells with equal marks become one graph."""
     network.cell_init_args = "lazy_inline_network"
 
 
 def _split(network: nn.Cell, config: RunConfig, micro_batches: int) -> nn.Cell:
-    """The network, wrapped to run over the micro-batches of a partitioned graph, and over their parts."""
     if config.partitioned and config.parallel.overlap.parts > 1:
         network = nn.MicroBatchInterleaved(network, config.parallel.overlap.parts)
     if micro_batches == 1:

@@ -42,11 +42,9 @@ class Faults:
 
     @property
     def guarded(self) -> bool:
-        """Whether the run has a policy for faults."""
         return self.config.policy != "none"
 
     def positions(self, samples: int, batch: int) -> Iterator[int]:
-        """Global numbers of the first samples of the batches from `samples` on, without those that are left out."""
         return (first for first in itertools.count(samples, batch) if first not in self.left_out)
 
     @property
@@ -104,7 +102,6 @@ class Faults:
             raise Divergence(f"{where}: {wrong}; lower {remedy}", record.step)
 
     def state(self) -> dict[str, Any]:
-        """The state as JSON values."""
         values = {"losses": list(self.losses), "norms": list(self.norms)}
         return {**values, "in_a_row": self.in_a_row, "left_out": self.left_out}
 
@@ -118,7 +115,6 @@ class Faults:
 
 
 def _limit(values: Sequence[float], sigma: float) -> float:
-    """`sigma` robust standard deviations above the median, rounded as the step compares it."""
     median = float(np.median(values))
     deviation = NORMAL * float(np.median(np.abs(np.array(values) - median)))
     return float(np.float32(median + sigma * max(deviation, MIN_DEVIATION_OF_MEDIAN * abs(median))))

@@ -69,11 +69,9 @@ class ObservedRun:
     callbacks: Sequence[Callback]
 
     def status(self, text: str) -> None:
-        """Something that takes a while begins."""
         self._call("status", text)
 
     def warn(self, text: str) -> None:
-        """There is a problem that does not end the run."""
         self._call("warning", text)
 
     @contextmanager
@@ -86,15 +84,12 @@ class ObservedRun:
             self._call("phase", None)
 
     def beat(self) -> None:
-        """A part of a phase has ended."""
         self._call("beat")
 
     def tell(self, method: str, *arguments: Any) -> None:
-        """Call `start`, `begin`, `step`, `end` or `leave`."""
         self._call(method, self, *arguments)
 
     def event(self, event: str, **content: Any) -> None:
-        """Something happened that the run's history should have."""
         self._call("event", event, **content)
 
     def _call(self, method: str, *arguments: Any, **content: Any) -> None:

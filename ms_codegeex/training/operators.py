@@ -19,12 +19,10 @@ def uses_compiled_operators(config: RunConfig) -> bool:
 
 
 def finds_compiled_operators(config: RunConfig) -> bool:
-    """Whether a run trains with them on this machine, which builds them on first use."""
     return uses_compiled_operators(config) and library_path() is not None
 
 
 def missing_operators(config: RunConfig) -> str:
-    """Why a run that should train with compiled operators does not; empty if it does, or should not."""
     return find_library()[1] if uses_compiled_operators(config) else ""
 
 

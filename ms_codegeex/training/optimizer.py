@@ -54,8 +54,6 @@ class WarmupDecay(nn.Cell):
 
 
 def decays(name: str) -> bool:
-    """Whether weight decay applies: not to norms and biases, but to everything else, the embedding tables included
-    (CodeGeeX release)."""
     return not ("norm" in name.lower() or "bias" in name.lower())
 
 
@@ -70,7 +68,6 @@ def _fused_adamw(
     v: Parameter,
     gradient: Tensor,
 ) -> Tensor:
-    """Update one parameter with the fused kernel."""
     rate, beta1, beta2, epsilon, factor, _ = hyper
     return kernel(parameter, m, v, rate, beta1, beta2, epsilon, decay * factor, gradient)[0]
 
@@ -84,7 +81,6 @@ def _aclnn_adamw(
     v: Parameter,
     gradient: Tensor,
 ) -> Tensor:
-    """Update one parameter with the kernel that corrects the bias itself, for step `hyper[5]`."""
     rate, beta1, beta2, epsilon, _, step = hyper
     return kernel(parameter, m, v, v, gradient, step, rate, beta1, beta2, decay, epsilon, False, False)[0]
 
@@ -98,7 +94,6 @@ def _composed_adamw(
     v: Parameter,
     gradient: Tensor,
 ) -> Tensor:
-    """Update one parameter with elementary operators."""
     rate, beta1, beta2, epsilon, factor, _ = hyper
     # A pipeline drops operations on other stages' weights, and finds them only by following the weight.
     old_m, old_v = ops.depend(m, parameter), ops.depend(v, parameter)
@@ -131,7 +126,6 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 
 
 def _muon(hyper: tuple, decay: float, scale: float, parameter: Parameter, m: Parameter, gradient: Tensor) -> Tensor:
-    """Update one matrix. `hyper`: learning rate, momentum."""
     rate, momentum = hyper
     new_m = momentum * m + (1.0 - momentum) * gradient
     direction = orthogonalised(momentum * new_m + (1.0 - momentum) * gradient)
@@ -151,14 +145,12 @@ def _either(
     v: Parameter,
     gradient: Tensor,
 ) -> Tensor:
-    """Update one parameter, with Muon if it has a scale."""
     if scale > 0:
         return _muon(of_matrices, decay, scale, parameter, m, gradient)
     return adamw(kernel, hyper, decay, parameter, m, v, gradient)
 
 
 def _compiled_kernels(library: str, changed: int, read: int) -> tuple[ops.Custom, ops.Custom]:
-    """Operators: the update, which changes the first inputs (parameters and moments); the sum of squares."""
     shape, number = (lambda *_: [1]), (lambda *_: ms.float32)
     update, squares = (
         ops.Custom(f"{library}:{name}", out_shape=shape, out_dtype=number, func_type="aot")
@@ -253,5 +245,4 @@ class AdamW(nn.Cell):
         return ops.depend(lr, ops.assign(self.step, ops.depend(self.step + 1, lr)))
 
     def square(self, gradients: tuple[Tensor, ...]) -> Tensor:
-        """Σ gradient² over all of them, FP32 scalar, by the compiled operator"""
         return self.squares(*gradients)[0]

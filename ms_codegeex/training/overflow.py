@@ -27,9 +27,7 @@ class OverflowRegister(nn.Cell):
         self.status, self.zero = Tensor(np.zeros(8, np.int32)), Tensor(0, ms.int32)
 
     def cleared(self, last: Tensor) -> Tensor:
-        """Clears the register after `last` was computed; returns `last`."""
         return ops.depend(last, self.clear(ops.depend(self.status, last)))
 
     def overflowed(self, last: Tensor) -> Tensor:
-        """Whether anything overflowed until `last` was computed: bool []"""
         return ops.sum(ops.abs(self.read(ops.depend(self.status, last)))) > self.zero

@@ -36,11 +36,9 @@ class TrainingProgress:
             raise UserError(f"data: {wrong}; look at the dataset with `ms-codegeex inspect --sample`")
 
     def state(self) -> dict[str, Any]:
-        """The state as JSON values; the step is that of the checkpoint."""
         return {"samples": self.samples, "tokens": self.tokens}
 
     def restore(self, step: int, state: Mapping[str, Any]) -> None:
-        """Continue from a checkpoint."""
         self.step, self.samples, self.tokens, self.empty_steps = step, state["samples"], state["tokens"], 0
 
 
@@ -58,12 +56,9 @@ class Patience:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the run should end; never without a limit."""
         return bool(self.limit) and self.worse >= self.limit
 
     def start(self, loss: float) -> None:
-        """The model that the run starts from is a candidate for the best one. It is not what later ones are compared
-        with."""
         self.best = (0, loss)
 
     def compare(self, step: int, loss: float) -> None:
@@ -76,7 +71,6 @@ class Patience:
             self.best = (step, loss)
 
     def state(self) -> dict[str, Any]:
-        """The state as JSON values."""
         return {"best": self.best, "worse": self.worse, "lowest": self.lowest}
 
     def restore(self, state: Mapping[str, Any]) -> None:

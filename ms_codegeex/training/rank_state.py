@@ -55,7 +55,6 @@ class RankState:
                 _set(parameter, np.zeros(parameter.shape, np.float32))
 
     def tensors(self) -> dict[str, ms.Parameter]:
-        """Weights and moments that this rank holds, by parameter name."""
         return {parameter.name: parameter for parameter in self._all() if self.place.here(parameter.name)}
 
     def slices(self) -> dict[str, Slice]:
@@ -178,7 +177,6 @@ class Provenance:
         self._base = fingerprint(base) if config.lora.rank and rank == 0 else None
 
     def state(self) -> dict[str, Any]:
-        """The state as JSON values."""
         return {
             "datasets": self._datasets,
             "base": self._base,

@@ -60,30 +60,25 @@ def _zeros(like: Tensor) -> Tensor:
 
 
 def _add(gradient: Tensor, buffer: Parameter) -> Tensor:
-    """The sum of both; empties the buffer for the next step."""
     total = gradient + buffer
     return ops.depend(total, ops.assign(buffer, ops.depend(_zeros(total), total)))
 
 
 def _take(gradient: Tensor, buffer: Parameter) -> Tensor:
-    """MindSpore's accumulated gradient, which is complete once `gradient` is; empties it for the next step."""
     total = ops.depend(buffer, gradient) + 0.0
     return ops.depend(total, ops.assign(buffer, ops.depend(_zeros(total), total)))
 
 
 def _drop(gradient: Tensor, buffer: Parameter) -> Tensor:
-    """The gradient, which with optimizer sharding is already the accumulated one; empties the buffer."""
     total = gradient + 0.0
     return ops.depend(total, ops.assign(buffer, ops.depend(_zeros(buffer), total)))
 
 
 def _empty_if(last: Tensor, gradient: Tensor, buffer: Parameter) -> Tensor:
-    """Empties the buffer if this is the `last` call of a step. The buffer may be the gradient itself."""
     return ops.assign(buffer, ops.select(ops.depend(last, gradient), _zeros(buffer), buffer))
 
 
 def reduced(reduce: ops.Primitive, gradient: Tensor) -> Tensor:
-    """The gradient over all devices."""
     return reduce(gradient)
 
 
@@ -185,7 +180,6 @@ class TrainStep(nn.TrainOneStepCell):
         return self
 
     def set_limits(self, loss: float, norm: float) -> None:
-        """The largest loss and gradient norm with which the next steps update the weights, if they are guarded."""
         self.loss_limit.set_data(Tensor(loss, ms.float32))
         self.norm_limit.set_data(Tensor(norm, ms.float32))
 
@@ -199,20 +193,16 @@ class TrainStep(nn.TrainOneStepCell):
         return sums, self.grad(network, self.weights)(inputs, labels, loss_mask, samples, sensitivity)
 
     def mark(self, last: Tensor) -> Tensor:
-        """FP32 [3]: `OVERFLOWED` in the last position if the register shows an overflow until `last` was computed."""
         overflowed = self.register.overflowed(last)
         return self.square_place * ops.select(overflowed, Tensor(OVERFLOWED, ms.float32), Tensor(0.0, ms.float32))
 
     def _ended(self, last: Tensor, gradients: tuple[Tensor, ...], result: Tensor) -> Tensor:
-        """The result; once it is computed, sums and overflow register are cleared for the next step."""
         if self.repeats:
             emptied = self.map(ops.partial(_empty_if, ops.depend(last, result)), gradients, self.buffers)
             result = ops.depend(result, emptied)
         return result if self.register is None else self.register.cleared(result)
 
     def _totals(self, sums: Tensor, gradients: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The micro-batches' sums on this device, and gradients over all micro-batches and devices; before the last
-        call, of the calls so far."""
         if self.collects and not self.repeats:
             gradients = self.map(self.collect, gradients, self.buffers)
         if self.host_accumulates:
@@ -226,14 +216,11 @@ class TrainStep(nn.TrainOneStepCell):
         return sums, gradients
 
     def probe(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The gradients unchanged; a rehearsal overrides this to make one overflow."""
         return gradients
 
     def _global_sums(
         self, last: Tensor, sums: Tensor, gradients: tuple[Tensor, ...], scale: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Σ mask·nll, Σ mask and the squared norm of gradients/scale over all devices, in one reduction; keeps the sums
-        for the next call if this is not the last."""
         if self.optimizer_scales:  # one device holds all of the network
             square = self.optimizer.square(gradients) * self.norm_weights[0]
         elif self.even:  # a product for each tensor would be as many small kernels
@@ -255,7 +242,6 @@ class TrainStep(nn.TrainOneStepCell):
         return packed[0], packed[1], packed[2]
 
     def _next_scale(self, last: Tensor, finite: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss scale and number of good steps for the next step, or the same ones for the next call."""
         good = ops.select(finite, self.good_steps + 1, ops.zeros_like(self.good_steps))
         grow = good >= self.window
         lowered = ops.maximum(scale / self.factor, Tensor(1.0, ms.float32))

@@ -60,8 +60,6 @@ class Trainer(ObservedRun):
         self.rank_state.initialise(start.weights)
 
     def state(self) -> dict[str, Any]:
-        """All but the tensors, as JSON values. Dropout and data order are functions of seed and sample number, so there
-        is no generator state."""
         return {
             **self.rank_state.state(),
             **self.progress.state(),
@@ -83,7 +81,6 @@ class Trainer(ObservedRun):
             self.faults.restore(state["faults"])
 
     def event(self, event: str, **content: Any) -> None:
-        """Report an event to the callbacks, of this step if `content` does not name another one."""
         super().event(event, **{"step": self.progress.step, **content})
 
     @property
@@ -97,11 +94,9 @@ class Trainer(ObservedRun):
 
     @property
     def ending(self) -> bool:
-        """Whether no step follows: the run is finished, or has been stopped."""
         return self.stopped or self.finished
 
     def stop(self) -> None:
-        """End the run after this step. All ranks have to stop after the same one."""
         self.stopped = True
 
     @property
@@ -148,14 +143,12 @@ class Trainer(ObservedRun):
             self.tell("leave")
 
     def _evaluate_start(self) -> None:
-        """Let the model that the run starts from be a candidate for the best one, if the run keeps that."""
         kept = self.patience.limit and self.config.model.weights and self.patience.best is None
         if kept and not self.progress.step and math.isfinite(loss := self.validation_loss()):
             self.patience.start(loss)
             self.tell("start")
 
     def _positions(self) -> Iterator[int]:
-        """Global numbers of the first samples of the batches to come."""
         positions = self.faults.positions(self.progress.samples, self.config.training.global_batch)
         return positions if self.config.training.tokens else itertools.islice(positions, self.steps_left)
 
@@ -254,7 +247,6 @@ def mean_loss(evaluation_step: nn.Cell, batch: Batch, rows: int, beat: Callable[
 
 
 def tensors_of(batch: Batch) -> list[Tensor]:
-    """The batch's arrays for MindSpore."""
     return [Tensor(array) for array in batch.arrays()]
 
 

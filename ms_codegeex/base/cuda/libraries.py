@@ -128,7 +128,6 @@ def packaged(name: str) -> Path | None:
 
 
 def _mapped(soname: str) -> Path | None:
-    """The file from which this process has loaded a library."""
     paths = (Path(mapped.path) for mapped in psutil.Process().memory_maps())
     # the file has a longer version in its name: libcublas.so.11.10.1.25
     return next((path for path in paths if path.name == soname or path.name.startswith(f"{soname}.")), None)
@@ -144,7 +143,6 @@ def cuda_environment(paths: Mapping[str, Path]) -> dict[str, str]:
 
 
 def kernel_cache() -> Path:
-    """Where the driver keeps the machine code that it has translated from PTX."""
     return Path(os.environ.get("CUDA_CACHE_PATH") or user_cache() / "cuda-kernels")
 
 

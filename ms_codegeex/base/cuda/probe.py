@@ -31,7 +31,6 @@ def probe_gpu_backend() -> GpuBackend:
 
 
 def main() -> None:
-    """Look in this process and print it."""
     libraries, plugin = tuple(load_libraries()), load(plugin_directory("device: gpu", MACHINES) / PLUGIN)
     print(TypeAdapter(GpuBackend).dump_json(GpuBackend(libraries, query_driver(), plugin)).decode())
 

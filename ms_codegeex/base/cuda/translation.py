@@ -15,7 +15,6 @@ MODULES = 407  # MindSpore 2.9.0's libcuda_ops.so.11 has as many; the cache has 
 
 
 def is_translated(gpu: Gpu) -> bool:
-    """Whether set-up has translated MindSpore's kernels for the GPU."""
     return gpu.capability == TRANSLATED and translated_folder(plugin_directory("device: gpu", MACHINES)).is_dir()
 
 

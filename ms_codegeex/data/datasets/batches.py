@@ -27,7 +27,6 @@ ENDS_INSIDE = "ends_inside"  # true in dataset.json if examples have the end tok
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """splitmix64's finaliser, uint64 -> uint64 (Steele et al., 2014)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
@@ -80,16 +79,13 @@ class Batch:
     first: int = 0
 
     def rows(self, start: int, stop: int) -> Batch:
-        """The sequences start..stop-1."""
         return Batch(*(array[start:stop] for array in self.arrays()), first=self.first)
 
     def parts(self, count: int) -> list[Batch]:
-        """`count` batches of equal size, in order."""
         size = len(self.samples) // count
         return [self.rows(i * size, (i + 1) * size) for i in range(count)]
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """The arrays in the order in which the networks take them."""
         return self.inputs, self.labels, self.loss_mask, self.samples
 
 
@@ -140,7 +136,6 @@ class Sequences(ABC):
 
     @property
     def segments(self) -> list[tuple[int, int, int]]:
-        """For each segment of a run: its first sample, the first sequence read in it, and the number of sequences."""
         return [(0, 0, self.size)]
 
     def indices(self, numbers: np.ndarray) -> np.ndarray:
@@ -158,7 +153,6 @@ class Sequences(ABC):
         return numbers - start[segment] < size[segment]
 
     def training_batch(self, first: int, count: int) -> Batch:
-        """Samples with the global numbers first..first+count-1, in the seed's order; epochs follow each other."""
         numbers = np.arange(first, first + count, dtype=np.int64)
         return self.read(self.indices(numbers), numbers)
 
@@ -185,7 +179,6 @@ class Sequences(ABC):
 
 
 def other_data(split: str) -> str:
-    """What to set if a split has too little."""
     return f"data.{split}=DIR to a dataset with more text, which `ms-codegeex prepare` makes"
 
 
@@ -262,7 +255,6 @@ class PackedSequences(Sequences):
 
     @property
     def segments(self) -> list[tuple[int, int, int]]:
-        """See `Sequences.segments`; both kinds of sequences have their own order and epochs."""
         late = [] if self.starts is None else [(self.starts_from, self._continuous, len(self.starts))]
         return [(0, 0, self._continuous), *late]
 
@@ -276,7 +268,6 @@ class PackedSequences(Sequences):
         return np.ones(inputs.shape, bool) if self.loss_after_eos else inputs != self.eos
 
     def _rearrange(self, row: np.ndarray, number: int) -> None:
-        """Rearrange the parts of documents in the row of a sample, in place."""
         assert self.infilling is not None
         ends = np.flatnonzero(row == self.eos).tolist()
         for part, (before, end) in enumerate(itertools.pairwise([-1, *ends, len(row)])):
@@ -285,7 +276,6 @@ class PackedSequences(Sequences):
                 ids[:] = rearranged.ids
 
     def _take_rearranged(self, row: np.ndarray, start: int, bounds: np.ndarray) -> None:
-        """Rearrange the documents of which a row has parts, each completely, and take the parts; in place."""
         assert self.infilling is not None
         stop = start + len(row)
         for number, low, high in _documents_between(bounds, start, stop):
@@ -294,7 +284,6 @@ class PackedSequences(Sequences):
                 row[begin - start : end - start] = rearranged.ids[begin - low : end - low]
 
     def _document_bounds(self) -> np.ndarray:
-        """The position at which each document begins in the split, and the end of the last one."""
         return np.concatenate(([0], np.cumsum(IndexedDataset(self.directory / self.split).sizes)))
 
     def documents_of(self, index: int) -> list[DocumentSpan]:
@@ -314,7 +303,6 @@ class PackedSequences(Sequences):
 
 
 def _documents_between(bounds: np.ndarray, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-    """Number, first token and end of each document with a token in start..stop-1."""
     first, last = np.searchsorted(bounds, (start, stop - 1), side="right") - 1
     for number in range(first, last + 1):
         yield number, int(bounds[number]), int(bounds[number + 1])
@@ -371,7 +359,6 @@ def read_ahead(read: Callable[[int], T], positions: Iterable[int], threads: int)
 
 
 def _in_order(pending: deque[Future[T]], later: Iterator[Future[T]]) -> Iterator[T]:
-    """Results of `pending`; taking one starts the next of `later`."""
     while pending:
         result = pending.popleft().result()
         pending.extend(itertools.islice(later, 1))

@@ -27,7 +27,6 @@ AGAIN = "prepare it again with --replace"  # what to do with a damaged dataset
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
-    """The dtype of ids on disk: uint16 where they fit, int32 otherwise."""
     return np.dtype("<u2" if vocab_size <= _SMALL_VOCABULARY else "<i4")
 
 
@@ -80,7 +79,6 @@ class IndexedWriter(contextlib.ExitStack):
         self._documents += sizes.size
 
     def _complete_index(self, *error: object) -> None:
-        """Write the header before the sizes, and what follows them."""
         if error[0] is not None:
             return
         stream, count, offset = self._index, self._documents, 0
@@ -137,7 +135,6 @@ class IndexedDataset:
                 raise UserError(f"{_file(self.prefix, '.bin')}: {found}, so another tokenizer made it; {AGAIN}")
 
     def _check(self, sizes: np.ndarray, pointers: np.ndarray, starts: np.ndarray, data_bytes: int) -> np.ndarray:
-        """Document boundaries in ids, int64 `[documents + 1]`, after checking that the files are consistent."""
         if sizes.size and sizes.min() <= 0:
             raise damaged_dataset(self._index_path, f"sequence {int(sizes.argmin())} has size {int(sizes.min())}")
         bounds = np.concatenate(([0], np.cumsum(sizes)))
@@ -172,7 +169,6 @@ def open_tokens(prefix: Path | str) -> np.ndarray:
 
 
 def _files(prefix: Path) -> tuple[Path, Path]:
-    """Paths of index and ids; both exist."""
     paths = _file(prefix, ".idx"), _file(prefix, ".bin")
     for path in paths:
         if not path.is_file():
@@ -190,7 +186,6 @@ def damaged_dataset(path: Path, problem: str) -> UserError:
 
 
 def _read_header(path: Path) -> tuple[np.dtype, int, int]:
-    """Data type, sequences, and documents + 1 of an index, after checking its length against them."""
     size = path.stat().st_size
     with open(path, "rb") as stream:
         data = stream.read(_HEADER.size)

@@ -28,7 +28,6 @@ REPORT_FORMAT, REPORT_VERSION = "ms-codegeex report", 1
 
 
 def mask_path(prefix: Path) -> Path:
-    """The file that says which tokens of the split `prefix` the loss counts: uint8, one byte per token."""
     return prefix.with_name(prefix.name + ".mask")
 
 
@@ -63,7 +62,6 @@ def check_output(output: Path, replace: bool) -> None:
 
 
 def _is_ours(entry: Path) -> bool:
-    """Whether this package wrote an entry of a dataset directory."""
     if entry.name != TOKENIZER_DIRECTORY or not entry.is_dir():
         return entry.name in (*DATA_FILES, *MASKS, *TABLES, *REPORTS, DATASET_JSON)
     in_dataset = (entry.parent / DATASET_JSON).is_file()
@@ -71,13 +69,11 @@ def _is_ours(entry: Path) -> bool:
 
 
 def file_records(directory: Path) -> dict[str, dict[str, Any]]:
-    """Size and hash of each file of both splits, for dataset.json."""
     paths = [directory / name for name in (*DATA_FILES, *MASKS, *TABLES) if (directory / name).is_file()]
     return {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in paths}
 
 
 def documents_path(prefix: Path) -> Path:
-    """The table of the split whose `.bin` and `.idx` start with `prefix`."""
     return prefix.with_name(prefix.name + ".documents.parquet")
 
 

@@ -141,7 +141,6 @@ def repeated_shares(tokens: np.ndarray, starts: np.ndarray, length: int) -> np.n
 
 
 def _infilling(directory: Path, info: Mapping[str, Any], config: InfillConfig | None, seed: int) -> Infilling | None:
-    """The transform that rearranges the texts of a dataset; None if there is none."""
     settings = chosen(config, info, f"{directory}/dataset.json")
     if settings is None:
         return None
@@ -202,12 +201,10 @@ def held_out_like(name: str, directories: Sequence[str]) -> str:
 
 
 def reaches(config: RunConfig, step: int) -> bool:
-    """Whether the run may continue after `step` steps; with `training.tokens`, that is not known before."""
     return config.training.tokens is not None or step < config.steps
 
 
 def _opened(config: RunConfig, directory: str, split: str, seed: int, learnt: bool = False) -> Sequences:
-    """`open_sequences` with a run's settings; only data that is `learnt` is rearranged, and begins at functions."""
     data = config.data
     settings: dict[str, Any] = {"reset_at_eos": data.reset_at_eos, "loss_after_eos": data.loss_after_eos}
     if learnt:
@@ -228,8 +225,6 @@ def training_data(config: RunConfig) -> Sequences | Blend:
 
 
 def lacks_validation(config: RunConfig) -> str:
-    """The dataset that a run is evaluated on, if none is named and its validation split is empty, as with `prepare
-    --validation-share 0`; otherwise an empty text."""
     directory = _last_corpus(config)
     return directory if config.data.validation is None and evaluated_split(directory) == "train" else ""
 
@@ -242,7 +237,6 @@ def evaluated_split(directory: str | Path) -> str:
 
 
 def _last_corpus(config: RunConfig) -> str:
-    """`data.train`, or the first corpus of the last stage of a blend."""
     data = config.data
     return str(parse_blend(data.blend)[-1].corpora[0] if data.blend is not None else data.train)
 
@@ -262,7 +256,6 @@ def held_out_data(config: RunConfig) -> dict[str, Sequences]:
 
 
 def _named(config: RunConfig, directory: str, key: str) -> Sequences:
-    """The validation split that a key of the configuration names, or all of a dataset that has none."""
     with located(key):
         return _opened(config, directory, evaluated_split(directory), config.seed)
 
@@ -309,7 +302,6 @@ def note_on_functions(config: RunConfig, training: Sequences | Blend) -> str | N
 
 
 def content_hashes(data: DataConfig) -> dict[str, str]:
-    """For each directory that a run trains on, the hash of its training split."""
     return {name: content_hash(Path(name)) for name in data.directories}
 
 
@@ -337,7 +329,6 @@ def content_hash(directory: Path) -> str:
 
 
 def _train_files(directory: Path, info: Mapping[str, Any]) -> dict[Path, str | None]:
-    """The files of the training split, with the SHA-256 that dataset.json has of them."""
     recorded = info.get("files")
     entries = recorded if isinstance(recorded, dict) else {}
     names = {name for name in entries if name.startswith("train.")} | {"train.bin", "train.idx"}
@@ -346,7 +337,6 @@ def _train_files(directory: Path, info: Mapping[str, Any]) -> dict[Path, str | N
 
 
 def _blocks(path: Path, size: int, whole: bool) -> Iterator[bytes]:
-    """The content of a file, or blocks spread over it; of a small one, all of it."""
     with open(path, "rb") as stream:
         if whole:
             yield from iter(lambda: stream.read(READ_BYTES), b"")

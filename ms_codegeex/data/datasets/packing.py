@@ -103,11 +103,9 @@ class FineTuningRows(Sequences):
             raise damaged_dataset(name, found)
 
     def _counted(self, flags: np.ndarray, inputs: np.ndarray) -> np.ndarray:
-        """Which labels with these flags of the mask count after these inputs."""
         return flags.astype(bool) if self.ends_inside else flags.astype(bool) & (inputs != self.eos)
 
     def _items_of(self, index: int) -> list[int]:
-        """The numbers of the examples in a row."""
         return self._items[self._rows[index] : self._rows[index + 1]].tolist()
 
     def read(self, indices: np.ndarray, numbers: np.ndarray) -> Batch:
@@ -131,7 +129,6 @@ class FineTuningRows(Sequences):
         return make_batch(inputs, labels, self._counted(counted[:, 1:], inputs), numbers)
 
     def _rearrange(self, ids: np.ndarray, flags: np.ndarray, key: tuple[int, ...]) -> None:
-        """Rearrange the answer of an example, in place; the prompt stays before the answer's first part."""
         assert self.infilling is not None
         self.infilling.check(ids, f"{self.directory / self.split}.bin")
         prompt = int(flags.argmax())

@@ -32,7 +32,6 @@ File = tuple[str, str]  # name, text
 
 
 def joined_files(texts: Sequence[str], prefix: str) -> str:
-    """The prefix after the texts of other files."""
     return "".join(f"{text.rstrip()}\n\n" for text in texts if text.strip()) + prefix
 
 
@@ -50,11 +49,9 @@ class Sentinels:
 
     @property
     def ids(self) -> frozenset[int]:
-        """The sentinels that are ids."""
         return frozenset(mark for mark in (self.prefix, self.suffix, self.middle) if isinstance(mark, int))
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON value, which `sentinels` reads."""
         known = {name: list(getattr(self, name)) for name in _TEXTS if any(getattr(self, name))}
         return {**{part: getattr(self, part) for part in PARTS}, "order": list(self.order), **known}
 
@@ -96,8 +93,6 @@ class Sentinels:
         return [*tokenizer.prefix, *(shown or begin), *ids, *end], length > room or count < len(files)
 
     def _shown(self, tokenizer: Tokenizer, files: Sequence[File], room: int) -> tuple[list[int], int]:
-        """Ids before the parts that show other files, and of how many of them: as many of the last ones as there is
-        room for."""
         first, each, this = self.files
         head, last, shown = tokenizer.encode_marks(first), tokenizer.encode_marks(this), list[list[int]]()
         room -= len(head) + len(last)

@@ -107,8 +107,6 @@ class Infilling:
                 raise UserError(f"{where}: holds id {number}, which marks the {part} for infilling; {remedy}")
 
     def _last_file(self, ids: np.ndarray) -> tuple[np.ndarray, bytes]:
-        """Of a document with the files of a repository, the ids that stay as they are, up to the path of the last file,
-        and the text of that file, none if its path is cut off; of any other, no ids and its text."""
         last = np.flatnonzero(np.isin(ids, self._file_marks))[-1:]
         if not last.size:
             return ids[:0], self._decode(ids.tolist())
@@ -118,8 +116,6 @@ class Infilling:
         return np.concatenate([ids[: last[0] + 1], self._encoder.encode_inside(path + line_end)]), text
 
     def _parts(self, data: bytes, cuts: np.ndarray, inside: bool) -> tuple[np.ndarray, ...] | None:
-        """Prefix, middle and suffix of a text, tokenised; None for one whose first or last character is incomplete.
-        `inside`: whether another text precedes this one."""
         try:
             text = data.decode()
         except UnicodeDecodeError:
@@ -133,8 +129,6 @@ class Infilling:
 
     @staticmethod
     def _shorten(texts: dict[str, np.ndarray], needed: int) -> bool:
-        """Take `needed` tokens from the end of the suffix and the start of the prefix, or from one if it is long
-        enough; False if they have too few."""
         suffix, prefix = len(texts["suffix"]), len(texts["prefix"])
         if not 0 <= ENOUGH * needed <= suffix + prefix:
             return False

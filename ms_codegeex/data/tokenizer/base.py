@@ -54,19 +54,15 @@ class Tokenizer(ABC):
         that `literal` has marked. CodeGeeX2's are text in any case."""
 
     def literal(self, text: str) -> str:
-        """A part of a text for `encode_prompt` in which names of special tokens are text."""
         return text
 
     def said(self, text: str) -> str:
-        """A message of a conversation for `encode_prompt`: literal, and tokenised as the released model expects it."""
         return self.literal(text)
 
     def encode_inside(self, text: str) -> list[int]:
-        """Ids of a text that continues another one: decoded after it, they are exactly this text."""
         return self.encode(text)
 
     def encode_marks(self, text: str) -> list[int]:
-        """Ids of a template's text that continues another one: the names of special tokens are these, as in prompts."""
         return self.encode_inside(text)
 
     @property
@@ -83,7 +79,6 @@ class Tokenizer(ABC):
         return self.vocab_size
 
     def is_unused(self, number: int) -> bool:
-        """Whether an id is unused: `encode` never gives it, and it is neither the end token nor part of the prefix."""
         return number >= self.vocab_size
 
     def may_be_changed(self, data: bytes, size: int) -> bool:
@@ -91,7 +86,6 @@ class Tokenizer(ABC):
         return False
 
     def special_texts(self) -> dict[str, str]:
-        """The texts of special tokens by the names that transformers and chat templates have for them."""
         return {}
 
     def token_bytes(self, number: int) -> bytes:
@@ -116,12 +110,9 @@ class Tokenizer(ABC):
         """The tokenizer in `directory`; a missing, foreign or damaged file is a `UserError` that names it."""
 
     def description(self) -> dict[str, Any]:
-        """The record in datasets and checkpoints: name, fingerprint, parameters."""
         return {"name": self.name, "fingerprint": self.fingerprint}
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of a whole sequence; broken UTF-8 becomes U+FFFD. For ids that continue others use `continuation`: a
-        tokenizer may remove a space from the front of a text, but not in the middle of one."""
         return b"".join(self._pieces((), ids)).decode("utf-8", "replace")
 
     def file_texts(self, ids: Sequence[int]) -> list[str]:
@@ -176,13 +167,11 @@ class Continuation:
         self._decoder.decode(_last_bytes(tokenizer, before))  # only the start of a character stays in the decoder
 
     def feed(self, number: int) -> str:
-        """The characters that the next id completes."""
         self._ids.append(number)
         return self._decoder.decode(next(self._pieces))
 
     @property
     def within_character(self) -> bool:
-        """Whether the next id continues a character that the last one began."""
         return bool(self._decoder.getstate()[0])
 
 

@@ -66,7 +66,6 @@ class CodeGeeX2Tokenizer(Tokenizer):
         return VISIBLE if is_bpe and not any(b"\n" in piece for piece in self.pieces if len(piece) > 1) else ""
 
     def _piece_bytes(self, number: int) -> bytes:
-        """What a piece adds inside a text; unknown (which is also padding), begin and end of text add nothing."""
         piece = self._model.id_to_piece(number)
         if self._model.is_byte(number):
             return bytes([int(piece[3:5], 16)])
@@ -92,7 +91,6 @@ class CodeGeeX2Tokenizer(Tokenizer):
         return not odd and 0 < lost <= data.count(b" ")
 
     def special_texts(self) -> dict[str, str]:
-        """Those of the class for transformers."""
         unknown, _, end = map(self._model.id_to_piece, range(3))
         return {"unk_token": unknown, "pad_token": unknown, "eos_token": end}
 
@@ -107,12 +105,10 @@ class CodeGeeX2Tokenizer(Tokenizer):
         return self._model.encode(text)
 
     def encode_inside(self, text: str) -> list[int]:
-        """Ids without the space that SentencePiece puts before every text."""
         ids = self.encode("\n" + text)
         return ids[len(self._break) :] if ids[: len(self._break)] == self._break else self.encode(text)
 
     def encode_prompt(self, text: str, special: bool = True) -> list[int]:
-        """`[gMASK] sop` and the ids of the text, in which names of special tokens are text."""
         return [*self.prefix, *self.encode(text)]
 
     def _pieces(self, before: Sequence[int], ids: Iterable[int]) -> Iterator[bytes]:

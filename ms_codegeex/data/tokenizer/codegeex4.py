@@ -106,12 +106,10 @@ class CodeGeeX4Tokenizer(ByteLevelTokenizer):
         return [number for part in parts for number in self._encoding.encode_ordinary(part)]
 
     def encode_prompt(self, text: str, special: bool = True) -> list[int]:
-        """See `Tokenizer.encode_prompt`."""
         ids = self.encode_marks(text, special)
         return ids if tuple(ids[: len(self.prefix)]) == self.prefix else [*self.prefix, *ids]
 
     def said(self, text: str) -> str:
-        """See `Tokenizer.said`: divided from the line end before it, as by the released `apply_chat_template`."""
         return f"{LITERAL}{self.literal(text)}" if text else text
 
     def save(self, directory: Path | str) -> None:
@@ -142,12 +140,10 @@ class CodeGeeX4Tokenizer(ByteLevelTokenizer):
 
 
 def file_of_ranks(pieces: Iterable[bytes]) -> bytes:
-    """A file of ranks, as the released one is."""
     return b"".join(base64.b64encode(piece) + b" %d\n" % rank for rank, piece in enumerate(pieces))
 
 
 def _ranked(data: bytes, where: str) -> list[bytes]:
-    """The tokens of a file of ranks, in their order: a line for each, in base64, with its rank."""
     try:
         pairs = [line.split() for line in data.splitlines()]
         ranked: Mapping[int, bytes] = {int(rank): base64.b64decode(token, validate=True) for token, rank in pairs}

@@ -75,7 +75,6 @@ def left_out(source: Path, code: bool) -> tuple[str, ...]:
 
 
 def _names(directory: Path) -> Iterator[str]:
-    """Everything but hidden files, folders and the model's configuration."""
     return (name for name in entries(directory) if not (name.startswith(".") or name == MODEL_CONFIG))
 
 
@@ -89,7 +88,6 @@ def _is_code(name: str) -> bool:
 
 
 def _write_config(source: Path, name: str, target: Path) -> None:
-    """Write a file of settings without names of code, or for a tokenizer class that we know with the right ones."""
     content = read_inside(source, name, largest(name) or 0) if name in entries(source) else b"{}"
     settings = json_of(content, source / name)
     if not isinstance(settings, dict):

@@ -79,14 +79,12 @@ class CorpusEncoder:
 
 
 def sample_digest(encode: Callable[[str], Iterable[int]]) -> str:
-    """16 hex digits over the ids of texts that versions of `gigatoken` may encode differently."""
     ids = [[int(number) for number in encode(text)] for text in _SAMPLE]
     return hashlib.sha256(repr(ids).encode()).hexdigest()[:16]
 
 
 @lru_cache(maxsize=3)  # takes up to 0.2 s of CPU time, and a tokenizer does not change
 def _gigatoken(tokenizer: ByteLevelTokenizer) -> gigatoken.Tokenizer | None:
-    """The same tokenizer; None if the library refuses it or is not installed."""
     try:
         import gigatoken
 
@@ -99,8 +97,6 @@ def _gigatoken(tokenizer: ByteLevelTokenizer) -> gigatoken.Tokenizer | None:
 
 
 def _by_ranks(tokenizer: ByteLevelTokenizer) -> gigatoken.Tokenizer:
-    """GPT-2's tables as tiktoken describes them, by ranks alone, in a third of the time. Any two tokens whose text is
-    a token are merged then; in other tables, merges may be fewer."""
     import gigatoken
 
     with tempfile.NamedTemporaryFile(suffix=".tiktoken") as stream:

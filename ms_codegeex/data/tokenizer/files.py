@@ -55,7 +55,6 @@ class AddedTokens:
     shown: frozenset[str] = frozenset()
 
     def without(self, tokens: Collection[str]) -> AddedTokens:
-        """These without `tokens`, which a family has anyway."""
         plain, special = ({t: n for t, n in each.items() if t not in tokens} for each in (self.plain, self.special))
         return AddedTokens(plain, special, self.late, self.roles, self.shown)
 
@@ -67,7 +66,6 @@ class AddedTokens:
         return AddedTokens(plain, special, self.late - {*special}, self.roles, frozenset(special) & {*tokens})
 
     def entry(self, token: str) -> dict[str, Any]:
-        """What transformers says of a token besides its id."""
         special = token not in self.plain and token not in self.shown
         return {
             "content": token,
@@ -78,7 +76,6 @@ class AddedTokens:
 
 
 def is_ranked(path: Path) -> bool:
-    """Whether a tokenizer.model is a file of ranks, in lines, and not a model of SentencePiece."""
     with path.open("rb") as stream:
         return re.match(rb"[A-Za-z0-9+/]+=* \d+\r?\n", stream.read(1 << 10)) is not None
 
@@ -127,7 +124,6 @@ def check_fields(directory: Path, config: Settings, content: Settings, own_steps
 
 
 def _steps(step: Any, key: str) -> list[Any]:
-    """The single steps in the step `key` of tokenizer.json, without steps and fields that change no ids."""
     kind = step.get("type") if isinstance(step, dict) else None
     if kind == "Sequence" and isinstance(several := step.get(_SEVERAL[key]), list):
         return [single for each in several for single in _steps(each, key)]
@@ -192,7 +188,6 @@ def read_added(
 
 
 def _roles(settings: Settings) -> tuple[dict[str, str], list[str]]:
-    """The special tokens that settings name: those of a role, and the others; as texts or as objects."""
     roles, others = {}, []
     for key, value in settings.items():
         several = value if key in _LISTS_OF_SPECIAL else None

@@ -47,7 +47,6 @@ LONGEST_RUN = EXTRA_TOKENS - START_EXTRA_ID + 2  # spaces
 def _byte_pair_encoder(
     tables: Tables, runs: frozenset[tuple[str, int]], late: frozenset[str], split: str
 ) -> FastTokenizer:
-    """The encoder, with `runs` of white space and other texts that are one token, and their ids."""
     from tokenizers import AddedToken, Tokenizer, models
 
     # The runs are in the BPE table under their own spelling, so that they keep their ids when they become added
@@ -104,11 +103,9 @@ class ByteLevelTokenizer(Tokenizer):
         self._further = [further[number] for number in range(first, self.vocab_size)]
 
     def is_unused(self, number: int) -> bool:
-        """See `Tokenizer.is_unused`: text has no special tokens."""
         return super().is_unused(number) or number in {*self.added.special.values()} - {self.eos_id}
 
     def special_texts(self) -> dict[str, str]:
-        """See `Tokenizer.special_texts`; without a role of its own, the end token has all that transformers expects."""
         return {**dict.fromkeys(self.roles, EOS), **self.added.roles}
 
     @cached_property  # this and the next take a tenth of a second; encoding a corpus needs neither
@@ -142,7 +139,6 @@ class ByteLevelTokenizer(Tokenizer):
         return ids
 
     def literal(self, text: str) -> str:
-        """See `Tokenizer.literal`."""
         return self._name.sub(lambda match: f"{match[0][0]}{LITERAL}{match[0][1:]}", text)
 
     encode_marks = encode_prompt
@@ -162,7 +158,6 @@ class ByteLevelTokenizer(Tokenizer):
         write_json(directory / CONFIG, {**config, **common, **own})
 
     def _parameters(self) -> dict[str, int]:
-        """What tokenizer_config.json says of the white space."""
         return {}
 
     @property
@@ -202,12 +197,10 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
         return self.tables.eos_id + 1  # <|extratoken_1..3|> never stand for a run of spaces, whatever `max_len` is
 
     def is_unused(self, number: int) -> bool:
-        """See `Tokenizer.is_unused`: all extra tokens but those for runs of spaces."""
         extra = {*self.names.values()} - {*self.runs.values(), self.eos_id}
         return super().is_unused(number) or number in extra
 
     def description(self) -> dict[str, Any]:
-        """Name, fingerprint and `max_len`."""
         return {**super().description(), "max_len": self.max_len}
 
     def _parameters(self) -> dict[str, int]:
@@ -244,7 +237,6 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
 
 
 def own_extra_tokens(max_len: int) -> int:
-    """How many names of special tokens a CodeGeeX tokenizer with tables of its own has."""
     return START_EXTRA_ID + max_len - 2
 
 
@@ -264,7 +256,6 @@ class CodeGenTokenizer(ByteLevelTokenizer):
         super().__init__(tables, runs={}, names={}, further={}, added=added)
 
     def _first_sentinel(self) -> int:
-        """After the white space tokens, in nl models too: multi models continue them."""
         return max(self.vocab_size, self.tables.eos_id + 1 + len(whitespace_tokens(0)))
 
     def save(self, directory: Path | str) -> None:
@@ -286,6 +277,5 @@ class CodeGenTokenizer(ByteLevelTokenizer):
 
 
 def whitespace_tokens(eos_id: int) -> dict[str, int]:
-    """The 38 runs of white space of CodeGen's multi and mono models, with their ids: 31 to 2 spaces, 9 to 2 tabs."""
     runs = [" " * length for length in range(31, 1, -1)] + ["\t" * length for length in range(9, 1, -1)]
     return {run: eos_id + 1 + rank for rank, run in enumerate(runs)}

@@ -71,7 +71,6 @@ class Qwen2Tokenizer(ByteLevelTokenizer):
             self.file_marks = (self._names[_OF_FILES[0]], self._names[_OF_FILES[1]])
 
     def may_be_changed(self, data: bytes, size: int) -> bool:
-        """Whether NFC of another text of this size could be this: letters of ASCII are that of few others, longer."""
         return not data.isascii() or size > len(data)
 
     def save(self, directory: Path | str) -> None:

@@ -55,7 +55,6 @@ def checkpoint_tokenizer(checkpoint: Path, state: Mapping[str, Any], family: str
 
 
 def checkpoint_has_tokenizer(checkpoint: Path, state: Mapping[str, Any], family: str) -> bool:
-    """Whether the tokenizer of a checkpoint's model is known; see `checkpoint_tokenizer`."""
     return bool(state.get("tokenizer")) or _files(checkpoint).is_dir() or family in DEFAULTS
 
 

@@ -62,16 +62,13 @@ class Tables:
 
     @property
     def are_own(self) -> bool:
-        """Whether these are other tables than GPT-2's."""
         return self.digests != GPT2
 
     @property
     def eos_id(self) -> int:
-        """The last id."""
         return len(self.vocab) - 1
 
     def pairs(self) -> list[tuple[str, ...]]:
-        """The merges, each divided; a file that this program did not write may have other numbers than two."""
         return [tuple(line.split(" ")) for line in self.merges]
 
     def save(self, directory: Path, end: bool = True) -> None:
@@ -147,8 +144,6 @@ class _UnexpectedTable(Exception):
 
 
 def _vocabulary(vocab: Any, digest: str | None, followed: bool = False) -> dict[str, int]:
-    """The vocabulary in the order of its ids. In a tokenizer.json, it may be `followed` by added tokens. Any but
-    GPT-2's may lack the end token, which is an added token then."""
     if not isinstance(vocab, dict) or {*map(type, vocab.values())} != {int}:
         raise _UnexpectedTable
     ordered = [*vocab] if [*vocab.values()] == [*range(len(vocab))] else sorted(vocab, key=vocab.__getitem__)
@@ -164,7 +159,6 @@ def _vocabulary(vocab: Any, digest: str | None, followed: bool = False) -> dict[
 
 
 def _merges(merges: Any, digest: str | None) -> list[str]:
-    """Merges as texts, or as pairs of texts."""
     if not isinstance(merges, list):
         raise _UnexpectedTable
     if {*map(type, merges)} != {str}:
@@ -182,13 +176,11 @@ def _vocabulary_in(content: bytes, digest: str | None) -> dict[str, int]:
 
 @lru_cache(maxsize=4)
 def _merges_in(content: bytes, digest: str | None) -> list[str]:
-    """Merges in the lines of a text."""
     lines = io.TextIOWrapper(io.BytesIO(content), "utf-8").read().split("\n")
     return _merges([line for line in lines if line and not line.isspace() and line[:8] != "#version"], digest)
 
 
 def _fit(vocab: Mapping[str, int], lines: Sequence[str]) -> bool:
-    """Whether each merge is of two tokens, and makes one."""
     if any(line.count(" ") != 1 for line in lines):
         return False
     parts, made = " ".join(lines).split(" "), "\n".join(lines).replace(" ", "").split("\n")
@@ -202,8 +194,6 @@ def _checked(
     model: Mapping[str, Any] | None = None,
     known: Tables | None = None,
 ) -> Tables:
-    """Both tables, of these files or of a tokenizer.json's `model`, which are the expected ones and fit together, as
-    `known` ones do."""
     hint = "; restore the file, or convert with --tokenizer NAME|DIR (`ms-codegeex tokenizer train` makes one)"
     whose, (of_vocabulary, of_merges) = "GPT-2's", digests or (None, None)
     if digests is None:

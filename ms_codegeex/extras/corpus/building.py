@@ -73,7 +73,6 @@ class PrepareRequest:
 
     @property
     def places(self) -> str:
-        """The input for messages."""
         return ", ".join(str(root.path) for root in self.roots)
 
 
@@ -166,7 +165,6 @@ def _check_licences(kept: int, tally: Tally) -> None:
 
 
 def _read_shards(corpus: FoundInput, paths: Sequence[Path]) -> Iterator[Shard]:
-    """The finished shards, in order; their counts of left-out input are added to the tally."""
     for unit, path, lines in zip(corpus.units, paths, lines_before(corpus.units, paths), strict=True):
         shard, rejected = read_shard(path, lines, unit.part is not None)
         corpus.tally.merge(rejected)
@@ -174,7 +172,6 @@ def _read_shards(corpus: FoundInput, paths: Sequence[Path]) -> Iterator[Shard]:
 
 
 def _count(documents: Documents, selection: Selection, summary: Summary, tally: Tally) -> None:
-    """Count what the phases kept and dropped."""
     splits = range(len(SPLITS))
     tally.kept, tally.records = summary.counts(*splits)["documents"], summary.records_at(*splits)
     for number, reason in enumerate(REASONS):
@@ -190,8 +187,6 @@ def _count(documents: Documents, selection: Selection, summary: Summary, tally: 
 def _write_dropped(
     path: Path, request: PrepareRequest, corpus: FoundInput, documents: Documents, instead: np.ndarray, phases: Phases
 ) -> None:
-    """Write a line for each text that was dropped or changed, and each file that is not read, in the order of the
-    input."""
     with open(path, "w", encoding="ascii") as stream:
 
         def write(event: Event, **more: int) -> None:
@@ -250,7 +245,6 @@ def _search(request: PrepareRequest, output: Path, progress: ProgressBar) -> Fou
 
 
 def _sample_files(corpus: FoundInput, settings: PrepareSettings, progress: ProgressBar) -> FoundInput:
-    """Sample source files by size, before any is read."""
     files = [file for unit in corpus.units for file in unit.files]
     rules, limit = settings.reading.rules, settings.max_bytes
     fitting = [file for file in files if not file.held_out and size_rejection(file.size, rules) is None]
@@ -280,7 +274,6 @@ def _stop(request: PrepareRequest, tally: Tally) -> None:
 def _make_shards(
     request: PrepareRequest, corpus: FoundInput, work: Path, mapper: Callable, progress: ProgressBar
 ) -> list[Path]:
-    """Make the missing shards; the paths of all of them, in the order of the units."""
     settings = request.settings
     signatures = settings.near_duplicates_by if settings.near_duplicates else None
     more = (request.dropped is not None, settings.repositories is not None)
@@ -309,8 +302,6 @@ def _describe(
     more: dict[str, Any],
     directory: Path,
 ) -> dict[str, Any]:
-    """Write the report and dataset.json, and return the content of that. `summary` is that of the files and
-    records, `written` that of the documents in the dataset, of which both have the entries `more`."""
     settings, tally, splits = request.settings, corpus.tally, range(len(SPLITS))
     licences: dict[str, Any] = {**more, "licences_stripped": summary.licences}
     if settings.reading.licences:

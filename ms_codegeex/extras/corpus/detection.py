@@ -85,8 +85,6 @@ _SIGNS = re.compile(
 
 @functools.cache
 def _languages_by() -> dict[str, Mapping[str, Language]]:
-    """What `endings.yaml` says: languages by their own `name`, and by suffix (`.`), name of a file (`/`), program (`$`)
-    and mode (`=`)."""
     content = shipped_table(_FILE)
     known = {language.name: language for language in languages()}
     known |= {name: Language(name, "") for name in content["others"]}
@@ -100,7 +98,6 @@ def _languages_by() -> dict[str, Mapping[str, Language]]:
 
 @functools.cache
 def _rules(suffix: str) -> tuple[tuple[Sequence[Any], Language | None], ...]:
-    """The rules of an ambiguous suffix: patterns, all of which have to be found, and language (None: unknown)."""
     content, known = shipped_table(_FILE), _languages_by()["name"]
     pairs = (pair for rule in content["rules"][suffix] for pair in rule.items())
     return tuple((_compiled(pattern, content["patterns"]), known.get(name)) for name, pattern in pairs)
@@ -193,7 +190,6 @@ def is_utf8(data: bytes, head: int = 0) -> bool:
 
 
 def _by_name(name: str) -> Language | str:
-    """The language of a file of this name, else the suffix whose rules decide: `none` if it has no suffix of ours."""
     by = _languages_by()
     named = by["/"].get(name) or by["/"].get(name.lower())
     if named is not None:
@@ -235,7 +231,6 @@ def detect(path: PurePath | str, head: bytes = b"") -> Language | None:
 
 
 def _by_mode(head: bytes) -> Language | None:
-    """What the first two lines tell Emacs, or the first or last five tell Vim; a text longer than `head` has no end."""
     lines = [line[:_MODE_LINE] for line in head.split(b"\n", 5)[:5]]
     modes = [_emacs_mode(line) for line in lines[:2] if line.count(b"-*-") > 1]
     lines += head[-5 * _MODE_LINE :].split(b"\n")[-6:] if len(head) < HEAD_BYTES else []
@@ -247,7 +242,6 @@ def _by_mode(head: bytes) -> Language | None:
 
 
 def _emacs_mode(line: bytes) -> bytes:
-    """`perl` of `-*- perl -*-` and of `-*- mode: perl; coding: utf-8 -*-`."""
     variables = [variable.partition(b":") for variable in line.split(b"-*-")[1].split(b";")]
     named = (value for name, colon, value in variables if not colon or name.strip().lower() == b"mode")
     return next((value or variables[0][0] for value in named), b"").strip()

@@ -64,8 +64,6 @@ class Duplicates:
 
 
 def duplicates_name(shards: Sequence[Path], threshold: float) -> str:
-    """The name of the directory for the phases' files, which depend only on the shards (whose names also say which are
-    held out) and the threshold."""
     names = [path.name for path in shards]
     return directory_name("duplicates", version=VERSION, shards=names, threshold=threshold)
 
@@ -149,8 +147,6 @@ def find_near(
 def _by_bands(
     name: str, undecided: Flags, threshold: float, held_out: int, phases: Phases, compare: Callable[..., np.ndarray]
 ) -> Iterator[np.ndarray]:
-    """The results of `compare`, one of the two below, for documents that are `undecided`; an array for each part.
-    `held_out`: so many documents are."""
     bands = bands_for(threshold)
     signatures = _Signatures(phases.directory, tuple(block.first for block in phases.blocks), threshold)
     keyed = phases.keyed(f"bands{name}", BAND, undecided.count() * bands)
@@ -159,7 +155,6 @@ def _by_bands(
 
 
 def _signatures(directory: Path, block: DocumentBlock, _: np.ndarray) -> np.ndarray:
-    """Signatures of a block in a separate file, in which each can be found by its number."""
     return block.column("signature")
 
 
@@ -231,7 +226,6 @@ def compare_all(signatures: _Signatures, rows: np.ndarray) -> np.ndarray:
 
 
 def _in_order(rows: np.ndarray) -> np.ndarray:
-    """Rows `BAND` from the largest document to the smallest, then in the order of the input."""
     return rows[np.lexsort((rows["number"], rows["smaller"]))]
 
 

@@ -27,5 +27,4 @@ class Event(NamedTuple):
 
 
 def remedies(of: str) -> Mapping[str, str]:
-    """What helps, by reasons: a part of `rules/remedies.yaml`."""
     return shipped_table(Path(__file__).parent / "rules" / "remedies.yaml")[of]

@@ -151,7 +151,6 @@ class Fields:
         return RecordText(data, language, next(filter(None, groups), None), path, licence)
 
     def _look(self, record: Mapping[str, Any]) -> None:
-        """Note which names for each kind may have a value in a record; those in a row mostly have the same fields."""
         if (shape := tuple(record)) != self._shape:
             usual = (name for names in self._names.values() for name in names)
             self._shape, there = shape, {*record, *(it for it in usual if it.partition(".")[0] in record)}
@@ -169,17 +168,14 @@ class Fields:
         return values
 
     def _named_group(self, value: Any) -> str | None:
-        """A name or a number, as valid Unicode; anything else names no group."""
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
         return _valid(value) if isinstance(value, str) and value else None
 
     def shown(self, value: str) -> str:
-        """The beginning of a value, redacted, for the report."""
         return redact(_valid(value).encode(), self._reading.redact)[0].decode()[:80]
 
     def _decide_language(self, record: Mapping[str, Any], data: bytes, paths: Sequence[Any]) -> str | BadInput:
-        """The language that is named; if none is, or not one of ours, that of the path, as in a directory."""
         named = [value for value in self._values(record, "language") if value != ""]
         language = next(filter(None, map(lookup, [name for name in named if isinstance(name, str)])), None)
         if language is None:
@@ -196,5 +192,4 @@ class Fields:
 
 
 def _valid(text: str) -> str:
-    """`text` without lone surrogates, which UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode("utf-8")

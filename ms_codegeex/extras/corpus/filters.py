@@ -94,7 +94,6 @@ def _letters_and_breaks(data: bytes) -> tuple[int, int]:
 
 
 def _exact_rejection(data: bytes, rules: Rules) -> str | None:
-    """As `rejection`, without `binary`."""
     if not is_utf8(data):
         return "not UTF-8"
     white, letters, digits = (len(data) - len(data.translate(None, kind)) for kind in _KINDS)
@@ -136,7 +135,6 @@ def generator_of(data: bytes, path: str = "") -> str | None:
 
 @functools.lru_cache(1 << 8)  # the files of a package repeat each other's
 def _said_in(comments: bytes) -> str | None:
-    """The program that wrote a text, as far as its first comments say so."""
     marks, _, _, cleaning = _generators()
     for old, new, needed in cleaning:
         comments = old.sub(new, comments) if needed in comments else comments
@@ -156,15 +154,12 @@ class _Marks:
         self._patterns.Compile()
 
     def first(self, text: bytes) -> str | None:
-        """What the first of the patterns marks that are in `text`."""
         found = self._patterns.Match(text)
         return self._names[min(found)] if found else None
 
 
 @functools.cache
 def _generators() -> tuple[dict[str, _Marks], frozenset[bytes], re.Pattern[bytes], Sequence[tuple[Any, bytes, bytes]]]:
-    """The marks of programs by place, of which those of `text` end with the hint at comments; how the names of `files`
-    end; what may stand above the first statement; what is replaced in comments by what."""
     declared, rows, endings = shipped_table(GENERATORS), defaultdict[str, list[tuple[str, str]]](list), set[bytes]()
     for place, form in declared["places"].items():
         for rule in (rule for rule in declared["generators"] if place in rule):

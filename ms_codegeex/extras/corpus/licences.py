@@ -112,7 +112,6 @@ def strip_licence(data: bytes, language: str) -> bytes:
 
 
 def _headers(data: bytes, patterns: _Patterns) -> Iterator[tuple[int, int, bytes]]:
-    """Yield the bounds of each licence header, including the blank lines after it, and what of it stays."""
     for offset, end, kind in _comments(data, patterns):
         rest_of = _rest_of if end - offset <= _REPEATED else _rest_of.__wrapped__
         rest = None if kind == "directive" else rest_of(data[offset:end], patterns, kind == "block")
@@ -122,8 +121,6 @@ def _headers(data: bytes, patterns: _Patterns) -> Iterator[tuple[int, int, bytes
 
 @functools.lru_cache(1 << 10)  # the files of a package repeat each other's
 def _rest_of(comment: bytes, patterns: _Patterns, block: bool) -> bytes | None:
-    """The paragraphs of a header that are not about owners and terms, in a comment; empty if there are none. None: the
-    comment is not a header, or doubtful."""
     if not patterns.header.search(comment):
         return None
     if linear_pattern(_DOUBTFUL).search(comment) and not _BOXED.fullmatch(comment):
@@ -153,7 +150,6 @@ def _rest_of(comment: bytes, patterns: _Patterns, block: bool) -> bytes | None:
 
 
 def _comments(data: bytes, patterns: _Patterns) -> Iterator[tuple[int, int, str]]:
-    """Yield the bounds of each comment above the code, and what it is: `directive`, `lines` or `block`."""
     offset = _OPENING.match(data).end()
     while offset < len(data):
         offset = _BLANK.match(data, offset).end()
@@ -170,7 +166,6 @@ def _comments(data: bytes, patterns: _Patterns) -> Iterator[tuple[int, int, str]
 
 
 def _block_end(data: bytes, offset: int, patterns: _Patterns) -> int | None:
-    """End of the last line of the block at `offset`; None if there is none or that line also holds code."""
     offset = _INDENTATION.match(data, offset).end()
     for opening, _, closing in patterns.blocks:
         start = opening.match(data, offset)
@@ -182,7 +177,6 @@ def _block_end(data: bytes, offset: int, patterns: _Patterns) -> int | None:
 
 
 def _closed(data: bytes, offset: int, opening: re.Pattern[bytes], closing: bytes, nested: bool) -> int | None:
-    """End of the comment whose text begins at `offset`; None if it is not closed."""
     depth, end = 1, -1
     while depth:
         end = data.find(closing, offset) if end < offset else end  # an inner opening leaves it as it is
@@ -204,7 +198,6 @@ Stated = tuple[re.Pattern[str] | None, str]
 
 @functools.cache
 def _identifiers() -> dict[str, str]:
-    """SPDX's identifiers, and expressions of them, by the bare form of all their names."""
     from license_expression import get_license_index  # half a second, which only `--licences` needs
 
     names = {name: key for key, others in shipped_table(RULES)["names"].items() for name in (key, *others)}
@@ -227,7 +220,6 @@ def _bare(name: str) -> str:
 
 @functools.lru_cache(1 << 14)
 def _parsed(text: str) -> Any:
-    """The expression of the library for a licence's name or expression; `unknown` if it is none."""
     from license_expression import ExpressionError, Licensing, ParseError
 
     spelled = _spelled(text) if len(text) <= _LONGEST else ""
@@ -238,7 +230,6 @@ def _parsed(text: str) -> Any:
 
 
 def _judged(expression: Any, allowed: frozenset[str]) -> tuple[str, bool | None]:
-    """SPDX's spelling of an expression, and whether it is allowed; None: that depends on unknown names."""
     from license_expression import AND, OR, LicenseWithExceptionSymbol
 
     if isinstance(expression, AND | OR):
@@ -260,7 +251,6 @@ def _judged(expression: Any, allowed: frozenset[str]) -> tuple[str, bool | None]
 
 
 def _follows(newer: str, name: str) -> bool:
-    """Whether a licence is `name` in the same or a later version."""
     pair = [_VERSIONED.fullmatch(newer), _VERSIONED.fullmatch(name)]
     if not all(pair) or pair[0][1] != pair[1][1]:
         return False
@@ -314,7 +304,6 @@ def licences_in_comments(data: bytes, language: str) -> list[str]:
 
 
 def _named_in(comments: str) -> list[str]:
-    """The licences that a line or a sentence puts the file under, if their names are known, or their family."""
     rules, texts = shipped_table(RULES), (comments, re.sub(r"\s+(?:[*#/;%!|-]+\s+)*", " ", comments))
     others, pairs = re.compile(f"{rules['others']}|(?i:{rules['limits']})"), zip(rules["named"], texts, strict=True)
     found, around = [match for pattern, text in pairs for match in re.finditer(pattern, text)], list[str]()
@@ -328,7 +317,6 @@ def _named_in(comments: str) -> list[str]:
 
 
 def _grants_in(text: str, group: str) -> list[str]:
-    """The licences that words of this group put a text under, unless others next to them limit that."""
     rules, words = shipped_table(RULES), " ".join(re.findall("[a-z0-9]+", text.lower()))
     rows = [row for row in rules[group] if all(it in words for it in row["all"])]
     rows = [row for row in rows if not any(it in words for it in row.get("none", ()))]
@@ -347,14 +335,11 @@ def metadata_rule(folder: str, name: str) -> int | None:
 
 @functools.cache
 def _metadata() -> tuple[re.Pattern[str], list[tuple[re.Pattern[str], re.Pattern[str]]]]:
-    """The names of all files with metadata, and the names of files and of folders by rule."""
     rules = [(rule["file"], rule.get("folder", ".*")) for rule in shipped_table(RULES)["metadata"]]
     return re.compile("|".join(name for name, _ in rules)), [tuple(map(re.compile, rule)) for rule in rules]
 
 
 def rule_is(kind: str, number: int) -> bool:
-    """Whether the metadata of this rule are about the directory that their `folder` is in, or only `texts` of licences,
-    which do not make a directory a package."""
     return kind in shipped_table(RULES)["metadata"][number]
 
 
@@ -394,6 +379,5 @@ def of_texts(stated: Iterable[Stated]) -> list[Stated]:
 
 
 def nearest_licence(stated: Iterable[Stated], path: str) -> str:
-    """The first licence for `path` that is known, else the first one; empty: none is stated."""
     names = [name for paths, name in stated if paths is None or paths.fullmatch(path)]
     return next((name for name in names if UNKNOWN not in judge((name,), ())[0]), next(iter(names), ""))

@@ -36,7 +36,6 @@ _LONGEST_RUN = 1000
 
 
 def _shingle_hashes(words: Sequence[bytes | str], length: int) -> np.ndarray:
-    """Distinct 32-bit hashes of `length` words in a row, sorted; a shorter document is one shingle."""
     known = {word: zlib.crc32(word if isinstance(word, bytes) else word.encode()) for word in set(words)}
     words = np.array([known[word] for word in words], dtype=np.uint64)
     length = min(length, words.size)
@@ -124,8 +123,6 @@ def _lexer(language: str) -> Any | None:
 
 
 def bands_for(threshold: float) -> int:
-    """The number of bands of a signature. Two signatures that agree in a share `threshold` of their places must agree
-    in all of at least one band, so there is one band more than places in which they may differ."""
     differing = math.floor((1 - threshold) * PERMUTATIONS + 1e-9)
     return max(differing + 1, 2)
 
@@ -142,5 +139,4 @@ def band_keys(signatures: np.ndarray, bands: int) -> np.ndarray:
 
 
 def are_similar(signatures: np.ndarray, others: np.ndarray, threshold: float) -> np.ndarray:
-    """Whether the rows of two arrays of signatures agree in a share `threshold` of their places, bool `[documents]`."""
     return np.mean(signatures == others, axis=1) >= threshold

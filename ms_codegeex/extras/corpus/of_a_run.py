@@ -45,7 +45,6 @@ def prepared(config: RunConfig, corpus: Sequence[str], tokenizer: str | None, qu
 
 
 def _reading(config: RunConfig, corpus: Sequence[str]) -> ReadingSettings:
-    """What a corpus that the run prepares is read from; the user's own files are taken in all languages."""
     with located("data.languages"):
         return ReadingSettings(languages=() if corpus else config.data.languages)
 
@@ -53,7 +52,6 @@ def _reading(config: RunConfig, corpus: Sequence[str]) -> ReadingSettings:
 def _trained(
     config: RunConfig, corpus: Inputs, reading: ReadingSettings, parent: Path, search: Search, share: float | None
 ) -> str:
-    """The directory of the run's own tokenizer, which is trained here on first use."""
     data, model = config.data, config.model
     size, sizes = data.tokenizer_size, model.sizes
     try:

@@ -215,7 +215,6 @@ class CorpusRecipe:
     rules: Rules = field(default_factory=Rules)
 
     def values(self) -> dict[str, Any]:
-        """The settings that it has, apart from the rules."""
         found = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "rules"}
         return {name: value for name, value in found.items() if value is not None}
 

@@ -37,7 +37,6 @@ class Flags:
 
     @classmethod
     def up_to(cls, count: int, size: int) -> Flags:
-        """The first `count` of `size` flags are raised."""
         return cls(size, np.packbits(np.arange(size) < count, bitorder="little"))
 
     def __and__(self, other: Flags) -> Flags:
@@ -59,7 +58,6 @@ class Flags:
             self.bits[places] |= np.uint8(1 << bit)
 
     def at(self, numbers: np.ndarray) -> np.ndarray:
-        """The flags of `numbers`, bool `[numbers]`."""
         return (self.bits[numbers >> 3] >> (numbers & 7).astype(np.uint8) & 1).astype(bool)
 
     def between(self, first: int, end: int) -> np.ndarray:
@@ -69,11 +67,9 @@ class Flags:
         return bits[first - 8 * start : end - 8 * start].astype(bool)
 
     def any(self) -> bool:
-        """Whether a flag is raised."""
         return bool(self.bits.any())
 
     def count(self) -> int:
-        """How many flags are raised."""
         return int.from_bytes(self.bits.tobytes(), "little").bit_count()
 
     def first(self, count: int) -> list[int]:
@@ -98,7 +94,6 @@ class Documents:
         return int(self.starts[-1])
 
     def source(self, number: int) -> str:
-        """The source of document `number`."""
         shard = int(np.searchsorted(self.starts, number, side="right")) - 1
         return self._sources(self.shards[shard])[number - int(self.starts[shard])]
 
@@ -125,7 +120,6 @@ class DocumentBlock:
     shards: tuple[Shard, ...]
 
     def column(self, name: str) -> np.ndarray:
-        """A column of these documents."""
         return np.concatenate([shard.column(name) for shard in self.shards])
 
     def by_shard(self, values: np.ndarray) -> Iterator[tuple[Shard, np.ndarray]]:
@@ -137,12 +131,10 @@ class DocumentBlock:
 
 
 def directory_name(kind: str, **decisive: Any) -> str:
-    """The name of a directory for phases' files, which depend only on the values `decisive`."""
     return f"{kind}-{json_digest(decisive)[:40]}"
 
 
 def result_path(directory: Path, phase: str, number: int) -> Path:
-    """The file of a task's result, for a block or a part with this number."""
     return directory / f"{phase}-{number:06d}"
 
 
@@ -190,14 +182,11 @@ class Phases:
     blocks: Sequence[DocumentBlock]
 
     def paths(self, phase: str) -> list[Path]:
-        """The results of a phase by blocks."""
         return [result_path(self.directory, phase, block.number) for block in self.blocks]
 
     def by_block(
         self, phase: str, make: Maker, chosen: Flags | None = None, save: Callable[[Path, Any], None] | None = None
     ) -> None:
-        """Save `make(directory, block, rows)` for the blocks that have no result yet, with `save` or else `save_array`.
-        `rows` are the positions in the block of the `chosen` documents, int64; None: all."""
         tasks = (
             (path, block, None if chosen is None else np.packbits(chosen.between(block.first, block.end)))
             for path, block in zip(self.paths(phase), self.blocks, strict=True)

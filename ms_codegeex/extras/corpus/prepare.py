@@ -67,7 +67,6 @@ def dataset_key(inputs: Inputs, settings: PrepareSettings) -> str:
 
 
 def _existing(directory: Path) -> dict[str, Any] | None:
-    """The description of a complete dataset in `directory` (files of the recorded sizes), else None."""
     if not (directory / DATASET_JSON).is_file():
         return None
     description = read_json(directory / DATASET_JSON)
@@ -98,7 +97,6 @@ def already_prepared(output: Path | RemotePath, key: str, replace: bool) -> dict
 
 
 def _check_places(roots: Sequence[Root], output: Path) -> None:
-    """Check the output and its work directory, which are removed and renamed: both need a name and hold no input."""
     if output.name in ("", ".."):
         raise UserError(f"{output}: is not the name of a directory; give --output one, for example {output / 'corpus'}")
     for directory in map(Path, map(os.path.realpath, (output, work_path(output)))):  # `resolve` fails in a loop
@@ -149,7 +147,6 @@ def prepare_dataset(
 def _prepare(
     inputs: Inputs, output: Path, settings: PrepareSettings, key: str, options: RunOptions
 ) -> tuple[dict[str, Any], bool]:
-    """Make the dataset; return the content of dataset.json, and whether another process made it in the meantime."""
     # these need NumPy, a cached dataset does not
     from ms_codegeex.data.infilling.transform import infill_record
     from ms_codegeex.extras.corpus.building import PrepareRequest, build, ready_workers

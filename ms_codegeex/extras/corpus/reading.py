@@ -64,7 +64,6 @@ class Unit:
 
     @property
     def held_out(self) -> bool:
-        """Whether its documents are for validation."""
         return self.files[0].held_out
 
     @property
@@ -108,7 +107,6 @@ def units_of(listing: FoundSources, redactions: Sequence[str] = ()) -> Listing:
 
 
 def _file_units(sources: Iterable[SourceFile]) -> list[Unit]:
-    """`sources` in order, in batches of a few megabytes."""
     batches: list[list[SourceFile]] = []
     total = 0
     for file in sources:
@@ -200,7 +198,6 @@ def _read_records(unit: Unit, part: ArchivePart, reading: ReadingSettings) -> Ge
 def _judge(
     source: str, text: RecordText | BadInput, reading: ReadingSettings, strip: bool
 ) -> Iterator[Document | Event]:
-    """Convert a text to UTF-8, strip licence headers, apply the rules to the rest, then redact it."""
     if isinstance(text, BadInput):
         yield rejected(source, text, reading.redact)
         return
@@ -233,7 +230,6 @@ def _judge(
 
 
 def _lines(text: bytes, offsets: Iterable[int]) -> str:
-    """The lines, from 1, that ascending offsets are in, at most `_MAX_LINES`."""
     numbers, end = [1], 0
     for offset in itertools.islice(offsets, _MAX_LINES):
         numbers.append(numbers[-1] + text.count(b"\n", end, offset))
@@ -243,7 +239,6 @@ def _lines(text: bytes, offsets: Iterable[int]) -> str:
 
 
 def _matched(reason: str, data: bytes, whole: bytes) -> tuple[str, str]:
-    """What matched in a text that a rule drops for this reason, and where."""
     if reason == "long lines":
         longest = max(data.split(b"\n"), key=len)
         return f"a line of {len(longest)} bytes", _lines(whole, [whole.find(longest)])

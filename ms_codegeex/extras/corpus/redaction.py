@@ -109,7 +109,6 @@ def _public_suffixes() -> Any:
 
 
 def is_placeholder(value: bytes) -> bool:
-    """Whether this stands for a secret in a manual, a template or a test."""
     return stated_pattern("placeholders").search(value) is not None
 
 
@@ -119,7 +118,6 @@ def entropy(value: bytes) -> float:
 
 
 def _changes(kinds: bytes) -> float:
-    """How often the kind of character changes from one to the next, of 1."""
     return sum(a != b for a, b in itertools.pairwise(kinds)) / (len(kinds) - 1)
 
 
@@ -141,7 +139,6 @@ def _weights() -> Mapping[bytes, int]:
 
 
 def wordiness(value: bytes) -> int:
-    """How much this looks like words, in bits: about 1 for each letter of names, -1 to -2 for each random one."""
     weights = _weights()
     return sum(weights.get(value[place : place + 2], 0) for place in range(len(value) - 1))
 
@@ -164,12 +161,10 @@ def is_random(value: bytes) -> bool:
 
 
 def is_text(value: bytes) -> bool:
-    """Whether this is the base64 of words or a placeholder."""
     return len(text := _decoded(value)) > 5 and not is_password(text)
 
 
 def _decoded(value: bytes) -> bytes:
-    """The printable text whose base64 this is; empty: of none."""
     try:
         text = base64.b64decode(value + b"=" * (-len(value) % 4), validate=True).strip()
     except binascii.Error:
@@ -178,18 +173,15 @@ def _decoded(value: bytes) -> bytes:
 
 
 def is_assigned(value: bytes) -> bool:
-    """Whether this may be a secret that its name announces."""
     return 12 <= len(value) <= _LONGEST and (is_random(value) or is_mixed(value))
 
 
 def is_key(value: bytes) -> bool:
-    """Whether this looks random enough for what is named as a key of a service, in the form of its keys."""
     digits = sum(48 <= byte < 58 for byte in value)
     return digits > 1 and entropy(value) >= (2.2 if digits == len(value) else 2.8) and not is_placeholder(value)
 
 
 def is_phrase(value: bytes) -> bool:
-    """Whether this is a long text of random characters of all kinds, as frameworks draw them for their settings."""
     kinds = value.removeprefix(b"django-insecure-").translate(_KINDS)
     return len(set(kinds)) >= 3 and kinds.count(b"o") >= 4 and entropy(value) >= 4.2 and _changes(kinds) >= 0.45
 
@@ -209,12 +201,10 @@ def is_password(value: bytes) -> bool:
 
 
 def is_login(value: bytes) -> bool:
-    """Whether this is the base64 of `user:password` (RFC 7617)."""
     return is_password(_decoded(value).partition(b":")[2])
 
 
 def is_argument(value: bytes) -> bool:
-    """The same for a name in quotes, which its own digest may follow."""
     return is_assigned(value) and not _HEX.match(value)
 
 
@@ -252,12 +242,10 @@ def _spelled_out(pattern: str) -> bytes:
 
 @functools.cache
 def stated_pattern(what: str) -> re.Pattern[bytes]:
-    """The pattern in `places.yaml` by this name."""
     return re.compile("".join(shipped_table(_RULES / "places.yaml")["stated"][what]).encode())
 
 
 def find_secrets(data: bytes) -> list[Hit]:
-    """All secrets in `data`, those of a certain form first; they may overlap."""
     return [*_tokens(data), *_assigned(data)]
 
 
@@ -279,7 +267,6 @@ class _Rule:
 
 @functools.cache
 def _rules() -> tuple[tuple[_Rule, ...], tuple[_Rule, ...]]:
-    """The rules for tokens, ours first, and gitleaks' for assigned values."""
     read = parse_json((_RULES / "gitleaks.json").read_bytes(), data=True)
 
     def made(rule: Mapping[str, Any]) -> _Rule:
@@ -294,8 +281,6 @@ def _rules() -> tuple[tuple[_Rule, ...], tuple[_Rule, ...]]:
 
 
 def _rules_of_issuer(kind: str, starts: str, rest: str) -> Iterator[_Rule]:
-    """A rule for each of the literal texts. Looked for first are up to ten characters if those after the text are of
-    one class, otherwise all of the token."""
     whole, rest = rest.endswith("$"), rest.removesuffix("$")
     first = re.match(r"\(?(\[[^\]]+\]|\\d)\{(\d+)", rest)
     for start in starts.split():
@@ -305,7 +290,6 @@ def _rules_of_issuer(kind: str, starts: str, rest: str) -> Iterator[_Rule]:
 
 
 def _no_groups(pattern: bytes) -> bytes:
-    """`pattern` with no group that captures."""
     return _GROUPS.sub(lambda match: b"(?:" if match[1] else match[0], pattern)
 
 
@@ -427,8 +411,6 @@ def _assigned(data: bytes) -> Iterator[Hit]:
 
 
 def _is_public(before: bytes, name: bytes, value: bytes) -> bool:
-    """Whether a value is one that everybody may see: a place in a list, an identifier, an address on a chain, a hash of
-    a password, digits next to words of cryptography, as in its test vectors."""
     word, before_name = re.match(rb"\W*([\w.-]*)", name)[1].lower(), before[-14:]  # type: ignore[index]
     if stated_pattern("name").search(word) or stated_pattern("public").match(value):
         return True

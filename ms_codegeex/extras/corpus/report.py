@@ -55,7 +55,6 @@ def _cell(name: str, value: object) -> object:
 
 
 def _table(head: str, rows: Iterable[tuple[str, Mapping[str, Any]]], *names: str, nothing: str = "") -> Html:
-    """The counts called `names` of each title; if there are none, what to say of `nothing`."""
     cells = ([title, *(_cell(name, counts.get(name)) for name in names)] for title, counts in rows)
     return table((head, *names), cells, len(names), nothing=nothing)
 
@@ -80,13 +79,11 @@ def _languages(languages: Mapping[str, Any]) -> Html:
 
 
 def _bars(languages: Mapping[str, Any], name: str) -> Html:
-    """A horizontal bar per language."""
     counts = {language or "(none)": entry.get(name, 0) for language, entry in languages.items()}
     return bars(f"{name} per language", [(language, n, count(_cell(name, n))) for language, n in counts.items()])
 
 
 def _histogram(lengths: Mapping[str, Any]) -> Html:
-    """A bar for each range of lengths: `documents[i]` have at least `edges[i]` and less than `edges[i + 1]` tokens."""
     edges, documents = lengths.get("edges", []), lengths.get("documents", [])
     if not any(documents):
         return note("No documents.")
@@ -97,7 +94,6 @@ def _histogram(lengths: Mapping[str, Any]) -> Html:
 
 
 def _reasons(reasons: Mapping[str, Any], nothing: str) -> Iterator[Html]:
-    """Counts by reason, then for each reason its examples."""
     yield _table("reason", reasons.items(), "documents", "bytes", nothing=nothing)
     for reason, entry in reasons.items():
         if examples := [_example(each) for each in entry.get("examples", [])]:

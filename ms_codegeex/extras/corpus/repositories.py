@@ -64,7 +64,6 @@ def join_files(
 
 
 def _files(directory: Path, block: DocumentBlock, _: np.ndarray) -> np.ndarray:
-    """A row for each document of the block that is kept and belongs to a repository."""
     tables = [np.empty(0, _FILE)]
     for shard in block.shards:
         columns, table = shard.read("language", "bytes", "tokens"), np.zeros(shard.documents, _FILE)
@@ -82,7 +81,6 @@ def _files(directory: Path, block: DocumentBlock, _: np.ndarray) -> np.ndarray:
 def _join(
     keyed: KeyedRows, starts: np.ndarray, paths: list[Path], name: str, limit: int, task: tuple[Path, int]
 ) -> None:
-    """Write a shard of the joined documents of one part, those for training first."""
     path, part = task
     files = keyed.read(part)
     files = files[np.lexsort((files["number"], files["key"], files["split"]))]
@@ -108,7 +106,6 @@ def _join(
 def _documents(
     files: np.ndarray, read: Callable[[np.void], np.ndarray], limit: int, mark: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The rows of each document's files, and its ids without the end token."""
     first, pieces, size = 0, list[np.ndarray](), 1
     for number, file in enumerate(files):
         ids = read(file)

@@ -111,7 +111,6 @@ def select(
 
 
 def _check_sides(groups: _Groups, settings: PrepareSettings) -> None:
-    """`NothingLeft` unless both what is held out and the rest have documents."""
     keys = np.concatenate([rows["key"] for rows in groups.sums()])
     if ONLY_HELD_OUT[0] not in keys:
         raise NothingLeft(f"--validation {' '.join(settings.validation)}: nothing is left of it; give other files")
@@ -162,7 +161,6 @@ def _share_of(groups: _Groups, chosen: np.ndarray) -> float:
 def _large_packages(
     documents: Documents, groups: _Groups, chosen: np.ndarray, settings: PrepareSettings
 ) -> tuple[str, ...]:
-    """A line on each package in validation that alone has more than `LARGE_SHARES` times its share."""
     large, share = dict[int, int](), settings.validation_share
     total = sum(int(rows["bytes"].sum()) for rows in groups.sums())
     for rows in groups.sums():
@@ -179,14 +177,11 @@ def _large_packages(
 
 
 def _numbers(names: Iterable[str], seed: int) -> np.ndarray:
-    """The first 64 bits of the names' hashes, uint64 `[names]`: of hundreds of millions, no two are likely to agree."""
     hashes = np.frombuffer(b"".join([hash_key(seed, name) for name in names]), ">u8")  # four numbers each
     return hashes[::4].astype(np.uint64)
 
 
 def _not_sampled(documents: Documents, phases: Phases, settings: PrepareSettings, kept: Flags) -> Flags:
-    """The documents beyond `max_bytes`, none of them held out. They are taken in the order of a hash of seed and
-    source. One that does not fit is left out, and the next one is tried."""
     not_sampled, left = Flags(kept.size), settings.max_bytes
     kept = kept & ~Flags.up_to(documents.held_out, kept.size)
     keyed = phases.keyed("sampled", SAMPLED, kept.count())
@@ -234,7 +229,6 @@ class _Groups:
 
 
 def _among(keys: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Whether each key is among `chosen`, ascending."""
     if not chosen.size:
         return np.zeros(keys.size, bool)
     return chosen[np.minimum(np.searchsorted(chosen, keys), chosen.size - 1)] == keys
@@ -268,7 +262,6 @@ def _sums(keys: str, directory: Path, block: DocumentBlock, rows: np.ndarray) ->
 
 
 def _summed(rows: np.ndarray) -> np.ndarray:
-    """One row for each key, in the order of the keys."""
     keys, groups = np.unique(rows["key"], return_inverse=True)
     sums = np.zeros(keys.size, SUM)
     sums["key"] = keys
@@ -342,7 +335,5 @@ def _placed(keys: str, left_out: list[int], directory: Path, block: DocumentBloc
 
 
 def placed_documents(phases: Phases) -> Iterator[tuple[Shard, np.ndarray]]:
-    """Each shard with what became of its documents, int8 `[documents]`: `TRAIN`, `VALIDATION`, or -1 - n for the reason
-    n of `REASONS`."""
     for block, path in zip(phases.blocks, phases.paths("placed"), strict=True):
         yield from block.by_shard(np.load(path, allow_pickle=False))

@@ -56,13 +56,11 @@ class ShardJob:
 
 
 def shard_name(key: str, unit: Unit) -> str:
-    """Name of a unit's shard without ending. It depends on key, unit and stamp, so a stale shard is never found."""
     return hashlib.sha256(f"{key} {unit!r}".encode()).hexdigest()[:40]
 
 
 @functools.lru_cache(maxsize=1)
 def load_encoder(name: str) -> tuple[Tokenizer, CorpusEncoder, np.dtype]:
-    """A tokenizer, its encoder, and the dtype of its ids; loaded once per process."""
     tokenizer = load_tokenizer(name)
     return tokenizer, CorpusEncoder(tokenizer), token_dtype(tokenizer.vocab_size)
 
@@ -182,7 +180,6 @@ def _uncollected() -> Iterator[None]:
 
 
 def _encode(tags: str, encoder: CorpusEncoder, marks: tuple[int, int] | None, document: Document) -> np.ndarray:
-    """The ids of a document; with `marks`, those of its group's name and of a file, unless it is its own group."""
     text = tag_prefix(document.language, tags) + document.data
     if marks is None or document.group == document.source:
         return encoder.encode(text)
@@ -199,8 +196,6 @@ def _fill(
     rows: DocumentRows,
     tally: Tally,
 ) -> int:
-    """Read a unit to its end; return its number of lines. Documents are read and encoded by turns, a block at once, so
-    that each finds its tables in the processor's cache, from which the other evicts them."""
     items, block, size = ReturnKeeper(read_unit(unit, job.reading)), [], 0
     for item in itertools.chain(items, [None]):
         if isinstance(item, Document):
@@ -247,7 +242,6 @@ class Shard:
 
     @property
     def ids_path(self) -> Path:
-        """The file of ids."""
         return self.path.with_name(self.path.name + ".bin")
 
     def read(self, *names: str) -> dict[str, np.ndarray]:
@@ -260,11 +254,9 @@ class Shard:
             return {name: stored[name] for name in names}
 
     def column(self, name: str) -> np.ndarray:
-        """One of these columns."""
         return self.read(name)[name]
 
     def names(self) -> Mapping[str, Sequence[str]]:
-        """`languages`, `groups` and `licences`."""
         return read_meta(self.path)
 
     def sources(self, columns: Mapping[str, np.ndarray] | None = None) -> list[str]:
@@ -281,7 +273,6 @@ class Shard:
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """The metadata of the shard at `path` (without ending): `documents`, `lines`, `tally`, `languages`, `groups`."""
     with _open(path) as columns:
         return parse_json(columns["meta"].tobytes())
 

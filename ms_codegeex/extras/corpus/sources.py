@@ -63,7 +63,6 @@ Inputs = Sequence[Path | RemotePath | str] | None
 
 @functools.cache
 def _folder_rules() -> list[tuple[str, re.Pattern[str], re.Pattern[str]]]:
-    """Reasons, and patterns of the names beside files and of the files."""
     rows = shipped_table(Path(__file__).parent / "rules" / "folders.yaml")
     return [(row["reason"], re.compile(row["beside"]), re.compile(row["files"])) for row in rows]
 
@@ -124,13 +123,11 @@ def user_roots(
 
 
 def described_roots(roots: Sequence[Root]) -> list[dict[str, Any]]:
-    """The entry "sources" of dataset.json."""
     entries = ({"path": printable(root.path), "label": root.label, "validation": root.held_out} for root in roots)
     return [{name: value for name, value in entry.items() if value is not False} for entry in entries]
 
 
 def _base(path: Path | RemotePath) -> Path | RemotePath:
-    """The directory with which the names of files begin."""
     if isinstance(path, RemotePath):
         return path if archive_kind(path.name) is None or len(path.parts) < 3 else path.parent
     return path if path.is_dir() else path.parent
@@ -173,7 +170,6 @@ def _labels(bases: Iterable[Path | RemotePath]) -> dict[Path | RemotePath, str]:
 
 
 def printable(path: Path | RemotePath | PurePosixPath | str) -> str:
-    """`path` as valid Unicode: JSON files cannot hold the lone surrogates of a name that is not UTF-8."""
     return os.fsencode(str(path)).decode("utf-8", "replace")
 
 
@@ -239,8 +235,6 @@ class _Search:
                     self._file(root, Path(folder, name))
 
     def _files_below(self, folder: Path) -> int:
-        """The number of files in a directory that is skipped, links included, without those that are searched as other
-        inputs. Every entry is listed once, and nothing is opened."""
         count, folders, apart = 0, [str(folder)], {str(path) for path in (*self.given, *self.leave_out)}
         while folders:
             try:
@@ -270,7 +264,6 @@ class _Search:
             self._leave(root, path, "symbolic link" if stat.S_ISLNK(status.st_mode) else "not a regular file")
 
     def _barrier(self, root: Root, folder: Path | RemotePath) -> str:
-        """Why a directory of this name is not searched, or nothing. Links are not followed."""
         if folder.name in _REPOSITORIES:
             self._mark(root, folder.parent, _REPOSITORY)
         if isinstance(folder, Path) and folder.is_symlink():
@@ -281,7 +274,6 @@ class _Search:
         return "hidden directory" if folder.name.startswith(".") else ""
 
     def _search_remote(self, root: Root) -> None:
-        """Take the files below a URL; their names show their directories."""
         barriers, counts = {self.base: (self.base, "")}, Counter[tuple[RemotePath, str]]()
 
         def barrier(folder: RemotePath) -> tuple[RemotePath, str]:
@@ -299,8 +291,6 @@ class _Search:
             self._leave(root, folder, reason, count=count)
 
     def _holds_records(self, root: Root, path: Path | RemotePath) -> bool:
-        """Whether a file holds records: its name says so, or the first record does. Without `all_text`, a `.json` file
-        that was given by name can be nothing else. Packages' test data do not belong to a corpus."""
         if root.installed or archive_kind(path.name) is None:
             return False
         if not path.name.lower().endswith(_JSON) or (path == root.path and not self.all_text):
@@ -346,7 +336,6 @@ class _Search:
         self._leave(root, path, reason, detail=suffix, bytes=size)
 
     def _note_metadata(self, root: Root, path: Path | RemotePath) -> None:
-        """Note the licence and the package that a file of this name tells of."""
         if path.name in _REPOSITORIES:  # a submodule or a work tree has a file
             self._mark(root, path.parent, _REPOSITORY)
         if (number := metadata_rule(path.parent.name, path.name)) is None:
@@ -389,7 +378,6 @@ class _Search:
                     self._set_apart(path, OTHER_FORMAT)
 
     def _configure(self, card: Path | RemotePath) -> None:
-        """Take the files of the first configuration that the card of a dataset names, or of its default one."""
         configured = _configurations(card)
         splits = {split for default, split, _ in configured if default}
         for path in [path for path in self.archives if configured and path.is_relative_to(card.parent)]:
@@ -401,7 +389,6 @@ class _Search:
                 self._hold_out(path, split)
 
     def _hold_out(self, path: Path | RemotePath, split: str) -> None:
-        """Leave out the file of a split that is not for training, or take it for validation."""
         file = self.archives.get(path)
         if file is None or file.held_out or path in self.given:
             return
@@ -467,8 +454,6 @@ class _Search:
 
 
 def _configurations(card: Path | RemotePath) -> list[tuple[bool, str, re.Pattern[str]]]:
-    """What the front matter of a dataset's card says in `configs`: of each split whether it is one of the default
-    configuration, its name, and what the names of its files match."""
     from ms_codegeex.base.yaml_reading import parse_yaml  # workers of `prepare` need no YAML
 
     found: list[tuple[bool, str, re.Pattern[str]]] = []
@@ -505,7 +490,6 @@ def _read_metadata(number: int, path: Path | RemotePath) -> list[Stated]:
 
 
 def _identity(root: Root, base: Path | RemotePath, path: Path | RemotePath) -> tuple[str, str]:
-    """`label/relative/path` and the top-level package of a path in the root's directory."""
     relative = printable(path.relative_to(base))
     if relative == ".":
         return root.label, root.label
@@ -515,7 +499,6 @@ def _identity(root: Root, base: Path | RemotePath, path: Path | RemotePath) -> t
 
 
 def _saved_parts(state: Path) -> list[str]:
-    """The files of a dataset that `datasets` has saved, by its state."""
     try:
         return [PurePosixPath(each["filename"]).name for each in read_json(state)["_data_files"]]
     except (UserError, KeyError, TypeError):  # another program's file of this name
@@ -550,7 +533,6 @@ def search(
 
 
 def hash_key(seed: int, text: str) -> bytes:
-    """The hash by which names are ordered for a random choice."""
     return hashlib.sha256(f"{seed}:{text}".encode()).digest()
 
 

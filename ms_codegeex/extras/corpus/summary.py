@@ -27,7 +27,6 @@ def _counts(documents: int = 0, tokens: int = 0, size: int = 0) -> dict[str, int
 
 
 def _sum(one: Any, other: Any) -> Any:
-    """The sum of two numbers, or of the numbers in two lists or mappings, where one may lack what the other has."""
     if isinstance(one, dict):
         shared = one.keys() & other.keys()
         return {**one, **other, **{key: _sum(one[key], other[key]) for key in shared}}
@@ -92,11 +91,9 @@ class Summary:
             self.packages[number] = sorted({*self.packages.get(number, ()), *names})[:MAX_PACKAGES]
 
     def counts(self, *numbers: int) -> dict[str, int]:
-        """The counts of the documents that were placed at `numbers`."""
         return functools.reduce(_sum, self.language_counts(*numbers).values(), _counts())
 
     def records_at(self, *numbers: int) -> int:
-        """How many of the documents that were placed at `numbers` are records."""
         return sum(self.records.get(number, 0) for number in numbers)
 
     def language_counts(self, *numbers: int) -> dict[str, dict[str, int]]:
@@ -110,13 +107,11 @@ class Summary:
         return {name: {each: counts[each] for each in ("documents", "bytes")} for name, counts in ordered}
 
     def length_histogram(self) -> dict[str, list[int]]:
-        """Kept documents by length: `documents[i]` of them have `edges[i]` to `edges[i + 1] - 1` tokens."""
         counts = self.lengths or [0]
         return {"edges": [0, *(_SHORTEST << number for number in range(len(counts)))], "documents": counts}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Summary:
-        """The sums whose fields were written to a JSON file, where keys are text."""
         names = ("languages", "packages", "records")
         return cls(**{**content, **{name: {int(key): it for key, it in content[name].items()} for name in names}})
 

@@ -21,7 +21,6 @@ Entries = dict[str, dict[str, Any]]
 
 
 def moved(source: str, lines: int) -> str:
-    """The source `label:3` with `lines` added to its number."""
     label, _, number = source.rpartition(":")
     return f"{label}:{int(number) + lines}" if lines else source
 
@@ -43,12 +42,10 @@ class Tally:
 
     @property
     def first(self) -> tuple[str, str] | None:
-        """The source of the first broken input and its problem, or None."""
         return next((_first(reason, entry) for reason, entry in self.problems.items()), None)
 
     @property
     def left(self) -> Entries:
-        """The reasons for which something was read but not kept: dropped or broken."""
         return {**self.dropped, **self.problems}
 
     def add(self, event: Event, records: bool = False) -> None:
@@ -65,7 +62,6 @@ class Tally:
         self._add("dropped", reason, {**counts, "examples": first, "suffixes": {}})
 
     def keep(self, records: bool) -> None:
-        """Count a document that is kept."""
         self.kept, self.records = self.kept + 1, self.records + records
 
     def merge(self, later: Tally, lines: int = 0) -> None:
@@ -92,7 +88,6 @@ class Tally:
         return sum(entry[name] for entry in self.left.values())
 
     def described(self) -> dict[str, dict[str, Any]]:
-        """The entry `dropped` of dataset.json: for each reason counts and an example."""
         names, left = ("documents", "bytes"), sorted(self.left.items())
         return {name: {**{it: entry[it] for it in names}, "example": _first("", entry)[0]} for name, entry in left}
 
@@ -147,7 +142,6 @@ class Tally:
 
 
 def _first(reason: str, entry: Mapping[str, Any]) -> tuple[str, str]:
-    """The first source of an entry, and the reason with its detail."""
     example = entry["examples"][0]
     return example["source"], f"{reason} ({example['detail']})" if example["detail"] else reason
 

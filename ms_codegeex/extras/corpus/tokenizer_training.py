@@ -101,12 +101,10 @@ class TokenizerSettings:
 
     @property
     def added(self) -> int:
-        """How many ids of a byte-level tokenizer follow that of its end token."""
         return own_extra_tokens(self.whitespace_run) if self.family == "codegeex" else AFTER_END[self.family]
 
     @property
     def end_token(self) -> int | None:
-        """The id that ends a document; None for codegeex2, whose command tokens follow what the text gives."""
         return None if self.family == "codegeex2" else self.vocab_size - 1 - self.added
 
     @property
@@ -161,7 +159,6 @@ def cached_tokenizer(
 
 
 def _byte_pairs(texts: _Texts, settings: TokenizerSettings) -> ByteLevelTokenizer:
-    """A byte-level tokenizer. White space that is a token is left out of the text, as the encoder divides it there."""
     from tokenizers import Regex, models, pre_tokenizers, trainers
     from tokenizers import Tokenizer as FastTokenizer
 
@@ -189,7 +186,6 @@ def _byte_pairs(texts: _Texts, settings: TokenizerSettings) -> ByteLevelTokenize
 
 
 def _sentence_pieces(texts: _Texts, settings: TokenizerSettings, threads: int) -> bytes:
-    """A SentencePiece model trained on the lines of the texts."""
     from sentencepiece import SentencePieceTrainer
 
     model = io.BytesIO()
@@ -218,7 +214,6 @@ def _sentence_pieces(texts: _Texts, settings: TokenizerSettings, threads: int) -
 
 
 def _lines(texts: Iterable[str]) -> Iterator[str]:
-    """The lines of texts, long ones in pieces. A line keeps its indentation; its end is a separate token."""
     for text in texts:
         for line in filter(str.strip, text.splitlines()):
             while len(line) > LONGEST_LINE // 4 and len(line.encode()) > LONGEST_LINE:

@@ -91,8 +91,6 @@ class ProgressBar:
 
 
 def _start_worker(watched: Connection, inherited: Connection | None, prepare: Callable[[], object]) -> None:
-    """Leave interrupts to the parent; end at once when the other end of `watched` closes, by the parent or its death.
-    `inherited` is that end in a forked process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if inherited is not None:
@@ -108,7 +106,6 @@ def _start_worker(watched: Connection, inherited: Connection | None, prepare: Ca
 
 
 def _may_fork() -> bool:
-    """Whether a process may be forked from this one: it is known to have a single thread, and macOS does not object."""
     try:
         return sys.platform == "linux" and len(os.listdir("/proc/self/task")) == 1
     except OSError:  # /proc is not mounted
@@ -116,7 +113,6 @@ def _may_fork() -> bool:
 
 
 def _start_all(pool: ProcessPoolExecutor, workers: int) -> None:
-    """Start the workers, with a task each that does nothing; BrokenProcessPool if one dies meanwhile."""
     for _ in range(workers):
         try:
             pool.submit(int)

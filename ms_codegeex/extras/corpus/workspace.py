@@ -25,13 +25,11 @@ def make_once(directory: Path, complete: Callable[[], bool], make: Callable[[], 
 
 
 def work_path(output: Path) -> Path:
-    """`.NAME.work` next to `output`."""
     output = output.absolute()
     return output.with_name(f".{output.name}.work")
 
 
 def _open_locked(path: Path, wait: bool) -> int | None:
-    """A descriptor that holds the lock of the directory `path`, made if missing; None if another process has it."""
     while True:
         path.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):  # removed by the process that held it

@@ -138,7 +138,6 @@ class DatasetWriter:
 
 
 def _choose(hashes: np.ndarray, share: float) -> np.ndarray:
-    """Whether each document is for validation, which takes low hashes. No split is empty if hashes differ."""
     chosen = hashes < np.uint64(int(share * 2**64))
     if share and chosen.all():
         return hashes < hashes.max()

@@ -154,8 +154,6 @@ def held_out_functions(prefix: Path, tokenizer: Tokenizer, longest: int, seed: i
 
 
 def _functions(text: str) -> list[tuple[Beginning, str]]:
-    """Each function in the first column that has a docstring and more, if the text is Python: the beginning, up to the
-    docstring's end, and the body. The text's tag line is left out."""
     tree, tag = PythonReader().parsed(text), tag_text("Python") + "\n"
     lines, found = text.splitlines(keepends=True), []
     ends = [0, *(each.end_lineno for each in tree.body)] if tree else []

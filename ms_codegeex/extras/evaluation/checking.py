@@ -68,7 +68,6 @@ def check_problems(
 
 
 def _form(file: own.DescribedFile) -> Iterator[Fault]:
-    """What is wrong with the lines of a described language."""
     for line, row in own.rows(file):
         place = f"{file.path}:{line}"
         if isinstance(row, UserError):
@@ -87,7 +86,6 @@ def _fault(place: str, error: UserError) -> Fault:
 
 
 def _published(data: Path) -> dict[str, Path]:
-    """Language -> file in the directory itself, of HumanEval-X's six."""
     files = record_files(data) if data.is_dir() else ()
     return {stem(path): path for path in files if path.parent == data and stem(path) in humaneval_x.PREFIXES}
 
@@ -117,7 +115,6 @@ def _of_humaneval_x(task: HumanEvalX, files: Iterable[Path]) -> Iterator[_Answer
 def _judged(
     task: Task, answers: Iterable[_Answer], sandbox: Sandbox, workers: int, result: dict[str, Any]
 ) -> list[Fault]:
-    """The answers with a wrong verdict, in the order of the files; counts are added to `result`."""
     missing, known = task.missing(), task.known_defects()
     languages = {problem.labels["language"] for problem in task.problems}
     there = [problem for problem in task.problems if problem.labels["language"] not in missing]

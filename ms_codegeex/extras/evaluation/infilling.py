@@ -61,7 +61,6 @@ class NumberedText:
     text: str
 
     def parts(self, span: Span) -> tuple[str, str, str]:
-        """Prefix, middle and suffix."""
         return self.text[: span.start], self.text[span.start : span.stop], self.text[span.stop :]
 
 
@@ -91,19 +90,16 @@ def choose_spans(texts: list[NumberedText], kind: str, count: int, seed: int) ->
 
 
 def _filled(text: str) -> list[tuple[int, int, int]]:
-    """Number, beginning and end, without the line break, of each line that is not blank."""
     lines = enumerate(re.finditer("^.*$", text, re.MULTILINE))
     return [(number, *line.span()) for number, line in lines if line.group().strip()]
 
 
 def _single(text: str, generator: np.random.Generator) -> tuple[int, int] | None:
-    """A line that is not blank."""
     filled = _filled(text)
     return filled[int(generator.integers(len(filled)))][1:] if filled else None
 
 
 def _several(text: str, generator: np.random.Generator) -> tuple[int, int] | None:
-    """Two to `MAX_LINES` consecutive lines; the first and the last are not blank."""
     filled = _filled(text)
     if len(filled) < 2:
         return None
@@ -113,7 +109,6 @@ def _several(text: str, generator: np.random.Generator) -> tuple[int, int] | Non
 
 
 def _anything(text: str, generator: np.random.Generator) -> tuple[int, int] | None:
-    """Any characters, up to `MAX_CHARACTERS`, that are not all white space."""
     if not text:
         return None
     length = int(generator.integers(1, min(MAX_CHARACTERS, len(text)) + 1))
@@ -166,7 +161,6 @@ class Asker:
         return self.tokenizer.truncate_prompt(ids, room)
 
     def loss(self, prompt: Sequence[int], middle: Sequence[int]) -> Score:
-        """The negative log-probability of the middle."""
         logprobs = self.generator.log_probabilities([*prompt, *middle])[-len(middle) :]
         return Score(-float(logprobs.astype(np.float64).sum()), len(middle))
 
@@ -209,7 +203,6 @@ def evaluate_infilling(
 def _measure(
     asker: Asker, texts: list[NumberedText], count: int, seed: int
 ) -> tuple[dict[str, dict[str, SpanTally]], list[dict[str, Any]]]:
-    """The figures by kind of span and of prompt, and a row for each span."""
     by_number = {text.number: text for text in texts}
     tallies: dict[str, dict[str, SpanTally]] = {}
     rows: list[dict[str, Any]] = []
@@ -223,7 +216,6 @@ def _measure(
 
 
 def _span(asker: Asker, text: NumberedText, span: Span, ways: dict[str, SpanTally]) -> dict[str, Any] | None:
-    """Ask for one middle with every kind of prompt; None if it is longer than half of the model's context."""
     prefix, middle, suffix = text.parts(span)
     ids, context = asker.tokenizer.encode_inside(middle), asker.generator.seq_length
     if not ids or len(ids) > context // 2:

@@ -25,7 +25,6 @@ MAX_LEVELS, MAX_NAMES = 6, 20_000  # of a search for files
 
 
 def encode(row: Mapping[str, Any]) -> bytes:
-    """One line. Lone surrogates, which a model may write, are kept as escapes."""
     return json.dumps(row).encode("ascii") + b"\n"
 
 
@@ -69,7 +68,6 @@ def readable_again(path: Path) -> Iterator[Path]:
 
 
 def stem(path: Path) -> str:
-    """A file's name without the ending of a file of records."""
     return next((path.name[: -len(end)] for end in ENDINGS if path.name.lower().endswith(end)), path.name)
 
 
@@ -135,7 +133,6 @@ class RowFile:
                 self.rows.append(row)
 
     def _repair(self) -> None:
-        """Remove what follows the last line break: the process died while it wrote."""
         try:
             with open(self.path, "r+b") as stream:
                 data = stream.read()

@@ -48,7 +48,6 @@ def sole_writer(directory: Path) -> Iterator[None]:
 
 
 def _lock(path: Path) -> int | None:
-    """The descriptor of a file that we have locked, if its file system can; None if another process has the lock."""
     try:
         return take_lock(path, wait=False)
     except OSError as error:
@@ -88,7 +87,6 @@ class RecordedSettings:
             raise UserError(f"{self.path}: {section}.{key} is {before!r}, now {now!r}; {remedy}")
 
     def settle(self, section: str, values: Mapping[str, Any], free: Collection[str] = ()) -> None:
-        """Write a section, or check that the recorded one is the same."""
         self.compare(section, values, free=free)
         self.write(section, values)
 
@@ -115,10 +113,8 @@ def _at_least(now: Any, before: Any) -> bool:
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values as they come back from JSON."""
     return json.loads(json.dumps(values, default=dict))
 
 
 def _by_key(section: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by dotted key; an empty mapping says nothing."""
     return {key: value for key, value in flattened(section).items() if value != {}}

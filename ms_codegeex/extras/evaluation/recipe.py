@@ -15,7 +15,6 @@ ALIASES = {
 
 
 def language(name: str) -> str:
-    """A language by one of its usual names."""
     return ALIASES.get(name.lower(), name.lower())
 
 

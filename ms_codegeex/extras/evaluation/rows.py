@@ -25,7 +25,6 @@ JUDGEMENT = ("task_id", "completion_id", "verdicts", "seconds", "exit_code", "st
 
 
 def key(row: Mapping[str, Any]) -> RowKey:
-    """The key that identifies a row."""
     return row["task_id"], row["completion_id"]
 
 
@@ -59,18 +58,15 @@ def _flaw_of_verdicts(row: Mapping[str, Any], modes: Sequence[str]) -> str:
 
 
 def sample_from(row: Mapping[str, Any]) -> Sample:
-    """The sample in a row of `samples.jsonl`."""
     return Sample(**{name: row[name] for name in SAMPLE})
 
 
 def judgement_row(judgement: Judgement, sample: Sample) -> dict[str, Any]:
-    """A row of `results.jsonl`. Its key `sample` is the fingerprint of the judged text, in case the samples change."""
     verdicts = {mode: verdict.value for mode, verdict in judgement.verdicts.items()}
     return {**asdict(judgement), "verdicts": verdicts, "extra": dict(judgement.extra), "sample": fingerprint(sample)}
 
 
 def judgement_from(row: Mapping[str, Any]) -> Judgement:
-    """The judgement in a row of `results.jsonl`."""
     verdicts = {mode: Verdict(value) for mode, value in row["verdicts"].items()}
     return Judgement(**{**{name: row[name] for name in JUDGEMENT if name != "sample"}, "verdicts": verdicts})
 
@@ -97,7 +93,6 @@ def problems_fingerprint(problems: Sequence[Problem]) -> str:
 
 
 def _text(value: Any) -> str:
-    """`repr`, with the items of sets sorted: their order differs between processes."""
     if isinstance(value, set | frozenset):
         items = f"{{{', '.join(sorted(map(_text, value)))}}}"
         if isinstance(value, set):
@@ -109,12 +104,10 @@ def _text(value: Any) -> str:
 
 
 def current_results(samples: Iterable[Row], results: Iterable[Row]) -> list[Row]:
-    """The results that belong to the present texts of these samples."""
     fingerprints = {key(row): fingerprint(sample_from(row)) for row in samples}
     return [row for row in results if fingerprints.get(key(row)) == row["sample"]]
 
 
 def in_order(rows: Iterable[dict[str, Any]], order: Iterable[RowKey]) -> list[dict[str, Any]]:
-    """Rows in the order of these keys; rows with other keys follow, sorted."""
     positions = {each: position for position, each in enumerate(order)}
     return sorted(rows, key=lambda row: (positions.get(key(row), len(positions)), *key(row)))

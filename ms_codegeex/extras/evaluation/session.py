@@ -72,11 +72,9 @@ class Session:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings that decide which samples there are."""
         return {**dataclasses.asdict(self.recipe), "limit": self.options.limit}
 
     def say(self, line: str) -> None:
-        """Print a line for the user."""
         if self.options.progress:
             print_error(line)
 
@@ -93,7 +91,6 @@ class Session:
         return self.sampler
 
     def drop(self, names: Mapping[str, str], into: dict[str, str]) -> None:
-        """Leave out groups of problems; add the reasons to `into`."""
         into.update(names)
         self.problems = [problem for problem in self.problems if not set(names) & set(problem.labels.values())]
 
@@ -220,7 +217,6 @@ def check_references(session: Session, engine: JudgeEngine, file: RowFile, bindi
 
 
 def first_with_reason(failing: Mapping[str, str]) -> str:
-    """The names of failing references, the first with its reason."""
     (first, why), *others = failing.items()
     return ", ".join([f"{first} ({why})", *(name for name, _ in others)])
 
@@ -233,7 +229,6 @@ def remedy_for(session: Session, reasons: Iterable[str]) -> str:
 
 
 def known_defects(session: Session) -> dict[str, str]:
-    """Problem -> why its reference cannot pass where this session judges."""
     return dict(session.task.known_defects() if session.equipment is None else session.equipment.defects)
 
 

@@ -22,12 +22,10 @@ MAINS = {"go": "\nfunc main(", "cpp": "\nint main(", "rust": "\nfn main("}
 
 
 def first_of(*rules: Rule) -> Rule:
-    """The text has ended by any of these rules."""
     return Rule(lambda text: any(rule(text) for rule in rules), lambda: _earliest([rule.scan() for rule in rules]))
 
 
 def words(known: Sequence[str]) -> Rule:
-    """The text contains one of these words."""
     return Rule(
         lambda text: any(word in text for word in known), lambda: _earliest([PartialWord(word).feed for word in known])
     )
@@ -38,7 +36,6 @@ def _earliest(scanners: Sequence[Scanner]) -> Scanner:
 
 
 def cut(text: str, known: Iterable[str]) -> str:
-    """The text before the first of these words, all of it without one."""
     return text[: min((start for word in known if (start := text.find(word)) >= 0), default=len(text))]
 
 
@@ -77,7 +74,6 @@ def _unindented() -> Scanner:
 
 
 def first_unindented(text: str) -> int | None:
-    """The start of the first line that is neither blank nor indented, None if there is none."""
     match = UNINDENTED.search(text)
     return None if match is None else match.start()
 
@@ -96,7 +92,6 @@ def codegen_cut(text: str, limit: int = 1) -> int | None:
 
 
 def codegen_truncated(text: str, limit: int = 1) -> str:
-    """The text before the cut."""
     return text[: codegen_cut(text, limit)]
 
 
@@ -139,7 +134,6 @@ python_stop = first_of(unindented, words(PYTHON_STOPS))
 
 
 def through_last_brace(text: str) -> str:
-    """The text through the last closing brace, or all of it if there is none."""
     return text[: text.rfind("}") + 1] or text
 
 
@@ -155,24 +149,20 @@ python_codegeex = partial(before_last, words=PYTHON_ENDS)
 
 
 def python_codegeex2(text: str) -> str:
-    """Cut at the first line that starts in the first column, else at a stop word."""
     position = first_unindented(text)
     return cut(text, PYTHON_STOPS) if position is None else text[:position]
 
 
 def java_class(text: str) -> str:
-    """No main, nothing after the last brace, and the class closed if only the method is."""
     text = through_last_brace(cut(text, [JAVA_MAIN]))
     return text + "\n}" if text.count("}") == text.count("{") + 1 else text
 
 
 def go_codegeex(text: str) -> str:
-    """The text without the comment or main that a model appends."""
     return through_last_brace(before_last(text, ("\n//", MAINS["go"])))
 
 
 def without_main(language: str) -> Callable[[str], str]:
-    """A function that cuts at a main function, then after the last brace."""
     return lambda text: through_last_brace(cut(text, [MAINS[language]]))
 
 

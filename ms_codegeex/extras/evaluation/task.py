@@ -60,17 +60,14 @@ class Sample:
 
     @property
     def whole(self) -> bool:
-        """The generation is a program by itself; otherwise it follows the prompt."""
         return self.extra.get("whole") is True
 
     @property
     def program(self) -> str:
-        """The text of the program, without tests."""
         return self.generation if self.whole else f"{self.prompt}{self.generation}"
 
     @property
     def ran(self) -> str:
-        """What is run to judge it: "program", "continuation", or "nothing: " and the reason."""
         lacking = self.extra.get("lacking") or (self.extra.get("reason") if self.finish == UNREAD else "")
         return f"nothing: {lacking}" if lacking else "program" if self.whole else "continuation"
 
@@ -106,12 +103,10 @@ class Task(ABC):
         """Draw one sample: build the prompt or prompts, complete them, clean up the text."""
 
     def code_request(self, problem: Problem, prompt: str) -> CodeRequest:
-        """What a chat model is asked for, with the function's name where the problem's record has an `entry_point`."""
         name = getattr(problem.data, "entry_point", None)
         return CodeRequest(problem.labels.get("language", "python"), prompt, name or "")
 
     def read(self, problem: Problem, prompt: str, done: SampledAnswer) -> ReplyCode:
-        """The code in a chat model's reply."""
         return code_of(done.text, replace(self.code_request(problem, prompt), finished=done.finish != "length"))
 
     def sample(
@@ -132,28 +127,21 @@ class Task(ABC):
         """Run a sample in the sandbox. Nothing that the program does raises an exception here."""
 
     def samples_per_problem(self, n: int) -> int:
-        """The number of samples of one problem if the recipe says `n` (MTPB: n for each test case)."""
         return n
 
     def reference(self, problem: Problem) -> Sample | None:
-        """The canonical solution as a sample, None if the benchmark has none."""
         return None
 
     def trial(self, problem: Problem) -> Sample | None:
-        """A program that passes wherever this problem's language or library works: the canonical solution, or one of
-        ours. None: there is nothing to try."""
         return self.reference(problem) if self.runs_programs else None
 
     def flaw(self, sample: Sample) -> str:
-        """Why a sample read from a file cannot be judged, "" if it can. Its problem is one of the task's."""
         return ""
 
     def known_defects(self) -> Mapping[str, str]:
-        """Problem id -> reason, for problems whose reference cannot pass."""
         return {}
 
     def missing(self) -> Mapping[str, str]:
-        """Name of a tool chain or library that this machine lacks -> the command that installs it."""
         return {}
 
     def prepare(self, problems: Sequence[Problem]) -> Mapping[str, str]:
@@ -162,7 +150,6 @@ class Task(ABC):
         return {}
 
     def tools(self) -> Mapping[str, str]:
-        """Name of a tool chain or interpreter -> its version. Verdicts on references are valid for these only."""
         return {}
 
     def calibrate(self, judgements: Iterable[Judgement]) -> Mapping[str, float]:

@@ -103,7 +103,6 @@ def servers_of(config: RunConfig, rank_table: Path | None = None) -> int:
 
 
 def _resume(config: RunConfig) -> str:
-    """The value of `--resume` as a shell expression: the given start while the run has no checkpoint yet."""
     start = config.checkpoint.resume or "auto"
     if start == "auto":
         return start

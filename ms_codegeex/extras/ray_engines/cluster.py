@@ -96,12 +96,10 @@ def live_nodes(ray: Any) -> list[ClusterNode]:
 
 
 def placement(ray: Any, node: ClusterNode) -> Any:
-    """The scheduling strategy that binds a task to this node."""
     return ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node.id, soft=False)
 
 
 def program_version() -> tuple[str, str]:
-    """The versions of this program and of Python, which must be the same on all nodes."""
     return __version__, platform.python_version()
 
 

@@ -89,7 +89,6 @@ def _get(reference: Any) -> Any:
 
 
 def _probe_node(paths: Sequence[Path | RemotePath]) -> tuple[tuple[str, str], list[str]]:
-    """Versions, and the paths that do not exist."""
     return cluster.program_version(), [str(path) for path in paths if not path.exists()]
 
 

@@ -26,7 +26,6 @@ class Actor(NodeJudge):
     """What Ray runs on a node."""
 
     def version(self) -> tuple[str, str]:
-        """The first answer of a node."""
         return cluster.program_version()
 
 
@@ -122,7 +121,6 @@ def _end(ray: Any, nodes: Sequence[RayNode], calls: RayCalls) -> None:
 
 
 def _started(ray: Any, workers: int | None, report: Callable[[str], None], calls: RayCalls) -> list[RayNode]:
-    """The nodes, with actors that answer. The cores that they use are reserved with Ray."""
     nodes = []
     for node in cluster.live_nodes(ray):
         count = workers or node.cores

@@ -70,7 +70,6 @@ class Admission(ABC):
 
     @property
     def in_slots(self) -> list[Any]:
-        """The answers that are computed."""
         return [self.answers[number] for number in self.computing if number in self.answers]
 
     @property
@@ -79,7 +78,6 @@ class Admission(ABC):
 
     @property
     def queued(self) -> int:
-        """Number of answers that wait for a slot."""
         return len(self.answers) - self.active
 
     @property

@@ -34,11 +34,9 @@ class TextFilter:
     ended = False
 
     def feed(self, piece: str) -> str:
-        """The text that can be sent after the next piece."""
         return piece
 
     def rest(self) -> str:
-        """The text that is still held back at the end."""
         return ""
 
 
@@ -162,7 +160,6 @@ class AnswerText:
 
     @property
     def stop_text(self) -> str:
-        """The text of `settings.stop` that ended the answer; empty if something else did."""
         return self._ending.word
 
     @property

@@ -110,7 +110,6 @@ def create_app(settings: ServeSettings, backend: Backend) -> FastAPI:
 
 
 def _reload(reloads: Sequence[Callable[[], object]]) -> None:
-    """Handle SIGHUP: read the keys and open the access log again. An invalid file changes nothing."""
     for reload in reloads:
         try:
             reload()
@@ -212,7 +211,6 @@ def _operation(operation: Schema, schemas: Mapping[str, Schema]) -> Iterator[Htm
 
 
 def _fields(schema: Schema) -> Iterator[Html]:
-    """A table of an object's fields: those with a type, then those that are accepted without an effect."""
     properties, required = schema.get("properties", {}), set(schema.get("required", ()))
     own, foreign = [], []
     for name, field in properties.items():
@@ -236,7 +234,6 @@ def _about(field: Schema) -> str:
 
 
 def _kind(schema: Schema) -> Html:
-    """The values that a schema allows. Null stands for a field's absence and is not mentioned."""
     if "$ref" in schema:
         name = _name(schema)
         return element("a", name, href=f"#{name}")

@@ -119,7 +119,6 @@ class StreamedAnswer(AsyncIterator[Piece]):
 
     @property
     def news(self) -> bool:
-        """Whether `take` has something to return."""
         return self.error is not None or self.text.waiting
 
     def take(self) -> Piece:
@@ -167,7 +166,6 @@ class StreamedAnswer(AsyncIterator[Piece]):
             self.on_news()
 
     def settle(self) -> None:
-        """Note the end of the answer, for whatever reason."""
         self._deadline.cancel()
         self.tell()
 
@@ -239,13 +237,10 @@ class Backend(Admission):
             answer.tell()
 
     def feed_prompt(self, number: int, scored: Sequence[ChosenToken] = (), mean: bytes | None = None) -> None:
-        """Take the ids of a prompt but the first, with their log-probabilities, or the `mean` of its last hidden states
-        in little-endian FP32 numbers."""
         if number in self.answers:
             self.answers[number].scored, self.answers[number].mean = scored, mean
 
     def feed_error(self, number: int, message: str, status: int = 500) -> None:
-        """End an answer that the engine could not compute; status 400 if the request was the reason."""
         if (answer := self.answers.pop(number, None)) is not None:
             self.fail(answer, ApiError(status, message, code="engine_error" if status == 500 else None))
 
@@ -264,7 +259,6 @@ class Backend(Admission):
             self.fail(answer, error)
 
     def forget(self, answer: StreamedAnswer) -> None:
-        """Drop an answer, here and in the engine."""
         if self.answers.pop(answer.number, None) is not None:
             self._cancel(answer)
 

@@ -63,7 +63,6 @@ class EngineProcess:
         return engine
 
     def send(self, value: Any) -> None:
-        """Send a message. Does nothing if the process has ended."""
         data = packed(value)
         self.writer.write(LENGTH.pack(len(data)) + data)
 
@@ -127,7 +126,6 @@ class EngineBackend(Backend):
             await asyncio.sleep(pause)
 
     async def _serve(self) -> int | None:
-        """One process from its start to its end; its exit status, None if it had to be ended."""
         begun, self._begun = self._begun, None
         options = self.settings.generator_options()
         self.engine = await (EngineProcess.start(options) if begun is None else EngineProcess.of(*begun))

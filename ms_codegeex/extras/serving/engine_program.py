@@ -86,8 +86,6 @@ class EngineLoop:
             request.ends = ends(Continuation(self.generator.tokenizer, ids), ending, IndentStop(indent))
 
     def _begin_formed(self) -> None:
-        """Begin the requests whose grammars have been compiled. Compiling takes up to a second, and the other requests
-        do not wait for it."""
         for number, (compiled, message) in list(self.forming.items()):
             if not compiled.done():
                 continue
@@ -232,7 +230,6 @@ def _run_forked(
 
 
 def main(descriptor: int, parent: int) -> int:
-    """Serve the connection at a descriptor. Its first message names the model."""
     connection = Connection(descriptor)
     return answer_requests(connection, lambda: _loaded(**receive(connection)), parent)
 

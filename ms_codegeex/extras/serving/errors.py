@@ -132,15 +132,12 @@ def of_validation(errors: list[Mapping[str, Any]], body: Any = None) -> ApiError
 
 
 def _paths(routes: Sequence[Any]) -> Iterator[str]:
-    """The paths of routes, and of those in routers. The description of the API has them too, but takes a second."""
     for each in routes:
         inner = getattr(each, "original_router", None)  # where FastAPI keeps an included router
         yield from [each.path] if inner is None else _paths(inner.routes)
 
 
 def _remedy(path: str, known: Sequence[str]) -> str:
-    """What to do about a wrong path; empty if it is like none. Base addresses lack `/v1`, have it twice, or have more
-    in front of it, as Azure's have."""
     bare = re.sub("^(/v1)+(?=/v1/)|/$", "", path)
     for pattern, (what, route) in OTHER_APIS.items():
         if re.fullmatch(pattern, bare) and bare not in known:

@@ -36,7 +36,6 @@ class ForeignField:
         return bool(self.unused) and not self.needed(body)
 
     def needed(self, body: Mapping[str, Any]) -> list[str]:
-        """The fields of a request with which this one has an effect."""
         return [name for name, values in self.unused.items() if not _among(body.get(name), values)]
 
     def refusal(self, body: Mapping[str, Any]) -> str:

@@ -156,7 +156,6 @@ class Guard:
 
 
 def _client(scope: Scope) -> tuple[str, int]:
-    """The client's address, without a name if X-Forwarded-For holds anything else."""
     host, port = scope.get("client") or ("", 0)
     try:
         return str(ipaddress.ip_address(host)), port

@@ -90,7 +90,6 @@ class SuffixTrimmer(TextFilter):
         return self._original(said, len(text) - overlap(text, self._suffix))
 
     def _unified(self, piece: str, last: bool = False) -> str:
-        """The piece with `\\n` at the end of each line. A `\\r` at its end waits for the next one."""
         piece = self._carriage + piece
         self._carriage = "\r" if piece.endswith("\r") and not last else ""
         piece, gone = piece[: len(piece) - len(self._carriage)], 0
@@ -106,7 +105,6 @@ class SuffixTrimmer(TextFilter):
 
 
 def suffix_ids(model: ServedModel, suffix: str) -> list[int]:
-    """Ids of a suffix for a model with sentinels, without the end that no context has room for."""
     return model.tokenizer.encode_inside(suffix[: model.max_characters])
 
 
@@ -142,5 +140,4 @@ def infill_prompt(
 
 
 def infill_filter(model: ServedModel, suffix: str, *others: TextFilter) -> TextFilter:
-    """The filter of an answer: `others`, then for a model without sentinels trimming."""
     return Filters(*others, *([] if model.sentinels is not None else [SuffixTrimmer(suffix)]))

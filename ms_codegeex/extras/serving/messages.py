@@ -37,7 +37,6 @@ def receive(connection: Connection) -> Any:
 
 
 def settings_values(settings: SamplingSettings) -> dict[str, Any]:
-    """The settings that the engine needs: the server handles the number of answers."""
     return {**asdict(settings), "n": 1}
 
 

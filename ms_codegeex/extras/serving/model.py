@@ -42,7 +42,6 @@ class ServedModel:
 
     @property
     def scheme(self) -> str:
-        """The scheme of its tag lines, or its family."""
         return self.tags or self.family
 
     @property
@@ -51,12 +50,10 @@ class ServedModel:
 
     @property
     def infill(self) -> str:
-        """How a suffix is treated: "trained" or "prefix-only"."""
         return PREFIX_ONLY if self.sentinels is None else TRAINED
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """Names of the languages that requests may name: those of its tag lines, else CodeGeeX's."""
         return tuple(language.name for language in languages("codegeex2" if self.scheme == "codegeex2" else "codegeex"))
 
     def tagged(self, prompt: str, language: str | None) -> str:
@@ -86,16 +83,13 @@ class ServedModel:
         return self.checked(self.begun(ids), room=room, field=field, remedy=remedy)
 
     def truncated(self, ids: Sequence[int], room: int) -> list[int]:
-        """At most `room` ids of a text, without its start if that is necessary."""
         return self.tokenizer.truncate_text(ids, anchored(len(ids), room))
 
     def begun(self, ids: list[int]) -> list[int]:
-        """Ids of a text; those of the start of a document if it is empty."""
         return ids or [self.tokenizer.eos_id]
 
     @cached_property
     def max_characters(self) -> int:
-        """The length of the longest text that can fit into the context."""
         return self.context * max(map(len, self.tokenizer.pieces))
 
     def checked(
@@ -121,13 +115,10 @@ class ServedModel:
 
 
 def step_of(room: int) -> int:
-    """The number of tokens in whose multiples a text longer than `room` loses its start."""
     return max(1, min(STEP, room // 8))
 
 
 def anchored(length: int, room: int) -> int:
-    """How much of the end of a text of this length is used where there is `room`. The start moves in steps, not with
-    every token: until it moves, what is computed already can be used."""
     return length - max(0, -((room - length) // step_of(room))) * step_of(room)
 
 
@@ -141,7 +132,6 @@ def open_models(settings: ServeSettings) -> tuple[LoadedModel, list[ServedModel]
 
 
 def described_model(model: LoadedModel, path: Path, name: str = "") -> ServedModel:
-    """The model that was opened from `path`, by the name of its directory unless another is given."""
     return ServedModel(
         name or Path(path).resolve().name,
         model.family.name,
@@ -155,7 +145,6 @@ def described_model(model: LoadedModel, path: Path, name: str = "") -> ServedMod
 
 
 def with_adapter(model: ServedModel, name: str, path: Path) -> ServedModel:
-    """The model with an adapter, which may state how it was tuned."""
     known = adapter_description(path)
     return replace(
         model,

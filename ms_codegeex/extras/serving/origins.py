@@ -57,7 +57,6 @@ def _pattern(entry: str, given: str, keys: bool) -> str:
 
 
 def _host(host: str, web: bool) -> str:
-    """The hosts of an entry as a regular expression; empty if there are none."""
     if host.startswith("["):
         try:
             return re.escape(f"[{ipaddress.IPv6Address(host[1:-1]).compressed}]")

@@ -93,7 +93,6 @@ class TaskPrompt:
     comment: Comment | None = None
 
     def text_filter(self) -> TextFilter:
-        """Makes the answer of the continuation, which ends at `stop` and `rule`."""
         inner = [CommentText(self.comment)] if self.comment else []
         return Filters(*inner, opening=self.opening, closing=self.closing)
 
@@ -128,11 +127,9 @@ class UserCode:
 
     @property
     def tag(self) -> str:
-        """The family's tag line with its newline; empty if it has none."""
         return tag_line(self.family, self.language.name)
 
     def remark(self, english: str, chinese: str) -> str:
-        """A comment in the user's language."""
         text = chinese if self.locale == "zh" else english
         return " ".join(part for part in (self.comment.sign, text, self.comment.closer) if part)
 
@@ -195,7 +192,6 @@ def _docstring(source: UserCode) -> TaskPrompt:
 
 
 def _signature(lines: list[str]) -> int:
-    """The number of lines in the header of the first function or class, including decorators; 0: there is none."""
     begun = False
     for count, line in enumerate(lines, 1):
         begun = begun or re.match(r"\s*(async\s+def|def|class)\b", line) is not None
@@ -235,8 +231,6 @@ def fixed(source: UserCode) -> TaskPrompt:
 
 
 def sql(source: UserCode) -> TaskPrompt:
-    """An SQL statement from a request in words. Published: an example of CodeGeeX2's demo, the request in comments
-    below the tag line."""
     request = "\n".join(f"-- {line.strip()}" for line in source.code.split("\n") if line.strip())
     return TaskPrompt(f"{source.tag}{request}\n", ("\n--", "\n\n"))
 

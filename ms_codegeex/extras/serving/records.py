@@ -46,7 +46,6 @@ class RequestRecord:
     ended: float = 0.0
 
     def described(self) -> dict[str, Any]:
-        """The values of the log line, without the texts of prompts."""
         return {
             "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
             "request": self.id,
@@ -146,5 +145,4 @@ class Metrics(Collector):
         self._seconds.labels(record.route).observe(record.ended - record.began)
 
     def text(self) -> bytes:
-        """All measurements in Prometheus' text format."""
         return generate_latest(self.registry)

@@ -196,7 +196,6 @@ class AnswerPlan:
 
 
 def event(value: Any) -> bytes:
-    """One event with a JSON object."""
     return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n\n"
 
 
@@ -327,27 +326,22 @@ class Responder:
         }
 
     def choice(self, answer: StreamedAnswer, piece: Piece, number: int, index: int) -> dict[str, Any]:
-        """A complete answer as an entry of `choices`; `number` counts in the plan, `index` in the response."""
         raise NotImplementedError
 
     def delta(self, answer: StreamedAnswer, piece: Piece, number: int) -> dict[str, Any]:
-        """A piece of a streamed answer as an entry of `choices`."""
         return self.choice(answer, piece, number, number)
 
     def opening(self, number: int) -> dict[str, Any] | None:
         """A choice of an event before the first piece of an answer."""
 
     def selected(self, pieces: Sequence[Piece]) -> Sequence[int]:
-        """The numbers of the answers that are given, in their order."""
         return range(len(pieces))
 
     def usage(self, completion: int) -> dict[str, int]:
-        """The usage of the whole request."""
         prompt = sum(map(len, self.plan.prompts))
         return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
     def limit(self, number: int) -> dict[str, int]:
-        """What an answer says about `max_tokens`: the number that fits into the context, if that is smaller."""
         room = self.plan.model.context - len(self.plan.prompts[number // self.plan.count])
         return {"max_tokens": room} if room < (self.plan.max_tokens or 0) else {}
 
@@ -377,7 +371,6 @@ class Responder:
         yield DONE
 
     def failure(self, error: ApiError) -> bytes:
-        """The last event of a streamed response that failed."""
         return event(error.body())
 
 

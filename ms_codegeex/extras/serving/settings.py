@@ -109,7 +109,6 @@ class ServeSettings(EngineOptions):
             raise UserError(f"--host: {why}; give --api-key-file FILE, or --host 127.0.0.1")
 
     def generator_options(self) -> dict[str, Any]:
-        """What the engine's process is told: options of a `Generator`, `prefix_bytes` and `mixed_rows`, as JSON."""
         return {
             **{each.name: getattr(self, each.name) for each in fields(EngineOptions)},
             "model": str(self.model),

@@ -147,8 +147,6 @@ def _moved(value: Any, place: str, depth: int = 0) -> Any:
 
 
 def _closed(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema that names an object's properties, without others if it says nothing of them: a function could not take
-    them, and a model may add them without end."""
     others = {"$ref", "allOf", "anyOf", "oneOf", "if", "patternProperties", "unevaluatedProperties", "minProperties"}
     named, required = schema.get("properties"), schema.get("required", [])
     if schema.keys() & others or not isinstance(named, dict) or any(each not in [*named] for each in required):
@@ -183,8 +181,6 @@ def _read(text: str) -> Any:
 
 
 def _object(text: str) -> str:
-    """The JSON object that a text begins with, or the whole text if the object does not end. Our reader refuses some
-    that a grammar allows, such as those with a number of very many digits."""
     depth, quoted, escaped = 0, False, False
     for place, letter in enumerate(text):
         if quoted:

@@ -98,7 +98,6 @@ class _EarlyEnd(Exception):
 
 
 def archive_kind(name: str) -> str | None:
-    """`jsonl`, `parquet` or `arrow` for a file name with one of `ENDINGS` in any case, otherwise None."""
     name = name.lower()
     return next((kind for ending, kind in ENDINGS.items() if name.endswith(ending)), None)
 
@@ -158,7 +157,6 @@ def first_record(path: Path | RemotePath) -> dict[str, Any] | None:
 
 
 def _parse(line: bytes) -> dict[str, Any] | BadInput:
-    """The JSON object in a line. Numbers that Python refuses and objects nested too deeply are invalid, too."""
     try:
         record = parse_json(line, data=True)
     except MalformedText as problem:
@@ -196,7 +194,6 @@ def line_parts(path: Path | RemotePath, size: int, part_bytes: int = PART_BYTES)
 
 
 def _holds_lines(stream: BinaryIO, name: str) -> bool:
-    """Whether a JSON file looks like JSON lines, by its first block; leaves the stream at its beginning."""
     try:
         return _VALUES.match(next(_blocks(name)(stream), b"")) is None
     except _EarlyEnd:  # reported when the file is read
@@ -240,7 +237,6 @@ def read_lines(
 
 
 def _part_lines(stream: BinaryIO, name: str, part: ArchivePart, limit: int) -> Iterator[bytes | BadInput]:
-    """The lines of a part, empty ones included."""
     if part.span is None:
         head = stream.read(4)
         stream.seek(0)
@@ -275,13 +271,11 @@ def _part_lines(stream: BinaryIO, name: str, part: ArchivePart, limit: int) -> I
 
 
 def _blocks(name: str) -> Callable[..., Iterator[bytes]]:
-    """A function that reads the unpacked blocks of a stream, for a file of this name."""
     packed = next((ending for ending in _PACKED if name.endswith(ending)), None)
     return functools.partial(_pieces, size=_BLOCK) if packed is None else functools.partial(_unpack, packed=packed)
 
 
 def _pieces(stream: BinaryIO, size: int, end: int | None = None) -> Iterator[bytes]:
-    """The rest of a stream, up to the offset `end` if one is given."""
     while data := stream.read(size if end is None else min(size, end - stream.tell())):
         yield data
 
@@ -303,7 +297,6 @@ class _RecordBuffer:
 
     @property
     def head(self) -> bytes:
-        """How it begins."""
         return b"".join(self._pieces)[:_HEAD]
 
     def take(self, last: bytes = b"") -> bytes | BadInput:
@@ -383,7 +376,6 @@ def _elements(blocks: Iterable[bytes], limit: int) -> Iterator[bytes | BadInput]
 
 
 def _structure(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, int, bytes]]:
-    """The brackets and commas outside of strings: block, offset after the sign, and the sign, "" at a block's end."""
     string = escaped = False
     for block in blocks:
         # Without escaped characters, each quote begins or ends a string.
@@ -401,7 +393,6 @@ def _structure(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, int, bytes]]:
 
 
 def _unpack(stream: BinaryIO, packed: str, end: int | None = None) -> Iterator[bytes]:
-    """The unpacked blocks of compressed members up to the offset `end`; what can be recovered of a truncated file."""
     from isal import isal_zlib
     from zstandard import ZstdDecompressor, ZstdError
 
@@ -431,7 +422,6 @@ def _unpack(stream: BinaryIO, packed: str, end: int | None = None) -> Iterator[b
 
 
 def _zstd_frames(stream: BinaryIO) -> Iterator[int]:
-    """The end of each independently compressed frame, as the headers say, up to the first data that is not a frame."""
     import zstandard
 
     while head := stream.read(_MAX_HEADER_BYTES):
@@ -457,7 +447,6 @@ def _zstd_frames(stream: BinaryIO) -> Iterator[int]:
 
 
 def _gzip_blocks(stream: BinaryIO) -> Iterator[int]:
-    """The end of each block of `bgzip`, up to the first data that is not one."""
     while data := stream.read(_GZIP_BLOCK.size):
         magic, extra, name, length, rest = _GZIP_BLOCK.unpack(data)
         if magic != b"\x1f\x8b\x08\x04" or (name, length) != (b"BC", 2) or extra < 6 or rest < _GZIP_BLOCK.size:
@@ -583,7 +572,6 @@ def _unpacked_size(message: Any) -> int:
 
 
 def _faults() -> tuple[type[Exception], ...]:
-    """The exceptions of pyarrow for damaged files and for values that Python cannot represent."""
     import pyarrow
 
     known = (OSError, KeyError, ValueError, OverflowError, RecursionError, struct.error, IndexError)

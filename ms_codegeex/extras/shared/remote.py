@@ -69,30 +69,24 @@ class RemotePath:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The URL scheme, then the names in it."""
         scheme, _, rest, _ = _divided(self.url)
         return (f"{scheme}://", *(name for name in rest.split("/") if name))
 
     @property
     def name(self) -> str:
-        """The last name."""
         return self.parts[-1]
 
     @property
     def parent(self) -> RemotePath:
-        """The directory that this is in."""
         return RemotePath(self.url.removesuffix(f"?{_divided(self.url)[3]}").rpartition("/")[0])
 
     def relative_to(self, base: RemotePath) -> PurePosixPath:
-        """The names after those of `base`."""
         return PurePosixPath(*self.parts[len(base.parts) :])
 
     def is_relative_to(self, other: object) -> bool:
-        """Whether this is in the directory `other`; never in a local one."""
         return isinstance(other, RemotePath) and self.parts[: len(other.parts)] == other.parts
 
     def exists(self) -> bool:
-        """Whether it can be found."""
         with _as_user_errors(self):
             return bool(_request(self, lambda filesystem, path: filesystem.exists(path)))
 
@@ -114,7 +108,6 @@ class RemotePath:
 
 
 def _divided(url: str) -> tuple[str, str, str, str]:
-    """Scheme, user with password, host with path, and the query, which only `http(s)://` has."""
     scheme, _, rest = url.partition("://")
     rest, _, query = rest.partition("?") if scheme.lower() in ("http", "https") else (rest, "", "")
     match = _USER.match(rest)
@@ -155,7 +148,6 @@ def _line(error: BaseException, location: RemotePath) -> str:
 
 
 def _hidden(text: str, location: RemotePath) -> str:
-    """`text`, in which a library may quote the URL, without its user, password and query."""
     _, user, _, query = _divided(location.url)
     secret = {user, *user.split(":", 1), query, *(value for _, value in parse_qsl(query))}
     secret = {form for item in secret for form in (item, unquote(item), quote(item, safe="")) if form}
@@ -217,7 +209,6 @@ def list_files(root: RemotePath) -> list[tuple[RemotePath, int, int]]:
 
 
 def _version(entry: dict[str, Any]) -> int:
-    """A number for a version of a file: from its hash if the store has one, or else from its time."""
     known = {name: str(entry[name]) for name in (*_HASHES, *_TIMES) if entry.get(name) is not None}
     return int.from_bytes(bytes.fromhex(json_digest(known)[:14]), "little")
 

@@ -26,7 +26,6 @@ class AnswerPart(NamedTuple):
 
 
 def address(url: str) -> str:
-    """The address to which the routes are added, of one that may end in a route."""
     return url.rstrip("/").removesuffix("/completions").removesuffix("/chat")
 
 

@@ -48,11 +48,9 @@ class RemoteModel:
         self.name, self.chat = found["id"], bool(found.get("chat")) or not self.extended
 
     def complete(self, settings: SamplingSettings, request: Mapping[str, Any]) -> Iterator[AnswerPart]:
-        """Continue the `prompt` of a request. Fields that are None are left out."""
         return self._stream("completions", request, settings)
 
     def converse(self, settings: SamplingSettings, messages: Sequence[tuple[str, str]]) -> Iterator[AnswerPart]:
-        """Answer the last of (role, content) messages."""
         body = {"messages": [{"role": role, "content": content} for role, content in messages]}
         return self._stream("chat/completions", body, settings)
 
@@ -90,6 +88,5 @@ class RemoteModel:
 
 
 def _reason(error: openai.APIStatusError) -> str:
-    """The server's own message, if there is one; for a text that is too long, with the remedy of the terminal."""
     message, remedy = server_answers.reason(error), TOO_LONG.get(error.param or "")
     return f"{message.partition(';')[0]}; {remedy}" if remedy and error.code == "context_length_exceeded" else message

@@ -80,7 +80,6 @@ class CodeGeeXConfig(PretrainedConfig):
 
 
 def _room(cache: Any) -> int:
-    """For how many tokens a static cache has room; 0 for a cache that grows, and for none."""
     if cache is None or not getattr(cache, "is_compileable", True):
         return 0
     room = cache.get_max_cache_shape() if hasattr(cache, "get_max_cache_shape") else cache.get_max_length()
@@ -244,7 +243,6 @@ class CodeGeeXModel(CodeGeeXPreTrainedModel):
         return visible
 
     def _layer(self, layer: nn.Module, *arguments: Any) -> tuple[Tensor, Tensor | None]:
-        """One layer; with gradient checkpointing, it is computed again in the backward pass."""
         if self.gradient_checkpointing and self.training:
             return self._gradient_checkpointing_func(layer.__call__, *arguments)
         return layer(*arguments)

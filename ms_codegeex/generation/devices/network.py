@@ -69,15 +69,12 @@ class Devices:
             raise
 
     def choose(self, rows: Rows) -> np.ndarray:
-        """As in `Network`."""
         return self._run("choose", rows)
 
     def score(self, rows: Rows) -> np.ndarray:
-        """As in `Network`."""
         return self._run("score", rows)
 
     def hidden(self, begin: int, end: int) -> np.ndarray:
-        """As in `Network`."""
         return self._ask({"do": "hidden", "with": [begin, end]})[0]
 
     def _run(self, what: str, rows: Rows) -> np.ndarray:
@@ -85,27 +82,21 @@ class Devices:
         return self._ask({"do": what}, arrays)[0]
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """As in `Network`."""
         self._ask({"do": "copy", "with": [source, target, length]})
 
     def cache_bytes(self, length: int) -> int:
-        """As in `Network`, of all devices together."""
         return length * self._position_bytes
 
     def save(self, number: int, slot: int, length: int) -> None:
-        """As in `Network`: each device keeps its share."""
         self._ask({"do": "save", "with": [number, slot, length]})
 
     def restore(self, number: int, slot: int, length: int) -> None:
-        """As in `Network`."""
         self._ask({"do": "restore", "with": [number, slot, length]})
 
     def forget(self, number: int) -> None:
-        """As in `Network`."""
         self._ask({"do": "forget", "with": [number]})
 
     def _ask(self, head: Mapping[str, Any], arrays: Sequence[np.ndarray] = ()) -> list[np.ndarray]:
-        """Send a request to all processes and return the first one's answer. The others get only three arrays."""
         if not self.close.alive:
             raise NetworkLost("generation: the devices' processes have ended; load the model again")
         try:
@@ -151,7 +142,6 @@ class _Processes:
                 self.tell(rank, {**job, "rank": rank, "memory": memory})
 
     def _start_scheduler(self, ranks: int) -> list[dict[str, str]]:
-        """Start MindSpore's scheduler. Returns the environment with which each process finds the others."""
         with socket.socket() as chosen:
             chosen.bind(("127.0.0.1", 0))
             port = chosen.getsockname()[1]
@@ -162,8 +152,6 @@ class _Processes:
     def _start(
         self, label: str, arguments: Sequence[str], environment: Mapping[str, str], keep: Sequence[int]
     ) -> subprocess.Popen[bytes]:
-        """Start a process. It ends when its standard input is closed, so it does not outlive this program. Signals from
-        the terminal do not reach it."""
         program = (CUDA, PROGRAM) if device_target() == "GPU" and arguments else (PROGRAM,)
         spec = python_process(label, ("-m", *program, *arguments), Path(self._directory.name), environment)
         with open(spec.log, "wb") as log:

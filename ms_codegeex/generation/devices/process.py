@@ -28,7 +28,6 @@ from ms_codegeex.generation.targets import open_network
 
 
 def _end_with_input() -> None:
-    """End this process, whatever it is doing, when the other end of its standard input is closed."""
     poll = select.poll()
     poll.register(0, 0)  # only the hang-up is reported
     poll.poll()

@@ -103,7 +103,6 @@ class Library:
         self._library.use_threads(threads)
 
     def blocks(self, bits: int, activation_bits: int) -> bool:
-        """Whether products of these bits need a matrix in blocks."""
         wanted = {4: True, 8: self._library.eight_in_blocks() == 1}
         return activation_bits < 32 and wanted.get(bits, False)
 
@@ -231,12 +230,10 @@ def _factors(factors: Sequence[LoraTerm | None], packed: PackedMatrix) -> tuple[
 
 
 def exchange_bytes(ranks: int) -> int:
-    """Memory for exchanges between this many processes."""
     return LINE_BYTES * ranks + 2 * ranks * PART_FLOATS * 4
 
 
 def cache_shapes(heads: AttentionSizes) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The shapes of keys, in blocks of 16 positions, and of values, with channels rounded up to 16."""
     blocks, depth = -(-heads.capacity // 16), -(-heads.size // 16) * 16
     return (heads.slots, heads.groups, blocks, heads.size, 16), (heads.slots, heads.groups, 16 * blocks, depth)
 

@@ -34,7 +34,6 @@ NORM, QUERY, BLOCKS = "norm", "lookup", "blocks"  # operators of the last stage
 
 
 def without_operators(config: DecoderConfig) -> list[str]:
-    """The layers of a family's block that the operators do not compute; a family with any needs MindSpore."""
     norms = norms_of(config.table.block)
     return [layer.name for layer in config.table.block if layer not in norms[:2] and layer.name not in PRODUCTS]
 
@@ -78,7 +77,6 @@ class KernelNetwork:
         self._head = self._matrix(output.name) if tied is None else library.matrix(tied)
 
     def _last_stage(self) -> Iterator[tuple[str, list[Registration]]]:
-        """The operators of the last stage but for the head. The table of queries comes before the block that asks."""
         for layer in self.config.table.last:
             prefix, inside, name = layer.name.partition(".")
             if layer.role is VOCABULARY:
@@ -91,7 +89,6 @@ class KernelNetwork:
                 yield BLOCKS, [self._block(prefix)]
 
     def _matrix(self, name: str, activation: str = "none") -> Registration:
-        """The product with a layer's weight, its bias and its adapters."""
         own = self.weights.bits or 32
         bits = self.sizes.activation_bits if own <= 8 else 32
         packed = self.weights.packed(f"{name}.weight", self.library.blocks(own, bits))
@@ -105,7 +102,6 @@ class KernelNetwork:
         return self.library.norm(self.weights.vector(f"{name}.weight"), bias, self.config.norm_epsilon)
 
     def _block(self, prefix: str) -> Registration:
-        """The block of that name. Without a second norm, the feed-forward part reads what the attention reads."""
         inside = self.config.table.block
         first, *second = (self._norm(f"{prefix}.{layer.name}") for layer in norms_of(inside))
         gated = any(layer.name == "feed_forward.gate" for layer in inside)
@@ -139,7 +135,6 @@ class KernelNetwork:
         return self.library.attention(heads, cos, sin, keys, values)
 
     def _run(self, operator: str, registrations: Sequence[Registration], *arrays: np.ndarray) -> np.ndarray:
-        """Run an operator; the last array is its result."""
         numbers = np.array([each.number for each in registrations], np.int64)
         self.library.run(operator, *arrays[:-1], numbers, arrays[-1])
         return arrays[-1]
@@ -194,7 +189,6 @@ class KernelNetwork:
         return out
 
     def hidden(self, begin: int, end: int) -> np.ndarray:
-        """As in `Network`."""
         return self._hidden[begin:end]
 
     def copy(self, source: int, target: int, length: int) -> None:
@@ -205,12 +199,10 @@ class KernelNetwork:
             values[target, :, :length] = values[source, :, :length]
 
     def cache_bytes(self, length: int) -> int:
-        """As in `Network`."""
         blocks = -(-length // 16)
         return blocks * sum(keys[0, :, 0].nbytes + values[0, :, :16].nbytes for keys, values in self._caches)
 
     def save(self, number: int, slot: int, length: int) -> None:
-        """As in `Network`."""
         blocks = -(-length // 16)
         self._saved[number] = [
             (keys[slot, :, :blocks].copy(), values[slot, :, : 16 * blocks].copy()) for keys, values in self._caches
@@ -224,5 +216,4 @@ class KernelNetwork:
             values[slot, :, :length] = old_values[:, :length]
 
     def forget(self, number: int) -> None:
-        """As in `Network`."""
         del self._saved[number]

@@ -79,5 +79,4 @@ build_config = partial(from_preset, CodeGeeXConfig, PRESETS, "13b")
 
 
 def default_tokenizer(preset: str | float | None) -> str:
-    """Name of the tokenizer that a corpus for this preset is prepared with."""
     return "codegeex"

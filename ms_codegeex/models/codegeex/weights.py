@@ -56,7 +56,6 @@ _TRANSFORMER = ("module", "language_model", "transformer")
 
 
 def _fused(layer: str, foreign: str, *parts: str) -> tuple[Entry, ...]:
-    """Linear layers whose rows one foreign tensor stacks, and the same for their biases."""
     return tuple(
         Entry(tuple(f"{layer}.attention.{part}.{kind}" for part in parts), (*_TRANSFORMER, f"{foreign}.{kind}"), STACK)
         for kind in _KINDS
@@ -107,7 +106,6 @@ def _limits(config: Any) -> list[str]:
 
 
 def _read(config_json: Mapping[str, Any]) -> Mapping[str, Any]:
-    """With `num_hidden_layers` of the blocks alone, as in older files, which have no `top_query_layers`."""
     layers = config_json.get("num_hidden_layers")
     if type(layers) is not int or "top_query_layers" not in config_json:
         return config_json

@@ -57,7 +57,6 @@ class CodeGeeX2Config(DecoderConfig):
 
     @property
     def rotary_base(self) -> float:
-        """10,000 times `rope_ratio`."""
         return 10_000.0 * self.rope_ratio
 
     def validate(self) -> None:
@@ -84,5 +83,4 @@ build_config = partial(from_preset, CodeGeeX2Config, PRESETS, "6b")
 
 
 def default_tokenizer(preset: str | float | None) -> str:
-    """Name of the tokenizer. The user supplies its directory; this package contains none."""
     return "codegeex2"

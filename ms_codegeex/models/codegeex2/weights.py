@@ -29,7 +29,6 @@ _TABLE = "transformer.embedding.word_embeddings.weight"
 
 
 def _block(name: str, *ours: str) -> Entry:
-    """A tensor of a layer; the rows of several of ours are stacked in it."""
     packing = STACK if len(ours) > 1 else COPY
     return Entry(tuple(f"blocks.{{i}}.{own}" for own in ours), f"{_LAYER}.{name}", packing)
 
@@ -50,7 +49,6 @@ _BUFFERS = (r"transformer\.rotary_pos_emb\.inv_freq",)
 
 
 def _mindspore(table: str) -> tuple[Entry, ...]:
-    """MindFormers' names: those of the PyTorch side except the embedding's, which was renamed between its versions."""
     return renamed(_PYTORCH, lambda name: f"transformer.embedding.{table}" if name == _TABLE else name)
 
 

@@ -51,13 +51,10 @@ class CodeGenConfig(DecoderConfig):
 
     @property
     def table_std(self) -> float:
-        """Standard deviation of the initial word table (JAXformer)."""
         return 1 / math.sqrt(self.vocab_size)
 
     @property
     def residual_std(self) -> float:
-        """Standard deviation of initial weights that write into the residual stream: the release scales them by depth
-        (JAXformer)."""
         return 2 / (self.num_layers * math.sqrt(self.hidden_size))
 
 
@@ -78,6 +75,5 @@ build_config = partial(from_preset, CodeGenConfig, PRESETS, "350m-multi")
 
 
 def default_tokenizer(preset: str | float | None) -> str:
-    """Name of the tokenizer that a corpus for this preset is prepared with."""
     stage = str(preset or "").lower().rpartition("-")[2]
     return f"codegen-{stage if stage in STAGES else 'multi'}"

@@ -60,7 +60,6 @@ _BUFFERS = (
 
 
 def _mindspore(name: str) -> str:
-    """The name under which MindSpore's cells hold a parameter of the PyTorch side."""
     layer, _, kind = name.rpartition(".")
     if layer.endswith("wte"):
         return f"{layer}.embedding_table"
@@ -70,7 +69,6 @@ def _mindspore(name: str) -> str:
 
 
 def _complete(config_json: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The published files leave the feed-forward width null: it is four times the hidden size."""
     hidden = config_json.get("n_embd")
     if config_json.get("n_inner") is None and isinstance(hidden, int):
         return {**config_json, "n_inner": 4 * hidden}

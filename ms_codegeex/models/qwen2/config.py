@@ -51,12 +51,10 @@ class Qwen2CoderConfig(DecoderConfig):
 
     @property
     def table(self) -> ParameterTable:  # type: ignore[override]
-        """The parameters, with or without those of the head."""
         return TIED if self.tied_head else PARAMETERS
 
     @property
     def rotary_dim(self) -> int:
-        """All channels of a head."""
         return self.head_dim
 
     def rounded(self) -> Qwen2CoderConfig:
@@ -87,5 +85,4 @@ build_config = partial(from_preset, Qwen2CoderConfig, PRESETS, "7b")
 
 
 def default_tokenizer(preset: str | float | None) -> str:
-    """Name of the tokenizer. The user supplies its directory; this package contains none."""
     return "qwen2"

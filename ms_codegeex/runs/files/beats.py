@@ -57,7 +57,6 @@ class Beats(Callback):
         self._write()
 
     def carry(self, of: str, before: Path) -> None:
-        """Until this attempt has its own times, expect those that the one before has measured, if `of` is the same."""
         beat, self._of = read_beat(before), of
         self._carried = dict(beat.learnt) if beat and beat.of == of else {}
 
@@ -86,14 +85,12 @@ class Beats(Callback):
         self._timed = True
 
     def step(self, trainer: Any, record: StepRecord) -> None:
-        """A step has ended; what follows, such as writing the log, is not part of it."""
         self.enter("report")
 
     def leave(self, trainer: Any) -> None:
         self.enter("result")
 
     def _part_done(self, begins: bool = False) -> None:
-        """Keep how long a whole part took; what precedes the first part of a phase, or follows the last, is none."""
         now = time.monotonic()
         if self._timed and (phase := self._phases[-1]) in REGULAR:
             self._seconds[phase].append(now - self._last)
@@ -113,7 +110,6 @@ class Beats(Callback):
 
 
 def beat_name(environment: Mapping[str, str]) -> str:
-    """The name of the file of the process with these variables: its rank, or `scheduler`."""
     scheduler = environment.get("MS_ROLE") == "MS_SCHED"
     return f"{'scheduler' if scheduler else environment.get('RANK_ID', '0')}.json"
 

@@ -91,7 +91,6 @@ class Display:
         return self.bar
 
     def _describe(self, words: str) -> None:
-        """Show the bar with these words in front, and with as many figures as fit into the terminal."""
         bar = self._bar()
         bar.set_description_str(words, refresh=False)
         shown = {**bar.format_dict, "postfix": ""}

@@ -53,7 +53,6 @@ class SilentCheckWatch:
                         self.run.add_event("silent check", rank=int(rank), message=message)
 
     def _added(self, log: Path) -> bytes:
-        """The complete lines that were not read yet."""
         begin = self.read.get(log, 0)
         with contextlib.suppress(OSError):
             if log.stat().st_size > begin:

@@ -59,12 +59,10 @@ class History:
 
     @property
     def state(self) -> str:
-        """The reason of the last attempt."""
         return self.attempts[-1].reason if self.attempts else "not started"
 
     @property
     def step(self) -> int:
-        """The newest step that is still valid."""
         return self.log[-1]["step"] if self.log else 0
 
     @property
@@ -88,12 +86,10 @@ class History:
         return statistics.median(rates) if rates else None
 
     def last(self, key: str) -> float | None:
-        """The newest value of a key of the log that is not null."""
         return next((line[key] for line in reversed(self.log) if line.get(key) is not None), None)
 
     @property
     def watched(self) -> list[dict[str, Any]]:
-        """The profiles that were written, and what checks of the hardware have found."""
         return [event for event in self.events if event["event"] in WATCHED]
 
     @property
@@ -106,7 +102,6 @@ class History:
 
     @property
     def counts(self) -> Counter[str]:
-        """How often each event happened."""
         return Counter(event["event"] for event in self.events)
 
 
@@ -141,7 +136,6 @@ def clock(when: float) -> str:
 
 
 def words_of(event: Mapping[str, object]) -> str:
-    """The content of an event in one line."""
     shown = {k: v for k, v in event.items() if k not in ("event", "time", "attempt") and (v or k in ("rank", "best"))}
     return ", ".join(f"{k} {f'{v:.4g}' if isinstance(v, float) else v}" for k, v in shown.items())
 
@@ -154,7 +148,6 @@ def _step_seconds(log: Sequence[dict[str, Any]]) -> float | None:
 def _attempts(
     log: Sequence[dict[str, Any]], events: Sequence[dict[str, Any]], alive: float, now: float
 ) -> list[Attempt]:
-    """`alive`: the time of the run's last output."""
     starts = [event for event in events if event["event"] == "start"]
     silent = now - alive > max(SILENT_SECONDS, 10 * (_step_seconds(log) or 0.0))
     attempts = []

@@ -90,7 +90,6 @@ def read_events(path: Path) -> list[dict[str, Any]]:
 
 
 def read_steps(path: Path) -> list[int]:
-    """The steps in the events for the display."""
     return [event["step"] for event in _lines(path) if event.get("event") == "step" and _is_count(event.get("step"))]
 
 
@@ -100,7 +99,6 @@ def _obeys(record: Mapping[str, Any], required: _Rules, optional: _Rules) -> boo
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a file of JSON lines; others, and a line that a kill left incomplete, are skipped."""
     try:
         stream = open_regular(path)
     except FileNotFoundError:

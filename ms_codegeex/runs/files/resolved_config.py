@@ -15,7 +15,6 @@ from ms_codegeex.runs.files.run_directory import RunDirectory
 
 
 def write_config(run: RunDirectory, config: RunConfig) -> None:
-    """Write the resolved configuration: every default filled in, all paths absolute. `train --config` reads it."""
     with atomic_file(run.config) as temporary:
         temporary.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False), encoding="utf-8")
 

@@ -46,22 +46,18 @@ class RunDirectory:
     last_step = property(lambda self: self.path / "logs" / "last_step.json", doc="the step to stop after")
 
     def pytorch(self, family: str) -> Path:
-        """The exported nested PyTorch file."""
         return self.path / f"{family}.pt"
 
     @property
     def is_exported(self) -> bool:
-        """Whether the run has ended, including its exports: there is a summary, and it is no longer provisional."""
         return self.summary.is_file() and not read_json(self.summary).get("exporting")
 
     @property
     def attempt(self) -> int:
-        """The number of the last attempt, from 1; 0 before the first."""
         events = read_events(self.events)
         return events[-1]["attempt"] if events else 0
 
     def kept_logs(self, attempt: int) -> Path:
-        """The logs of an attempt that another has followed."""
         return self.logs / f"attempt-{attempt:04d}"
 
     def add_event(self, event: str, **content: Any) -> None:

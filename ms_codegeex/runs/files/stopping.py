@@ -42,7 +42,6 @@ class StopExit(SystemExit):
 
 
 def stop_at_once(number: int, _frame: object) -> None:
-    """A signal handler that ends the process as after a stop, but without saving."""
     raise StopExit(signal.Signals(number).name)
 
 
@@ -103,7 +102,6 @@ class LastStep:
 
     @property
     def requested(self) -> bool:
-        """Whether this rank decides and has found a request."""
         return self.leads and self.run.stop_request.exists()
 
     def reached(self, step: int) -> bool:
@@ -179,7 +177,6 @@ def set_doubtful_checkpoints_aside(run: RunDirectory) -> None:
 
 
 def _first_not_finite(run: RunDirectory, step: int) -> int:
-    """The first of the skipped steps that led to `step`."""
     for line in reversed(read_log(run.log)):
         if line["step"] == step - 1 and line["skipped"]:
             step -= 1

@@ -118,8 +118,6 @@ def left_out(config: RunConfig, run: RunDirectory) -> list[int]:
 
 
 def _result(trainer: Trainer, run: RunDirectory, held_out: Mapping[str, Sequences]) -> dict[str, Any]:
-    """The figures of the finished run. All losses are those of one checkpoint: the best one if the run keeps it,
-    otherwise the last. Every rank evaluates."""
     config, last, tokens = trainer.config, trainer.progress.step, trainer.progress.tokens
     best, exhausted = trainer.patience.best if config.training.patience else None, trainer.patience.exhausted
     kept = run.checkpoints / step_name(last)
@@ -166,7 +164,6 @@ def compiled_operators(config: RunConfig, callbacks: Sequence[Callback]) -> Path
 
 
 def _threads(variable: str) -> int:
-    """Threads of this process, which the launcher has set; all cores for what OpenMP alone understands."""
     return int(variable) if variable.isdecimal() and int(variable) else available_cores()
 
 

@@ -18,8 +18,6 @@ COPYING_THREADS = 4  # at most; one alone does not reach the speed of the memory
 
 
 def saves_in_background(background: bool, every: int | None, keep_best: bool) -> bool:
-    """Whether a run saves while its next steps compute, which needs memory for a copy of the state. A run that saves
-    only at its end or, rarely, by the clock does not."""
     return background and (bool(every) or keep_best)
 
 

@@ -161,7 +161,6 @@ class TensorBoard(Callback):
             self.flushed = time.monotonic()
 
     def step(self, trainer: Trainer, record: StepRecord) -> None:
-        """Write every figure of the step under its name."""
         self._attempt(trainer, lambda: self._write(record))
 
     def end(self, trainer: Trainer) -> None:
@@ -193,7 +192,6 @@ class LossPlot(Callback):
             self.every_seconds = max(self.every_seconds, DRAWING_SHARE * (self.drawn - began))  # a log grows
 
     def end(self, trainer: Trainer) -> None:
-        """Draw the complete curve, unless there is little time."""
         if not trainer.stopped:
             self._draw(trainer)
 
@@ -214,7 +212,6 @@ def plot_loss(log: Path, picture: Path) -> None:
 
 
 def _over_ranks(number: float) -> float:
-    """The sum of a number, exact in FP32, over all ranks; called by all of them."""
     import mindspore as ms
     from mindspore import Tensor, ops
 
@@ -236,7 +233,6 @@ class Votes:
 
 
 def _save_clock(config: RunConfig, writers: int) -> SaveClock | None:
-    """The clock of a run that does not say after which steps it saves."""
     if config.checkpoint.every is not None:
         return None
     sizes, lora = config.model.sizes, config.lora
@@ -245,7 +241,6 @@ def _save_clock(config: RunConfig, writers: int) -> SaveClock | None:
 
 
 def _job_name(config: RunConfig, rank: int) -> str:
-    """A random name for the saves of this job, the same on all ranks that write."""
     number = secrets.randbelow(2**24)
     return f"{int(_over_ranks(0 if rank else number)) if config.partitioned else number:06x}"
 

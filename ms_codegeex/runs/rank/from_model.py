@@ -10,7 +10,6 @@ from ms_codegeex.runs.rank.__main__ import Weights, main
 
 
 def weights_of_model(*of_the_run: Any) -> Weights:
-    """`start_of` the run, imported after MindSpore has been prepared for a GPU."""
     from ms_codegeex.runs.rank.weights import start_of
 
     return start_of(*of_the_run)

@@ -89,8 +89,6 @@ def woken() -> Iterator[None]:
 
 
 def _on_this_device(config: RunConfig) -> RunConfig:
-    """The configuration with the Ascend that was found, after checking its fused kernels again. Also sets the engine's
-    options that depend on both: the memory limit that the plan assumes, and graph-kernel fusion."""
     import mindspore as ms
 
     from ms_codegeex.config.chips import driver_hardware

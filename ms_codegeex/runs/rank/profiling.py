@@ -78,7 +78,6 @@ class Profile(Callback):
         return list(self.folder.glob("*_ascend_ms/ASCEND_PROFILER_OUTPUT/*"))
 
     def _report(self, trainer: Trainer, missing: int) -> None:
-        """Tell what was written; only rank 0 is heard."""
         steps, folder, self.first = f"{self.first}..{self.last}", self.folder.parent.name, 0
         trainer.event("profile", steps=steps, folder=folder, without_result=missing)
         if missing:
@@ -87,7 +86,6 @@ class Profile(Callback):
 
 
 def _started(config: RunConfig, folder: Path, steps: int) -> Any:
-    """A running `mindspore.profiler.profile` that records this many steps."""
     from mindspore import profiler
 
     activity, level = profiler.ProfilerActivity, config.profile.level

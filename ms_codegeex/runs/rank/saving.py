@@ -171,7 +171,6 @@ class Checkpoints(Callback):
     # -- a save ------------------------------------------------------------------------------------------------------
 
     def _save(self, trainer: Trainer) -> None:
-        """Begin to save; without `background` also wait for the end. A failed save does not end the run."""
         with trainer.phase("save"):
             if self.pending is not None and not self._finish_save(trainer):
                 return
@@ -210,7 +209,6 @@ class Checkpoints(Callback):
         self.pending = PendingSave(step, save, path, self.thread.submit(work))
 
     def _poll(self, trainer: Trainer) -> None:
-        """Record a save that has ended; after a failed one, learn or announce the step of the next try."""
         if self.pending is not None and self.pending.outcome.done():
             self._finish_save(trainer)
         waiting = self.pending or self.failed
@@ -228,7 +226,6 @@ class Checkpoints(Callback):
             self.next_try, self.failed = next_try, None
 
     def _finish_save(self, trainer: Trainer, last: bool = False) -> bool:
-        """Wait for the save that has begun, and record how it ended. Returns whether it was published."""
         pending, self.pending = self.pending, None
         try:
             saved = pending.outcome.result()
@@ -243,7 +240,6 @@ class Checkpoints(Callback):
         return True
 
     def _failed(self, trainer: Trainer, pending: PendingSave, error: UserError) -> None:
-        """Try again later: a full disk must not end a run before its last step."""
         again = trainer.progress.step + RETRY_STEPS
         self.due = True
         if self.writers.count == 1:

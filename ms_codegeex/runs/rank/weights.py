@@ -27,7 +27,6 @@ from ms_codegeex.training.first_values import first_values
 
 
 def absolute_weights(config: RunConfig) -> RunConfig:
-    """The configuration with the absolute paths of `model.weights` and `lora.weights`."""
     model, lora = (
         section if section.weights is None else replace(section, weights=str(Path(section.weights).absolute()))
         for section in (config.model, config.lora)
@@ -91,8 +90,6 @@ def check_weights(config: RunConfig, dataset: Path) -> str | None:
 
 
 def _changed(model: ModelConfig, source: Source) -> Iterator[str]:
-    """What the model computes in another way than the one that it starts from. Its end token is the dataset's, which
-    some models' configurations state differently from their tokenizers."""
     for name in (*NOT_OF_WEIGHTS, *(() if model.fresh_vocabulary else ("eos_token_id",))):
         here, there = (getattr(config, name, None) for config in (model.sizes, source.config))
         if here != there and name != "init_std":
@@ -102,8 +99,6 @@ def _changed(model: ModelConfig, source: Source) -> Iterator[str]:
 def _check_tokenizers(
     model: ModelConfig, where: str, theirs: Tokenizer | None, option: str, dataset: Path
 ) -> str | None:
-    """Compare the tokenizer of the model at `where` with the dataset's; a note if either is unknown. `option`: how
-    `prepare` takes it."""
     if model.fresh_vocabulary:
         return None
     record = read_info(dataset).get("tokenizer") or {}
@@ -129,7 +124,6 @@ def _check_tokenizers(
 
 
 def _starting_adapters(config: RunConfig, source: Source) -> Mapping[str, LazyTensor]:
-    """The tensors of `lora.weights`, which must be those that the run trains."""
     lora = config.lora
     if lora.weights is None:
         return {}
@@ -151,8 +145,6 @@ def _starting_adapters(config: RunConfig, source: Source) -> Mapping[str, LazyTe
 
 
 def _fitting_source(model: ModelConfig, ids: int = 0, say: Callable[[str], object] = print_once) -> Source:
-    """The model at `model.weights`. `ids`: how many of them the dataset has. `say` gets what the user has to
-    know; the ranks need not repeat what the command said before."""
     source = open_source(Path(str(model.weights)), say=say)
     _check_sizes(model, str(source.path), source.family.name, source.config, ids)
     return source

@@ -84,13 +84,11 @@ def resumed(config: RunConfig, run: RunDirectory) -> RunConfig:
 
 
 def _last_step(run: RunDirectory) -> int:
-    """The newest logged step; after a restart it may be below that of the previous attempt."""
     log = read_log(run.log)
     return log[-1]["step"] if log else 0
 
 
 def _reached(run: RunDirectory, before: int) -> int:
-    """The last step of the attempt, logged or not; `before` if it has made none."""
     if not run.progress.exists():
         return _last_step(run)
     steps = read_steps(run.progress)

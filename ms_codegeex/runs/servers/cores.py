@@ -21,7 +21,6 @@ SECONDS = 30.0  # for all answers of npu-smi
 
 
 def core_blocks(cores: Sequence[int], count: int) -> list[list[int]]:
-    """`count` blocks of neighbouring cores, equal in size, with the remainder unused; empty if there are too few."""
     size = len(cores) // count
     return [list(cores[i * size : (i + 1) * size]) for i in range(count)]
 
@@ -44,7 +43,6 @@ def listed_cores(text: str) -> list[int]:
 
 
 def usable_cores() -> list[int]:
-    """Numbers of the cores this process may use."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(available_cores()))
 
 
@@ -65,7 +63,6 @@ def cores_of_devices(devices: Sequence[int], cores: Sequence[int]) -> list[list[
 
 
 def _buses(devices: Sequence[int]) -> dict[int, str]:
-    """The PCI addresses of those devices that `npu-smi` knows; none if it lists others than the process sees."""
     if os.environ.get("ASCEND_RT_VISIBLE_DEVICES"):
         return {}
     buses, end = {}, time.monotonic() + SECONDS
@@ -81,7 +78,6 @@ def _buses(devices: Sequence[int]) -> dict[int, str]:
 
 
 def _node(bus: str) -> int | None:
-    """The NUMA node of a PCI address; None where the kernel knows none (-1)."""
     path = SYSFS / f"bus/pci/devices/{bus}/numa_node"
     try:
         node = int(path.read_text(encoding="ascii"))
@@ -91,7 +87,6 @@ def _node(bus: str) -> int | None:
 
 
 def _answer(end: float, *words: str) -> str:
-    """What `npu-smi` prints; nothing if it is missing, fails or takes until after `end`."""
     program = shutil.which("npu-smi")
     if program is None:
         return ""

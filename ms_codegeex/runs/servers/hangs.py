@@ -118,8 +118,6 @@ class HangWatch:
         return pulse.quiet >= max(QUIET_SECONDS, self.multiple * pulse.beat.usual)
 
     def _report(self, pids: Collection[int], waiting: bool = False) -> str:
-        """Where these processes are, after they have written their stacks. `waiting`: most of them wait for another
-        one; if one stands out, it is named."""
         logs = {pid: self.logs / f"worker_{rank}.log" for pid, rank in self.workers.ranks.items()}
         sizes = {pid: log.stat().st_size if log.exists() else 0 for pid, log in logs.items()}
         for pid in logs:
@@ -139,7 +137,6 @@ class HangWatch:
         return f"{verdict}{', '.join(names)}; {where}"
 
     def _standing_out(self, stacks: dict[int, list[re.Match[str]]]) -> int | None:
-        """The rank that the others wait for: it is the only one outside of MindSpore's code, or behind the others."""
         outside = [pid for pid, frames in stacks.items() if frames and "/mindspore/" not in frames[0]["path"]]
         if len(outside) == 1 and len(stacks) > 1:
             return outside[0]
@@ -148,7 +145,6 @@ class HangWatch:
         return behind[0] if len(behind) == 1 < len(steps) else None
 
     def _describe(self, pid: int, frames: list[re.Match[str]]) -> str:
-        """A process, its phase and step, its state, and the innermost calls of its main thread."""
         if (rank := self.workers.ranks.get(pid)) is None:
             return self.workers.label(pid)
         pulse = self.pulses.get(pid, _Pulse())
@@ -175,7 +171,6 @@ def _done(process: psutil.Process) -> tuple[float, int]:
 
 
 def _frames(log: Path, start: int) -> list[re.Match[str]]:
-    """The main thread's calls, innermost first, from the stacks after `start`."""
     with contextlib.suppress(OSError), log.open("rb") as stream:
         stream.seek(start)
         stacks = _STACK.findall(stream.read().decode("utf-8", "replace"))
@@ -184,7 +179,6 @@ def _frames(log: Path, start: int) -> list[re.Match[str]]:
 
 
 def _kernel_wait(pid: int) -> str:
-    """Where the kernel holds a process that has written no stack."""
     with contextlib.suppress(OSError):
         where = Path(f"/proc/{pid}/wchan").read_text(encoding="utf-8")
         return f"the kernel's {where}" if where not in ("", "0") else "a call without a stack"

@@ -53,7 +53,6 @@ class Node:
 
     @property
     def needs_port(self) -> bool:
-        """Whether the processes meet at a local port that is not chosen yet."""
         return self.master is None and len(self.ranks) > 1
 
 
@@ -170,7 +169,6 @@ def engine_environment(
 
 
 def _hccl(config: RunConfig, ranks: Sequence[int]) -> dict[str, str]:
-    """The variables of Ascend's communication library. A size of buffers that the user has set is that of all."""
     cluster, default = config.cluster, CONNECT_SECONDS[config.parallel.pipeline > 1]
     values = {
         "HCCL_CONNECT_TIMEOUT": cluster.connect_timeout or default,
@@ -183,7 +181,6 @@ def _hccl(config: RunConfig, ranks: Sequence[int]) -> dict[str, str]:
 
 
 def _watching(config: RunConfig) -> dict[str, str]:
-    """The variables with which MindSpore watches links and arithmetic."""
     values = {"MS_ENABLE_THM": f"{{HCCL_WATCHDOG:{config.cluster.watchdog:d}}}"}
     if config.cluster.silent_check:
         values["MS_NPU_ASD_CONFIG"] = "enable:true,with_checksum:true"
@@ -233,7 +230,6 @@ def _scheduler(
     shared: Mapping[str, str],
     port: int | None,
 ) -> tuple[list[WorkerSpec], dict[str, str]]:
-    """The scheduler, which server 0 starts, and the variables with which ranks find it; neither for a single rank."""
     if config.devices == 1:
         return [], {}
     host, port = (LOCAL, port or 0) if node.master is None else (_resolved(node.master[0]), node.master[1])
@@ -246,7 +242,6 @@ def _scheduler(
 
 
 def _resolved(host: str) -> str:
-    """The address of a host: MindSpore's scheduler takes no names."""
     if is_address(host):
         return str(ipaddress.ip_address(host))
     try:
@@ -257,7 +252,6 @@ def _resolved(host: str) -> str:
 
 
 def _place(config: RunConfig, meeting: Mapping[str, str], rank: int, device: int) -> dict[str, str]:
-    """The variables of one rank: its device, and how it meets the others."""
     if config.devices == 1:
         return {"DEVICE_ID": str(device)}
     role = {"MS_ROLE": "MS_WORKER", "MS_NODE_ID": str(rank), "RANK_ID": str(rank), "DEVICE_ID": str(device)}
@@ -265,7 +259,6 @@ def _place(config: RunConfig, meeting: Mapping[str, str], rank: int, device: int
 
 
 def _bind(node: Node, blocks: Sequence[Sequence[int]]) -> list[str]:
-    """The flag for msrun's own pinning, with the cores that we choose."""
     if not blocks:
         return []
     lists = [core_list(block).split(",") for block in blocks]  # msrun wants one range in each text
@@ -274,7 +267,6 @@ def _bind(node: Node, blocks: Sequence[Sequence[int]]) -> list[str]:
 
 
 def _pinned(config: RunConfig, node: Node) -> list[list[int]]:
-    """The cores that each rank of this server is pinned to: none on a CPU, or if there are fewer cores than ranks."""
     cores = usable_cores()
     if config.device == "cpu" or len(cores) < len(node.ranks):
         return []

@@ -19,8 +19,6 @@ WIDTH = 110
 
 
 def processes_as_json(directory: Path, specs: Sequence[WorkerSpec]) -> str:
-    """The processes of the run in `directory`: {"directory", "processes": [{"name", "command", "directory", "log",
-    "environment", "program_folder"}]}."""
     processes = [
         {
             "name": _name(spec),
@@ -82,7 +80,6 @@ def _equal(values: Sequence[str]) -> bool:
 
 
 def _quoted(word: str) -> str:
-    """The word in a shell; `$$` stays the shell's process id."""
     return word if word == "$$" else shlex.quote(word)
 
 
@@ -92,5 +89,4 @@ def _wrapped(head: str, words: Sequence[str]) -> list[str]:
 
 
 def _name(spec: WorkerSpec) -> str:
-    """The label without its log: "rank 0 on device 0 of 10.0.0.11, cores 0-23"."""
     return spec.label.partition(", log")[0]

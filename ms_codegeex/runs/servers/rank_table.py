@@ -64,7 +64,6 @@ class RankTableServer:
 
     @property
     def ranks(self) -> range:
-        """The ranks on this server."""
         ranks = [device.rank for device in self.devices]
         return range(min(ranks), max(ranks) + 1)
 
@@ -81,7 +80,6 @@ class RankTable:
 
     @property
     def world(self) -> int:
-        """The number of devices of the job."""
         return sum(len(server.devices) for server in self.servers)
 
     def to_json(self) -> dict[str, Any]:
@@ -168,7 +166,6 @@ class _Place:
         return (_Place(value, f"{self.path}[{index}]").object() for index, value in enumerate(self.value))
 
     def rest(self, *known: str) -> dict[str, str]:
-        """The texts of the other keys."""
         return {key: self.get(key).text() for key in self.value if key not in known}
 
     def differ(self, seen: dict[Any, str], value: Any) -> None:
@@ -187,7 +184,6 @@ def is_address(text: str) -> bool:
 
 
 def _server_id(entry: _Place) -> str:
-    """Any text, as HCCL takes it; one that looks like an IP address must be one."""
     value = entry.text()
     if not value.strip() or not value.isprintable() or len(value) > SERVER_ID_LENGTH:
         raise entry.problem(f"1 to {SERVER_ID_LENGTH} printable characters", "use the server's address")
@@ -197,7 +193,6 @@ def _server_id(entry: _Place) -> str:
 
 
 def _server(server: _Place, networked: bool) -> RankTableServer:
-    """`networked`: its devices need addresses."""
     server_id = _server_id(server.get("server_id"))
     devices, seen = [], {}
     for entry in server.get("device").objects():
@@ -213,12 +208,10 @@ def _server(server: _Place, networked: bool) -> RankTableServer:
 
 
 def _in_rank_order(server: RankTableServer) -> RankTableServer:
-    """HCCL sorts the devices of a table by their ranks."""
     return replace(server, devices=tuple(sorted(server.devices, key=lambda device: device.rank)))
 
 
 def _check_whole(servers: Sequence[RankTableServer]) -> None:
-    """Check the servers together: no duplicates, and ranks 0 to N-1, contiguous on each server."""
     ids, addresses, ranks = {}, {}, {}
     count = sum(len(server.devices) for server in servers)
     for i, server in enumerate(servers):
@@ -266,7 +259,6 @@ def parse_rank_table(value: Any) -> RankTable:
 
 
 def _of_groups(top: _Place) -> dict[str, Any]:
-    """ModelArts' form of a table, in which servers are the instances of a group and ranks are not written, in ours."""
     ranks, servers = itertools.count(), []
     for group in top.get("group_list").objects():
         for instance in group.get("instance_list").objects():
@@ -279,7 +271,6 @@ def _of_groups(top: _Place) -> dict[str, Any]:
 
 
 def _super_pods(top: _Place, servers: Sequence[RankTableServer]) -> dict[str, tuple[str, ...]]:
-    """The servers of each super pod. Each server is in one, and each device has its number there."""
     pods: dict[str, tuple[str, ...]] = {}
     ids, members = {}, {}
     for entry in top.get("super_pod_list").objects():
@@ -421,7 +412,6 @@ def merge_rank_tables(tables: Sequence[RankTable]) -> RankTable:
 
 
 def _numbered(table: RankTable) -> RankTable:
-    """The table with ranks in the order of its servers."""
     ranks = itertools.count()
     numbered = (
         replace(server, devices=tuple(replace(device, rank=next(ranks)) for device in server.devices))
@@ -431,5 +421,4 @@ def _numbered(table: RankTable) -> RankTable:
 
 
 def write_rank_table(path: Path, table: RankTable) -> None:
-    """Write the table as JSON, atomically."""
     write_json(path, table.to_json())

@@ -88,7 +88,6 @@ class Rendezvous:
             self.done()
 
     def done(self) -> None:
-        """Report that this server's workers have finished their part."""
         self.state = "done"
         self._write()
 
@@ -138,7 +137,6 @@ class Rendezvous:
             raise RunFailure(f"{wrong}; check that machine and start again with --resume auto")
 
     def all_finished(self) -> bool:
-        """On server 0, whether all others are done. The others need not wait, so there it is always true."""
         return self.rank > 0 or len(self.finished) == self.count - 1
 
 

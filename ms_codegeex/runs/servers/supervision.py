@@ -60,7 +60,6 @@ def _is_free(port: int) -> bool:
 
 
 def program_of(config: RunConfig) -> str:
-    """The program of each rank. That of a run that starts from a model, or trains its adapters, can read models."""
     from_model = config.model.weights is not None or config.lora.rank
     return f"ms_codegeex.runs.rank{'.from_model' if from_model else ''}"
 
@@ -68,7 +67,6 @@ def program_of(config: RunConfig) -> str:
 def worker_command(
     config: RunConfig, run: RunDirectory, launcher: str, checkpoint: Path | str | None = None
 ) -> list[str]:
-    """Python's arguments for each worker; `launcher` is the process id of this command."""
     since = [str(Path(checkpoint).absolute())] if checkpoint else []
     return ["-m", program_of(config), str(run.path), launcher, *since]
 

@@ -32,7 +32,6 @@ class WorkerSpec(ProcessSpec):
 
     @property
     def is_worker(self) -> bool:
-        """Whether the process itself is a worker and not msrun."""
         return self.worker_logs == (self.log,)
 
 
@@ -90,12 +89,10 @@ class Workers(ProcessGroup):
                     process.resume()
 
     def ended(self) -> int:
-        """The number of workers that have ended, successfully or not."""
         self.poll()
         return sum(not self._observe(process) for process in self.workers.values())
 
     def _observe(self, process: psutil.Process) -> bool:
-        """Whether a worker is alive; keeps what is needed to report how it ended."""
         if not alive(process):
             if process.pid not in self.statuses and (status := zombie_status(process.pid)) is not None:
                 self.statuses[process.pid] = status
@@ -105,7 +102,6 @@ class Workers(ProcessGroup):
         return True
 
     def launcher_ended(self) -> bool:
-        """Whether all processes started here (msrun, or the workers) have ended."""
         return all(self.poll())
 
     def poll(self) -> list[bool]:
@@ -128,8 +124,6 @@ class Workers(ProcessGroup):
         return "; ".join([*parts, _quoted(log)])
 
     def _at_fault(self, lost: str | None) -> list[int]:
-        """Process ids of the workers to blame. The scheduler's report (`lost`) comes first. Next comes msrun's, which
-        kills all others once it has seen one end; last, the ends seen here."""
         if lost is not None:
             return [pid for pid, rank in self.ranks.items() if rank == lost]
         for spec in self.specs:
@@ -152,7 +146,6 @@ class Workers(ProcessGroup):
         return ending(self.statuses.get(pid))
 
     def _scheduler_line(self) -> tuple[str | None, str | None]:
-        """The rank that MindSpore's scheduler missed first, and its line about it; (None, None) if it missed none."""
         for folder in dict.fromkeys(spec.log.parent for spec in self.specs):
             with contextlib.suppress(OSError):
                 text = (folder / "scheduler.log").read_text(encoding="utf-8", errors="replace")
@@ -161,7 +154,6 @@ class Workers(ProcessGroup):
         return None, None
 
     def _log_of(self, ranks: Collection[str]) -> Path:
-        """The log of the one of `ranks` that wrote last, or of any worker if none of them wrote."""
         logs = [log for spec in self.specs for log in spec.worker_logs if log.exists()]
         names = [f"worker_{rank}.log" for rank in ranks]
         logs = [log for log in logs if log.name in names] or logs

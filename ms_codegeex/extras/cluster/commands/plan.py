@@ -126,7 +126,6 @@ def run(arguments: Arguments) -> int:
 
 
 def _print_notes(notes: Sequence[str | None], as_json: bool) -> None:
-    """Print those that are something, each once, after a text or beside JSON."""
     for note in filter(None, dict.fromkeys(notes)):
         if as_json:
             print_error(f"ms-codegeex plan: {note}")
@@ -147,7 +146,6 @@ def _inference(config: RunConfig, arguments: Arguments) -> int:
 
 
 def _measured(config: RunConfig, arguments: Arguments) -> tuple[list[MeasuredRun], HardwareFile | None]:
-    """The runs of --measured, and the figures of the device by them; written if that was asked for."""
     from ms_codegeex.extras.cluster.plans.measured import measured_hardware, measured_run
     from ms_codegeex.planning.hardware_files import write_hardware_file
 

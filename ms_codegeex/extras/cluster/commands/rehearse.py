@@ -102,7 +102,6 @@ def run(arguments: Arguments) -> int:
 
 
 def _first_contact(arguments: Arguments) -> int:
-    """Start the run's workers on the Ascend plugin, and print what they met."""
     from ms_codegeex.base.hardware import GIB, RESERVE
     from ms_codegeex.config.chosen_hardware import hardware_of
     from ms_codegeex.config.loading import load_config
@@ -133,7 +132,6 @@ def _first_contact(arguments: Arguments) -> int:
 
 
 def _overrides(arguments: Arguments) -> list[str]:
-    """The overrides of the command line, and those that `--devices` stands for."""
     devices = arguments.devices
     return [*arguments.overrides, *([] if devices is None else [f"devices={devices}", "parallel.data=null"])]
 
@@ -159,7 +157,6 @@ def _check_phase(arguments: Arguments, compiles: bool, executes: bool) -> None:
 
 
 def _ranks(text: str | None, world: int) -> list[int] | None:
-    """The ranks to compile; None: the distinct ones."""
     if text in (None, "distinct"):
         return None
     if text == "all":
@@ -211,7 +208,6 @@ def _execute(config: RunConfig, mesh: Mesh | None, steps: int | None, quiet: boo
 
 
 def _as_json(compiled: CompileReport | None, execution: ExecutionReport | None, passed: bool) -> dict[str, Any]:
-    """The execution's figures, null where there are none, and the object `compile`."""
     measured = compiled.to_json() if compiled else {}
     figures = execution.to_json() if execution else dict.fromkeys(KEYS) | {key: measured[key] for key in MEASURED}
     return {

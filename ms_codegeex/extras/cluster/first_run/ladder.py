@@ -113,7 +113,6 @@ def first_run(config: RunConfig, name: str, servers: Sequence[str], nodes: int, 
 
 
 def _rungs(config: RunConfig, folder: Path, kernels: Rung) -> Iterator[Rung]:
-    """The rungs in their order, until one fails."""
     local = _local(config)
     climbed = [
         lambda: kernels,
@@ -146,14 +145,12 @@ def _servers_name(nodes: int) -> str:
 
 
 def _local(config: RunConfig) -> int:
-    """Devices of this server that a rung uses."""
     if config.device == "cpu":
         return min(2, available_cores())
     return min(config.parallel.server_devices, len(list(Path("/dev").glob("davinci[0-9]*"))) or 1)
 
 
 def _kernels(config: RunConfig) -> tuple[Rung, dict[str, Any]]:
-    """The rung of the device's kernels, and what the report says of each."""
     name = "kernels against NumPy"
     try:
         tried = try_operators(config, config.device, rehearse=False)
@@ -210,7 +207,6 @@ def _run(
     settings: tuple[str, ...] = (),
     servers: Sequence[str] = (),
 ) -> Rung:
-    """Train these steps in a process of `train`, and say what they showed."""
     run = RunDirectory(folder)
     small = synthetic_run(rung_config(config, devices, settings), folder, folder.parent / "data", STEPS)
     plan = RunDirectory(folder.parent / f"{folder.name}-settings")
@@ -254,7 +250,6 @@ def _why(run: RunDirectory, log: Path, status: int) -> str:
 
 
 def _wrong(losses: Sequence[float | None]) -> str:
-    """What is wrong with the losses of a rung; empty if they are finite and fall."""
     if len(losses) != STEPS:
         return f"{len(losses)} of {STEPS} steps were logged"
     if any(loss is None or not math.isfinite(loss) for loss in losses):
@@ -263,7 +258,6 @@ def _wrong(losses: Sequence[float | None]) -> str:
 
 
 def _about(config: RunConfig, name: str) -> dict[str, Any]:
-    """Versions, and what was trained."""
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {"ms_codegeex": __version__, "python": platform.python_version(), "machine": platform.machine()}

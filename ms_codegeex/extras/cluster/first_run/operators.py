@@ -57,12 +57,10 @@ class Tried:
 
     @property
     def failed(self) -> list[Trial]:
-        """The trials whose kernels are missing or wrong."""
         return [trial for trial in self.trials if trial.problem]
 
 
 def is_ascend_server() -> bool:
-    """Whether this machine has the driver of an Ascend."""
     return any(sign.exists() for sign in NPU_SIGNS)
 
 
@@ -101,7 +99,6 @@ def try_operators(config: RunConfig, device: str, rehearse: bool = True) -> Trie
 
 
 def _trials(settings: TrialSettings) -> tuple[dict[str, str], list[Trial]]:
-    """The device's name and all trials, each probe that ends its process included."""
     about: dict[str, str] = {}
     trials: list[Trial] = []
     while True:
@@ -126,7 +123,6 @@ def _trial(line: dict[str, Any]) -> Trial:
 
 
 def _process(settings: TrialSettings) -> tuple[list[dict[str, Any]], str]:
-    """What one process says, and how it ended; empty if well."""
     variables = {**os.environ, **import_variables(), "GLOG_v": "3"}
     command = (sys.executable, "-m", PROGRAM, json.dumps(asdict(settings)))
     how = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -165,6 +161,5 @@ def _row(trial: Trial, libraries: dict[str, str]) -> tuple[str, str, str, str]:
 
 
 def _with_libraries(kinds: Collection[str], libraries: dict[str, str]) -> str:
-    """The kinds that the graph has with their libraries, or all."""
     used = [kind for kind in kinds if kind in libraries] if libraries else list(kinds)
     return ", ".join(f"{kind} ({libraries[kind]})" if libraries.get(kind) else kind for kind in used)

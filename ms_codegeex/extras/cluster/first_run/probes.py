@@ -70,7 +70,6 @@ class ProbedGradients(nn.Cell):
         self.cell, self.grad = cell, ops.GradOperation(get_all=True, sens_param=True)
 
     def construct(self, weight: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """one for each input"""
         return self.grad(self.cell)(*inputs, weight)
 
 
@@ -99,7 +98,6 @@ def _wide(x: Tensor) -> np.ndarray:
 
 
 def _difference(direction: str, found: np.ndarray, expected: np.ndarray, tolerance: float) -> str:
-    """A line if they differ by more than this share of the largest expected number."""
     if found.shape != expected.shape:
         return f"{direction}: shape {found.shape}, expected {expected.shape}"
     worst = float(np.max(np.abs(found - expected))) if found.size else 0.0
@@ -108,7 +106,6 @@ def _difference(direction: str, found: np.ndarray, expected: np.ndarray, toleran
 
 
 def _slopes(twin: Callable[..., np.ndarray], arrays: list[np.ndarray], index: int, weight: np.ndarray) -> np.ndarray:
-    """The gradient of Σ weight · twin(arrays) in one of its inputs, by central differences."""
     slopes = np.empty_like(arrays[index])
     for place in np.ndindex(slopes.shape):
         sides = []
@@ -128,7 +125,6 @@ class _Assigned(nn.Cell):
         self.held = Parameter(Tensor(np.zeros((4, 8), np.float32)), name="held")
 
     def construct(self, x: Tensor) -> Tensor:
-        """2x"""
         x = ops.depend(x, ops.assign(self.held, x))
         return ops.depend(self.held, ops.assign_add(self.held, x)) + 0.0
 
@@ -141,7 +137,6 @@ class _OfTheNetwork(nn.Cell):
         self.cell, self.rest = cell.set_train(), rest
 
     def construct(self, x: Tensor) -> Tensor:
-        """the cell's result"""
         return self.cell(x, *self.rest)
 
 
@@ -186,7 +181,6 @@ class _OneWeight(nn.Cell):
 
 
 def _updated(dtype: ms.Type, saturates: bool, scale: float) -> tuple[float, float, float]:
-    """The weight, whether it was updated and the next loss scale, after a step of `_OneWeight` with this loss scale."""
     network = _OneWeight(dtype)
     schedule = ScheduleConfig(learning_rate=0.25, end_learning_rate=0.25, warmup_steps=0).over(10)
     optimizer = AdamW(network.trainable_params(), OptimizerConfig(), schedule, fused=False)
@@ -199,7 +193,6 @@ def _updated(dtype: ms.Type, saturates: bool, scale: float) -> tuple[float, floa
 
 
 def _overflow(dtype: ms.Type, saturates: bool) -> str:
-    """A step whose FP16 gradient overflows changes no weight and lowers the loss scale; another one updates."""
     weight, updated, _ = _updated(dtype, saturates, 1024.0)
     if not updated or weight == 0.5:
         return "a step without an overflow did not update the weight"
@@ -212,7 +205,6 @@ def _overflow(dtype: ms.Type, saturates: bool) -> str:
 
 
 def _adamw(fused: bool, aclnn: bool) -> str:
-    """Two steps of the optimizer against the formula."""
     rng, rate = np.random.default_rng(2), 0.01
     weights = [rng.normal(size=(4, 8)).astype(np.float32), rng.normal(size=8).astype(np.float32)]
     parameters = [Parameter(Tensor(w), name=n) for w, n in zip(weights, ("matrix", "bias"), strict=True)]
@@ -507,7 +499,6 @@ def probes(dtype: ms.Type, saturates: bool, fused: Sequence[str]) -> Iterator[Pr
 
 
 def _attention_probes(dtype: ms.Type, values: Callable[..., Any]) -> Iterator[Probe]:
-    """Fused attention, with and without dropout."""
     if dtype == ms.float32:
         return
     inputs = [values(1, 2, LENGTH, HEAD, narrow=True) for _ in range(3)]

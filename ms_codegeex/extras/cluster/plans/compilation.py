@@ -34,12 +34,10 @@ class Compilation:
 
     @property
     def bounded(self) -> bool:
-        """Whether it is short and small enough to be paid at every start."""
         return self.seconds <= LONGEST and self.server_bytes <= LARGEST
 
     @property
     def text(self) -> str:
-        """One line."""
         host = f"{self.rank_bytes / GIB:.1f} GiB of host memory a rank, {self.server_bytes / GIB:.0f} a server"
         return f"compilation: about {self.seconds / 60:.1f} minutes at every start, {host}"
 
@@ -60,6 +58,5 @@ def compilation(config: RunConfig, micro_batches: int | None = None) -> Compilat
 
 
 def bounded_graph(config: RunConfig) -> int | None:
-    """The most micro-batches of a graph whose compilation is bounded; None if even the fewest take too much."""
     possible = (x for x in range(config.accumulation, 0, -1) if config.fills_graph(x))
     return next((x for x in possible if compilation(config, x).bounded), None)

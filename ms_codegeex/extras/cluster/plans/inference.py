@@ -68,8 +68,6 @@ class DecodingBytes:
         return self.weights + streams * self.cache + self.workspace
 
     def rate(self, streams: int, bandwidth: float) -> float:
-        """Tokens a second that no device with this bandwidth exceeds: a step of one token for each of `streams`
-        sequences of `tokens` tokens reads the weights once and each sequence's cache."""
         return streams * bandwidth / (self.read + streams * self.cache)
 
 

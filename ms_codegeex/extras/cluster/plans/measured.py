@@ -46,7 +46,6 @@ class MeasuredRun:
 
     @property
     def seconds(self) -> float:
-        """The median step."""
         return statistics.median(self.step_seconds)
 
     @property
@@ -104,7 +103,6 @@ def measured_hardware(runs: Sequence[MeasuredRun], planned: RunConfig) -> Hardwa
 
 
 def _width(run: MeasuredRun, factor: float) -> float:
-    """The logarithm of the high limit over the factor of one run."""
     scatter = statistics.pvariance([math.log(x / run.seconds) for x in run.step_seconds])
     return max(MIN_RANGE_TO_EACH_SIDE, EIGHT_OF_TEN * math.sqrt(scatter + (math.log(factor) / 2) ** 2))
 

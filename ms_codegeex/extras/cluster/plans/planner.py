@@ -41,7 +41,6 @@ class Estimate:
     source: str
 
     def to_dict(self) -> dict[str, Any]:
-        """The values of `--json`."""
         return {
             "step_seconds": self.seconds,
             "step_seconds_low": self.low,
@@ -60,12 +59,10 @@ class Estimate:
 
     @property
     def share(self) -> str:
-        """`51 % (44 to 60)`: of the peak."""
         digits = 0 if self.mfu >= 0.1 else 1
         return f"{100 * self.mfu:.{digits}f} % ({100 * self.mfu_low:.{digits}f} to {100 * self.mfu_high:.{digits}f})"
 
     def text(self) -> str:
-        """One line."""
         return f"a step takes {self.step} s, MFU {self.share}; range: {self.source}"
 
 
@@ -90,7 +87,6 @@ def change(config: RunConfig, **keys: Any) -> RunConfig:
 
 
 def recomputed(what: str) -> dict[str, Any]:
-    """The changes that let all blocks recompute `what`."""
     return {"training__recompute": what, "training__recompute_blocks": None}
 
 
@@ -131,7 +127,6 @@ def overrides(config: RunConfig, start: RunConfig, always: Collection[str] = ())
 
 
 def override(key: str, value: Any) -> str:
-    """As it is written on the command line."""
     return f"{key}={value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))}"
 
 
@@ -154,7 +149,6 @@ class Plan:
 
     @cached_property
     def _without_buffers(self) -> list[StageMemory]:
-        """`memory` without the buffers of communicators."""
         return memory_without_buffers(self.config, self.chip)
 
     @cached_property
@@ -166,22 +160,18 @@ class Plan:
 
     @cached_property
     def time(self) -> roofline.StepTime:
-        """The roofline of one step."""
         return roofline.step_time(self.config, self.chip)
 
     @cached_property
     def collectives(self) -> list[PlannedCollective]:
-        """Collectives of one step, stage by stage."""
         return collectives(self.config, self.chip)
 
     @property
     def spare(self) -> float:
-        """The share of the usable memory that the largest stage leaves free; negative: the plan does not fit."""
         return 1 - max(stage.total for stage in self.memory) / self.chip.usable_memory
 
     @property
     def fits(self) -> bool:
-        """Whether every stage fits into the memory a run may use."""
         return self.spare >= 0
 
     @property
@@ -196,32 +186,26 @@ class Plan:
 
     @property
     def compilation(self) -> Compilation:
-        """What a start costs each host."""
         return compilation(self.config)
 
     @property
     def parameters(self) -> int:
-        """Parameters of the whole model, each counted once."""
         return sum(x.size for x in layouts_of(self.config) if not x.copy_of)
 
     @property
     def stage_parameters(self) -> list[int]:
-        """Elements on one device of each stage."""
         return [sums.own for sums in parameter_sums(self.config)]
 
     @cached_property
     def model_flops(self) -> int:
-        """FLOPs that a step needs."""
         return roofline.model_flops(self.config)
 
     @cached_property
     def executed_flops(self) -> int:
-        """FLOPs that a step executes on all devices, with recomputation."""
         return roofline.executed_flops(self.config, self.chip)
 
     @cached_property
     def factor(self) -> Factor:
-        """How many times longer than `counted_seconds` a step takes."""
         return outside_roofline(self.chip, self.config.devices)
 
     @cached_property
@@ -235,7 +219,6 @@ class Plan:
 
     @property
     def step_seconds(self) -> float:
-        """The best estimate of a step: `counted_seconds` times the factor."""
         return self.counted_seconds * self.factor.value
 
     @property
@@ -253,27 +236,22 @@ class Plan:
 
     @property
     def overlapped_seconds(self) -> float:
-        """Roofline with the overlap of compiled graphs, estimated; times the factor."""
         return (self.time.total - self.hidden_seconds) * self.factor.value
 
     def mfu_of(self, step_seconds: float) -> float:
-        """Model FLOPs as a share of the devices' peak, at that step time."""
         peak = self.chip.peak(self.config.training.precision) * self.config.devices
         return self.model_flops / step_seconds / peak
 
     @property
     def mfu(self) -> float:
-        """Model FLOPs utilisation."""
         return self.mfu_of(self.step_seconds)
 
     @property
     def step_tokens(self) -> int:
-        """Token slots of a step."""
         return self.config.training.global_batch * self.config.seq_length
 
     @property
     def tokens_per_day(self) -> float:
-        """Token slots in a day of steps."""
         return self.step_tokens * DAY / self.step_seconds
 
 
@@ -353,7 +331,6 @@ def improvements(plan: Plan) -> list[Improvement]:
 
 
 def _schedules(plan: Plan) -> list[tuple[str, dict[str, Any], bool]]:
-    """Interleaved 1F1B with the fewest virtual stages that the layers allow; or without them, if there are some."""
     config = plan.config
     if config.mesh.virtual_stages > 1:
         text = f"interleaved 1F1B (parallel.virtual_stages={config.mesh.virtual_stages})"
@@ -368,7 +345,6 @@ def _schedules(plan: Plan) -> list[tuple[str, dict[str, Any], bool]]:
 
 
 def _overlaps(plan: Plan) -> list[Improvement]:
-    """Upper bounds: communication overlapped with computation that does not depend on it."""
     time, micro = plan.time, plan.config.accumulation
     slowest = time.slowest
     savings = {
@@ -385,7 +361,6 @@ def _overlaps(plan: Plan) -> list[Improvement]:
 
 
 def divisors(number: int, maximum: int | None = None) -> list[int]:
-    """The divisors of a number, up to `maximum`, in order."""
     return [i for i in range(1, min(number, maximum or number) + 1) if number % i == 0]
 
 

@@ -58,7 +58,6 @@ def _file() -> dict[str, Any]:
 
 @cache
 def published_steps(chip: str) -> tuple[PublishedStep, ...]:
-    """The published runs on a chip, by its name; none: empty."""
     return tuple(
         PublishedStep(f"{model}-{name}", devices, times, group["source"], f"{group['stack']}: {model}")
         for group in _file()["runs"].get(chip, ())
@@ -68,7 +67,6 @@ def published_steps(chip: str) -> tuple[PublishedStep, ...]:
 
 
 def measured_like(chip: str) -> str:
-    """The chip whose published runs are taken for a chip: itself, or one like it."""
     return _file()["like"].get(chip, chip)
 
 
@@ -119,12 +117,10 @@ class PublishedRun:
 
     @property
     def slots(self) -> int:
-        """Token positions of the whole run, padding included."""
         return self.steps * self.step_slots
 
     @property
     def filled(self) -> float:
-        """Share of the positions that hold a token."""
         return self.tokens / self.slots
 
 

@@ -29,7 +29,6 @@ CATEGORIES = tuple(field.name for field in fields(StageMemory))
 
 
 def _count(number: float) -> str:
-    """With a decimal unit, ready for a unit's name: `1.50 G`, `12 `."""
     for unit, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size:
             return f"{number / size:.2f} {unit}"
@@ -87,7 +86,6 @@ def memory_table(plan: Plan) -> str:
 
 
 def _equal_stages(plan: Plan) -> list[tuple[str, list[Communicator]]]:
-    """Stages with equal communicators, as `1 to 6`, with those of the first."""
     runs: list[tuple[int, int]] = []
     shown = [_buffers(listed) for listed in plan.communicators]
     for stage, text in enumerate(shown):
@@ -222,7 +220,6 @@ def published_table(plan: Plan) -> str:
 
 
 def _from_to(values: Sequence[float]) -> str:
-    """`1.02 to 1.58`; equal ones once, whole numbers without a fraction."""
     ends = sorted({min(values), max(values)})
     return " to ".join(f"{x:,}" if isinstance(x, int) else f"{x:.2f}" for x in ends)
 
@@ -285,7 +282,6 @@ def search_table(result: SearchResult, overlap: bool = False, maximum: int = 12)
 
 
 def _short(value: object) -> str:
-    """A value for a column: equal neighbours of a list once, with their number, such as `3x10,9`."""
     if isinstance(value, list | tuple):
         runs = [(item, len(list(same))) for item, same in groupby(value)]
         return ",".join(f"{count}x{item}" if count > 1 else f"{item}" for item, count in runs)

@@ -107,13 +107,11 @@ def muon_products(config: RunConfig, stage: int) -> list[MatMul]:
 
 
 def executed_flops(config: RunConfig, chip: Chip) -> int:
-    """FLOPs of matrix products that all devices execute in a step."""
     mesh = config.mesh
     return mesh.stage_size * sum(matmul_flops(config, stage, chip).total() for stage in range(mesh.pipeline))
 
 
 def model_flops(config: RunConfig) -> int:
-    """FLOPs the model needs for a step: no recomputation, nothing counted twice."""
     tokens = config.training.global_batch * config.seq_length
     return config.model.sizes.flops_per_token(config.seq_length, frozen=config.lora.rank > 0) * tokens
 
@@ -151,7 +149,6 @@ class StageTime:
 
     @property
     def micro_batch(self) -> float:
-        """Forward and backward of one micro-batch."""
         return self.work.total + self.activations
 
 
@@ -166,35 +163,28 @@ class StepTime:
 
     @property
     def pipeline(self) -> float:
-        """1F1B: the slowest stage's micro-batches, and in each call of the graph one of each other's; interleaved, of
-        one virtual stage only."""
         times = [stage.micro_batch for stage in self.stages]
         return self.micro_batches * max(times) + self.calls * (sum(times) - max(times)) / self.virtual_stages
 
     @property
     def bubble(self) -> float:
-        """Share of the pipeline's time in which a stage waits, on average."""
         busy = self.micro_batches * sum(stage.micro_batch for stage in self.stages) / len(self.stages)
         return 1.0 - busy / self.pipeline
 
     @property
     def gradients(self) -> float:
-        """Collectives of weights and gradients of the slowest stage."""
         return max(stage.gradients for stage in self.stages)
 
     @property
     def update(self) -> float:
-        """Optimizer of the slowest stage."""
         return max(stage.update for stage in self.stages)
 
     @property
     def slowest(self) -> StageTime:
-        """The stage whose micro-batch takes longest."""
         return max(self.stages, key=lambda stage: stage.micro_batch)
 
     @property
     def computing(self) -> float:
-        """Kernels of the stage that works longest: of its micro-batches, and the optimizer."""
         return self.micro_batches * max(stage.work.total for stage in self.stages) + self.update
 
     @property

@@ -70,13 +70,10 @@ class SearchResult:
 
 
 def _powers(number: int) -> list[int]:
-    """Its divisors that are powers of two, and itself: other numbers change little."""
     return [x for x in divisors(number, MAX_TRIED) if x & (x - 1) == 0 or x == number]
 
 
 def _choices(config: RunConfig) -> Iterator[dict[str, Any]]:
-    """The changes of all meshes of the devices, with optimizer shards, sequence parallelism and micro-batches (None
-    where no size suits the mesh), for `change`."""
     layers, batch = config.model.sizes.num_layers, config.training.global_batch
     replicas_alone = config.device == "cpu"  # whose processes have no other communication (`runs/servers/node.py`)
     for tensor in divisors(config.parallel.server_devices, 1 if replicas_alone else config.devices):
@@ -192,7 +189,6 @@ def other_schedules(plan: Plan) -> tuple[list[Plan], list[str]]:
 
 
 def _refined(plan: Plan) -> Iterator[Plan]:
-    """The plan with other numbers of buckets, with micro-batches in two parts, and with virtual stages."""
     config = plan.config
     layers = config.model.sizes.attention_layers // config.mesh.pipeline
     maximum = MAX_VIRTUAL_STAGES if config.mesh.pipeline > 1 else 1
@@ -235,7 +231,6 @@ def _with_blocks(plan: Plan, blocks: list[int]) -> Plan:
 
 
 def keys_of(plan: Plan, start: RunConfig, always: Collection[str] = PLAN_KEYS) -> str:
-    """The plan as overrides of `start`: keys that differ, and `always`."""
     return overrides(plan.config, start, always)
 
 
@@ -323,7 +318,6 @@ def write_plan(plan: Plan, target: Path, base: Path, given: Sequence[str]) -> No
 
 
 def to_dict(result: SearchResult, maximum: int = 50) -> dict[str, Any]:
-    """The best plans, and the reasons why others are infeasible, as plain values for `--json`."""
     ranked = [
         {
             "overrides": keys_of(plan, result.start, result.always),

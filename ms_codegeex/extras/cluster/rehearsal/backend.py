@@ -44,7 +44,6 @@ class Kernel:
 
 
 def read_libraries(lines: Iterable[str]) -> dict[str, str]:
-    """The library that each operator's kernel comes from, from the log of the selection."""
     return dict(match.groups() for line in lines if (match := SELECTED.search(line)))
 
 

@@ -76,7 +76,6 @@ class FileCommunicator:
         return run
 
     def functions(self, collectives: Sequence[CollectiveNode]) -> dict[int, Callable[..., np.ndarray]]:
-        """The functions under the numbers that `mindir.rewrite` gave the nodes."""
         return {number: self.function(collective) for number, collective in enumerate(collectives, 1)}
 
     def _run(self, collective: CollectiveNode, value: np.ndarray | None) -> np.ndarray:
@@ -113,7 +112,6 @@ class FileCommunicator:
         raise ValueError(f"communication operator {op}")
 
     def _gather(self, message: str, ranks: Sequence[int], value: np.ndarray) -> list[np.ndarray]:
-        """Everyone's value, in the order of the group."""
         self.send(message, value, [rank for rank in ranks if rank != self.rank])
         return [value if rank == self.rank else self.receive(message, rank) for rank in ranks]
 

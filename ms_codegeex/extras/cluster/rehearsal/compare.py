@@ -149,7 +149,6 @@ def _norm(arrays: Iterable[np.ndarray]) -> float:
 
 
 def _adamw(errors: list[dict[str, float]]) -> tuple[float, list[str]]:
-    """The largest deviation of AdamW from its formula on any rank, and a problem if it is too large."""
     rank, name = max(((r, n) for r, by_name in enumerate(errors) for n in by_name), key=lambda x: errors[x[0]][x[1]])
     worst = errors[rank][name]
     if worst <= ADAMW_LIMIT:
@@ -231,7 +230,6 @@ def _evaluation(
 def _layout_problems(
     plan: dict[str, ParameterLayout], config: RunConfig, rank: int, windows: dict[str, Any]
 ) -> list[str]:
-    """The first parameter whose shard on a rank, as MindSpore gave it, is not the one of the plan."""
     stage, placement = config.mesh.coordinates(rank)[0], Placement(config, rank)
     mine = {name for name in plan if placement.here(name)}
     for name in sorted(mine ^ set(windows)):
@@ -246,7 +244,6 @@ def _layout_problems(
 
 
 def _graph_problems(config: RunConfig, rank: int, fact: dict[str, Any]) -> list[str]:
-    """The first difference between a rank's graph and the plan, of its parameters or of its schedule of passes."""
     stage = config.mesh.coordinates(rank)[0]
     checks = state_checks(config, stage, fact["parameters"])
     if fact["passes"]:
@@ -269,7 +266,6 @@ def _parameters(
     final: dict[str, np.ndarray],
     still: float,
 ) -> tuple[list[ParameterError], list[str]]:
-    """The largest deviation of every parameter, and the first pair of replicas that are not equal bit for bit."""
     movement = {n: float(np.max(np.abs(v - initial_value(n, v.shape)))) for n, v in final.items()}
     trained = [movement[n] for n in final if plan[n].trained]
     minimum = max(still * float(np.median(trained)), float(np.finfo(np.float32).tiny))

@@ -100,7 +100,6 @@ def compile_ranks(
 
 
 def _memory_check(stage: int, needed: float, usable: float) -> PlanCheck:
-    """Check that the plan fits the memory of a device of this stage; GiB."""
     limit = f"at most {usable:.1f} GiB"
     return PlanCheck(
         f"stage {stage}, planned memory of a device", limit, limit if needed <= usable else f"{needed:.1f} GiB"
@@ -135,7 +134,6 @@ def inlined_config(config: RunConfig) -> RunConfig | None:
 def _run(
     jobs: Sequence[tuple[RehearsalJob, int, CompileMode]], progress: Callable[[int, int], None]
 ) -> list[RankReport]:
-    """Compile each graph; all for one target."""
     at_once = max(1, min(AT_ONCE, psutil.virtual_memory().available // PROCESS_BYTES))
     stubs = cann_stubs if jobs[0][2].target == "ascend" else gpu_stubs
     done = count()
@@ -163,7 +161,6 @@ def _checks(config: RunConfig, compiled: Sequence[RankReport]) -> list[PlanCheck
 
 
 def _graph_checks(config: RunConfig, rank: RankReport, name: str) -> list[PlanCheck]:
-    """Parameters, matrix products and collectives of one graph."""
     mesh = config.mesh
     layouts = [x for x in layouts_of(config) if x.stage == rank.stage]
     moments = sum(math.prod(shape) for key, (shape, _) in rank.parameters.items() if key.startswith(MOMENTS))
@@ -190,18 +187,15 @@ def _graph_checks(config: RunConfig, rank: RankReport, name: str) -> list[PlanCh
 
 
 def _count(groups: Counter[tuple[int, ...]], wrong: Sequence[tuple[int, ...]]) -> str:
-    """How many there are, and how many of the first that is wrong."""
     return f"{groups.total()}" + (f", {groups[wrong[0]]} of ranks {list(wrong[0])}" if wrong else "")
 
 
 def _planned_scale(config: RunConfig) -> str:
-    """BF16 has the range of FP32, so neither needs a loss scale."""
     training = config.training
     return f"{training.loss_scale.initial:g}, dynamic" if training.precision == "fp16" else "1, constant"
 
 
 def _in_fp32(config: RunConfig, narrow: Sequence[str]) -> str:
-    """Which of them are not; a model may have its softmax in the precision of the run."""
     wide = config.model.sizes.softmax_fp32 and not flat_cells(config)  # whose kernel is FP32 inside
     wrong = [x for x in narrow if wide or x not in mindir.SOFTMAX]
     return f"16 bits in {', '.join(wrong)}" if wrong else "FP32"
@@ -212,8 +206,6 @@ def _by_dtype(products: Mapping[str, int]) -> str:
 
 
 def _matmul_flops(config: RunConfig, rank: RankReport) -> Counter[str]:
-    """The plan's FLOPs by element type. Blocks that are called are equal: the first one forms the gradient of its
-    input, too, which nothing needs under adapters. They keep the result of attention, which inlined ones repeat."""
     chip = hardware_of(config)
     planned = matmul_flops(config, rank.stage, chip)
     total = Counter({plan_checks.DTYPES[precision]: flops for precision, flops in planned.items()})
@@ -235,7 +227,6 @@ def _matmul_flops(config: RunConfig, rank: RankReport) -> Counter[str]:
 
 
 def _collective_checks(config: RunConfig, rank: RankReport, name: str) -> list[PlanCheck]:
-    """One check of calls and one of buckets if all agree; otherwise one for each kind that differs."""
     called = not rank.inlined and config.accumulation == 1
     planned = (plan_checks.called_blocks if called else plan_checks.planned_calls)(config, rank.rank)
     calls = plan_checks.joined(planned, plan_checks.found_calls(rank.collectives))

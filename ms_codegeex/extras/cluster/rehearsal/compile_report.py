@@ -41,17 +41,14 @@ class RankReport:
 
     @property
     def weights(self) -> dict[str, tuple[int, ...]]:
-        """Local shapes without optimizer state, gradients and counters."""
         return {name: tuple(shape) for name, (shape, _) in self.parameters.items() if not name.startswith(STATE)}
 
     @property
     def matmul_flops(self) -> int:
-        """FLOPs of all matrix products."""
         return sum(self.products.values())
 
     @property
     def local_parameters(self) -> int:
-        """Elements of weights on this rank."""
         return sum(math.prod(shape) for shape in self.weights.values())
 
 
@@ -67,12 +64,10 @@ class CompileReport:
 
     @property
     def ok(self) -> bool:
-        """Whether every check holds."""
         return all(check.ok for check in self.checks)
 
     @property
     def problems(self) -> list[str]:
-        """One line for each check that failed."""
         return [f"{x.name}: expected {x.expected}, found {x.found}" for x in self.checks if not x.ok]
 
     def text(self) -> str:
@@ -137,7 +132,6 @@ def _ranks(ranks: Sequence[RankReport]) -> str:
 
 
 def _buckets(rank: RankReport) -> str:
-    """The collectives of one rank; MindSpore sends those of one bucket as one."""
     calls: Counter[tuple] = Counter()
     for x in rank.collectives:
         calls[x["op"], len(x["ranks"]), x["dtype"], x["bytes"], x["fusion"]] += x["calls"]

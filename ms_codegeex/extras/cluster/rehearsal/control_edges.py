@@ -51,7 +51,6 @@ def hold(model: ModelProto, library: Path) -> int:
 
 
 def _kind(node: NodeProto | None, kinds: Mapping[str, str]) -> str | None:
-    """The operator of a node; None for a call, and for a value that no node of the graph makes."""
     if node is None or node.op_type == "Constant":
         return node and node.op_type
     return kinds.get(node.op_type.removeprefix("REF::"))
@@ -60,8 +59,6 @@ def _kind(node: NodeProto | None, kinds: Mapping[str, str]) -> str | None:
 def _tensors(
     name: str, made: Mapping[str, NodeProto], kinds: Mapping[str, str], types: Mapping[str, TensorType], seen: set[str]
 ) -> Iterator[str]:
-    """The values that exist once `name` does: tensors, and tuples that a call returns. Arguments and parameters of the
-    graph are there before it begins. Whatever is neither of them stands for its own inputs."""
     node = made.get(name)
     if node is None or name in seen:
         return
@@ -80,7 +77,6 @@ def _tensors(
 def _elements(
     model: ModelProto, graph: GraphProto, node: NodeProto, types: Mapping[str, TensorType], prefix: str
 ) -> dict[str, TensorType]:
-    """A tensor with its type; for a tuple its elements, taken by operators that are appended to `graph`."""
     from mindspore.train.mind_ir_pb2 import AttributeProto, NodeProto
 
     if node.output[0] in types:

@@ -11,7 +11,6 @@ COMPOSED = ("graph_kernel", "attention", "norm")  # fused kernels that an execut
 
 
 def memory_of_stages(config: RunConfig) -> list[tuple[int, float, float]]:
-    """For each stage: its number, GiB that the plan needs on one of its devices, GiB that a run may use there."""
     chip = hardware_of(config)
     return [(s, x.total / GIB, chip.usable_memory / GIB) for s, x in enumerate(stage_memory(config, chip))]
 
@@ -53,7 +52,6 @@ def not_executed(config: RunConfig, small: RunConfig) -> list[str]:
 
 
 def not_compiled(config: RunConfig, target: str = "gpu") -> list[str]:
-    """What compiled graphs do not show, one line each."""
     called = "the whole network" if config.accumulation > 1 else "equal blocks"
     return [
         "nothing was executed: only an execution checks values",

@@ -41,11 +41,9 @@ class ExecutionReport:
 
     @property
     def passed(self) -> bool:
-        """Whether the plan trains as one device does."""
         return not self.comparison.problems
 
     def to_json(self) -> dict[str, Any]:
-        """The keys that `rehearse --json` documents."""
         comparison = self.comparison
         return {
             "verdict": "pass" if self.passed else "fail",

@@ -89,7 +89,6 @@ def reference(job: RehearsalJob) -> None:
 
 
 def _set_probes(probes: dict[str, Any], job: RehearsalJob, step: int, overflows: bool) -> None:
-    """Set the clipping of this step, the limit of its norm, and the overflow if `overflows` and this is its step."""
     probes[probed_step.CLIP].set_data(Tensor(clip_of(job.config, step), ms.float32))
     if probed_step.NORM_LIMIT in probes:
         probes[probed_step.NORM_LIMIT].set_data(Tensor(norm_limit_of(job.config, step, job.steps), ms.float32))
@@ -119,7 +118,6 @@ def export(job: RehearsalJob, rank: int) -> None:
 
 
 def _written(job: RehearsalJob, rank: int, cell: Any, full: dict[str, np.ndarray], name: str, after: int = 0) -> dict:
-    """Write the cell's compiled graph to a file, with functions numbered from `after` + 1; return facts about it."""
     model = mindir.parse(exported(cell))
     collectives = [asdict(c) for c in mindir.collectives(model, rank)]
     shown = {"parameters": mindir.described(model), "passes": schedule(model, rank)["passes"]}
@@ -151,7 +149,6 @@ def compiled(cell: Any, inputs: Sequence[Tensor]) -> None:
 
 
 def exported(cell: Any) -> bytes:
-    """The partitioned graph of a compiled cell as a MindIR protobuf."""
     return _cell_graph_executor._graph_executor.get_func_graph_proto(cell.current_phase, "mind_ir", False)
 
 
@@ -193,7 +190,6 @@ def run(job: RehearsalJob, rank: int) -> None:
 
 
 def _execute(job: RehearsalJob, rank: int, windows: Iterable[str]) -> None:
-    """`windows`: the names of the weights that this rank holds."""
     network = nn.GraphCell(ms.load(str(job.file("mindir", rank))))
     held = {mindir.parameter_name(name): p for name, p in network.parameters_dict().items()}
     formula = probed_step.AdamWFormula(job.config.training.optimizer, probed_step.parameters_of(held, probed_step.COPY))
@@ -213,7 +209,6 @@ def _execute(job: RehearsalJob, rank: int, windows: Iterable[str]) -> None:
 
 
 def _evaluated(job: RehearsalJob, rank: int, held: dict[str, Any], batch: Sequence[np.ndarray]) -> list[float]:
-    """Σ mask·nll and Σ mask of a global batch by the evaluation's graph, with the weights that training has left."""
     network = nn.GraphCell(ms.load(str(job.file("evaluation.mindir", rank))))
     for name, parameter in network.parameters_dict().items():
         parameter.set_data(Tensor(held[mindir.parameter_name(name)].asnumpy()))
@@ -224,7 +219,6 @@ def _evaluated(job: RehearsalJob, rank: int, held: dict[str, Any], batch: Sequen
 def _calls(
     config: RunConfig, rank: int, batch: Sequence[np.ndarray], micro_batches: int
 ) -> list[tuple[np.ndarray, ...]]:
-    """What a rank gives of a global batch to each call of a graph with so many micro-batches."""
     local = Batch(*[local_rows(config, rank, a) for a in batch])
     return [part.arrays() for part in local.parts(config.accumulation // micro_batches)]
 
@@ -259,7 +253,6 @@ def answered(function: Callable[..., None], *arguments: Any) -> int:
 
 
 def main(arguments: Sequence[str], play: Callable[[RehearsalJob], None] = play) -> int:
-    """Play the job of a directory; returns the exit status."""
     die_with_parent(int(arguments[1]))
     return answered(play, RehearsalJob.read(Path(arguments[0])))
 

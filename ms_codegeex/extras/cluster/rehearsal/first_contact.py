@@ -209,7 +209,6 @@ def node_of(config: RunConfig, rank: int) -> Node:
 
 
 def _started(config: RunConfig, run: RunDirectory, rank: int, taken: int) -> str | None:
-    """Start the processes of the rank's server, of which msrun starts this rank alone; returns what went wrong."""
     with ExitStack() as stack:
         node = node_of(config, rank)
         port = stack.enter_context(reserved_port()) if node.needs_port else None
@@ -242,12 +241,10 @@ def _on_the_idle_device(config: RunConfig, spec: WorkerSpec, node: Node, rank: i
 
 
 def _parts(run: RunDirectory, rank: int, ending: str) -> list[Path]:
-    """The files of a rank's part of a checkpoint."""
     return [path for path in run.checkpoints.rglob(f"rank_{rank:05d}.{ending}") if path.is_file()]
 
 
 def _saved(run: RunDirectory, rank: int) -> bool:
-    """Whether the rank has written its part of a checkpoint. Rank 0 leaves no note before it has published all."""
     if rank:
         return bool(_parts(run, rank, "json"))
     try:
@@ -280,5 +277,4 @@ def text(config: RunConfig, contacts: Sequence[RankContact]) -> str:
 
 
 def to_json(contacts: Sequence[RankContact]) -> list[dict[str, Any]]:
-    """The ranks as JSON values."""
     return [asdict(x) for x in contacts]

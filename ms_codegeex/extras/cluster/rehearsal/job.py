@@ -37,27 +37,22 @@ class RehearsalJob:
     steps: int
 
     def write(self) -> None:
-        """Write job.json, which `read` reads."""
         write_json(self.directory / "job.json", {"config": self.config.to_dict(), "steps": self.steps})
 
     @staticmethod
     def read(directory: Path) -> RehearsalJob:
-        """The job in a directory."""
         values = read_json(directory / "job.json")
         return RehearsalJob(directory, build_run_config(values["config"]), values["steps"])
 
     @property
     def evaluates(self) -> bool:
-        """Whether the evaluation is executed too: in a pipeline, where its graph is cut as that of a step is."""
         return self.config.mesh.pipeline > 1
 
     @property
     def messages(self) -> Path:
-        """The folder for messages between ranks."""
         return self.directory / "messages"
 
     def file(self, name: str, rank: int | None = None) -> Path:
-        """The path of a file of one rank, or of the reference."""
         return self.directory / f"{'reference' if rank is None else f'rank_{rank}'}.{name}"
 
 
@@ -113,7 +108,6 @@ def overflows_in(config: RunConfig, steps: int) -> int | None:
 
 
 def norm_limit_of(config: RunConfig, step: int, steps: int) -> float:
-    """Largest gradient norm with which a step updates the weights: 0 in one step if there is a policy for faults."""
     limited = config.faults.policy != "none" and step == min(LIMITED_STEP, steps - 2)
     return 0.0 if limited else math.inf
 
@@ -145,7 +139,6 @@ def batches(config: RunConfig, steps: int) -> list[np.ndarray]:
 
 
 def local_rows(config: RunConfig, rank: int, array: np.ndarray) -> np.ndarray:
-    """The rows of a global batch that this rank of a run loads."""
     return array[sharding.loaded_rows(config, rank)]
 
 

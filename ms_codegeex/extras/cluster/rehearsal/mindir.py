@@ -126,7 +126,6 @@ def communicators(model: ModelProto) -> list[tuple[int, ...]]:
 
 
 def parameters(model: ModelProto) -> dict[str, TensorType]:
-    """Shape and type of every parameter of the step on this rank: weights, optimizer state, accumulated gradients."""
     return {parameter_name(p.name): tensor_type(p) for p in model.graph.parameter}
 
 
@@ -136,12 +135,10 @@ def described(model: ModelProto) -> dict[str, list[Any]]:
 
 
 def parameter_name(name: str) -> str:
-    """The parameter's name without the prefix that MindIR adds."""
     return name.rsplit(":", 1)[-1]
 
 
 def executed(model: ModelProto) -> list[str]:
-    """The kind of every operator that a step runs, in the order of the graph."""
     return [kind.op_type for calls, _, kind in _nodes(model) for _ in range(calls)]
 
 
@@ -189,7 +186,6 @@ def by_rows(shape: tuple[int, ...], seq_length: int) -> tuple[int, ...]:
 
 
 def _constants(model: ModelProto) -> dict[str, Any]:
-    """The numbers and texts that nodes read, by name."""
     constants = (node for graph in (model.graph, *model.functions) for node in graph.node if node.op_type == "Constant")
     return {node.output[0]: attribute_value(x) for node in constants for x in node.attribute if x.name == "value"}
 
@@ -259,7 +255,6 @@ def add_call(
 
 
 def _custom(model: ModelProto, library: Path) -> str:
-    """The name of the operator of `library`, added to the model if it is not there yet."""
     from mindspore.train.mind_ir_pb2 import AttributeProto
 
     primitive = _primitive(model, CALL, "Custom")
@@ -273,7 +268,6 @@ def _custom(model: ModelProto, library: Path) -> str:
 
 
 def _primitive(model: ModelProto, name: str, op: str) -> PrimitiveProto:
-    """The primitive of this name, added to the model if it is not there yet."""
     from mindspore.train.mind_ir_pb2 import PrimitiveProto
 
     found = next((primitive for primitive in model.primitives if primitive.name == name), None)
@@ -294,7 +288,6 @@ def add_item(model: ModelProto, graph: GraphProto, source: str, index: int, as_n
 
 
 def data_type(tensor: TensorType) -> int:
-    """The number of its element type in the protobuf."""
     from mindspore.train.mind_ir_pb2 import TensorProto
 
     return TensorProto.DataType.Value(PROTO_NAMES.get(tensor.dtype, tensor.dtype.upper()))
@@ -310,7 +303,6 @@ def message_tag(op: str, ranks: tuple[int, ...], rank: int, attributes: dict[str
 
 
 def _group_name(ranks: tuple[int, ...]) -> str:
-    """A short name for a group, for use in file names."""
     text = "_".join(map(str, ranks))
     return text if len(text) < 60 else f"{ranks[0]}_to_{ranks[-1]}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
@@ -347,7 +339,6 @@ def communication_nodes(model: ModelProto) -> Iterator[_Node]:
 
 
 def _nodes(model: ModelProto) -> Iterator[tuple[int, NodeProto, PrimitiveProto]]:
-    """Every node that is an operator: how often a step runs it, the node, its primitive."""
     primitives = {primitive.name: primitive for primitive in model.primitives}
     calls = graph_calls(model)
     for graph in (model.graph, *model.functions):
@@ -418,7 +409,6 @@ def tensor_type(tensor: Any) -> TensorType:
 
 
 def attributes_of(primitive: PrimitiveProto) -> dict[str, Any]:
-    """The attributes of a primitive that are texts, numbers or lists of numbers."""
     return {a.name: value for a in primitive.attribute if (value := attribute_value(a)) is not None}
 
 

@@ -39,7 +39,6 @@ class PlanCheck:
 
     @property
     def ok(self) -> bool:
-        """Whether found is what was expected."""
         return self.expected == self.found
 
 
@@ -69,7 +68,6 @@ def state_checks(config: RunConfig, stage: int, parameters: Mapping[str, Sequenc
 
 
 def _check(kind: str, planned: Mapping[str, str], found: Mapping[str, str]) -> PlanCheck:
-    """Compares all parameters of one kind; names the first that differs."""
     wrong = sorted(x for x in planned.keys() | found.keys() if planned.get(x) != found.get(x))
     if not wrong:
         return PlanCheck(f"shapes of {kind}", "as planned", "as planned")
@@ -78,12 +76,10 @@ def _check(kind: str, planned: Mapping[str, str], found: Mapping[str, str]) -> P
 
 
 def members(mesh: Mesh, collective: PlannedCollective, rank: int) -> tuple[int, ...]:
-    """The global ranks of a planned collective that `rank` takes part in, in the order of the group."""
     return tuple(sorted(group_ranks(mesh, collective.group, rank, collective.phase)))
 
 
 def _of_rank(config: RunConfig, rank: int) -> Iterator[tuple[PlannedCollective, tuple]]:
-    """The plan's collectives of a rank, each with what a graph shows of it."""
     for x in collectives(config):
         if x.stage == config.mesh.coordinates(rank)[0]:
             yield x, (x.op, members(config.mesh, x, rank), DTYPES[x.dtype], x.bytes_each)
@@ -98,7 +94,6 @@ def planned_calls(config: RunConfig, rank: int) -> Calls:
 
 
 def _receives(config: RunConfig, rank: int) -> Calls:
-    """What a rank receives: what its neighbours in the pipeline send to it."""
     calls: Calls = Counter()
     for x in collectives(config):
         source = (rank + config.mesh.stage_size * (1 if x.phase == "backward" else -1)) % config.mesh.world
@@ -144,7 +139,6 @@ def called_blocks(config: RunConfig, rank: int) -> Calls:
 
 
 def _in_block(name: str) -> bool:
-    """Whether a parameter belongs to a block, also to one after the others."""
     return name.partition(".")[0] not in ("embedding", "head") and name.count(".") > 1
 
 
@@ -211,7 +205,6 @@ def joined(planned: Calls, actual: Calls) -> Calls:
 
 
 def differences(planned: Counter, actual: Counter) -> list[tuple[str, int, int]]:
-    """Collectives whose number of calls differs, with the number in the plan and in the graph."""
     differing = sorted(key for key in planned.keys() | actual.keys() if planned[key] != actual[key])
     return [(_named(*key), planned[key], actual[key]) for key in differing]
 

@@ -28,8 +28,6 @@ NORM_LIMIT = "faults.norm_limit"  # a parameter of the step, if it has a policy 
 
 
 def _follow(weight: Parameter, gradient: Tensor) -> Tensor:
-    """The gradient, tied to its weight: a pipeline drops operations on other stages' weights, and finds them only by
-    following the weight."""
     return ops.depend(gradient, weight)
 
 
@@ -73,7 +71,6 @@ class ProbedStep(TrainStep):
         self.marked = tuple(weight.name == marked for weight in self.weights)
 
     def probe(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Add `rehearsal.overflow`, which is infinite in one step, to the marked gradient."""
         return self.map(ops.partial(_overflow, self.overflow), self.marked, gradients)
 
 
@@ -129,5 +126,4 @@ class AdamWFormula:
 
 
 def parameters_of(parameters: dict[str, Any], prefix: str) -> dict[str, np.ndarray]:
-    """Values of the parameters whose names begin with `prefix`, by the rest of their names."""
     return {name.removeprefix(prefix): p.asnumpy() for name, p in parameters.items() if name.startswith(prefix)}

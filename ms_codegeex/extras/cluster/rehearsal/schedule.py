@@ -80,8 +80,6 @@ def _message(node: mindir.CollectiveNode) -> dict[str, Any]:
 
 
 def _passes(model: ModelProto) -> dict[str, str]:
-    """The calls of the main graph that run a micro-batch, by the value that each returns. A forward call names its
-    micro-batch and its virtual stage, and returns the function that runs backward."""
     kinds = {primitive.name: primitive.op_type for primitive in model.primitives}
     taken: dict[str, str] = {}  # an element of a tuple, from which
     found: dict[str, Pass] = {}
@@ -102,7 +100,6 @@ def _passes(model: ModelProto) -> dict[str, str]:
 
 
 def _waits(model: ModelProto, names: Sequence[str]) -> dict[str, set[str]]:
-    """For each of these values of the main graph those of them that it waits for. Functions count as one operator."""
     bits, earlier = {name: 1 << i for i, name in enumerate(names)}, dict[str, int]()
     for node in model.graph.node:
         waited = 0
@@ -134,7 +131,6 @@ def message_checks(messages: Mapping[int, Sequence[Any]]) -> list[PlanCheck]:
 
 
 def _unmatched(messages: Mapping[int, Sequence[Any]], source: int, target: int) -> tuple[str, str] | None:
-    """The first message from one rank to another on which the sides disagree, as each side describes it."""
     sides = (_one_way(messages[source], "Send", target), _one_way(messages[target], "Receive", source))
     for number, (sent, received) in enumerate(zip_longest(*sides, fillvalue="none"), 1):
         if sent != received or UNORDERED in (sent[:1], received[:1]):
@@ -144,7 +140,6 @@ def _unmatched(messages: Mapping[int, Sequence[Any]], source: int, target: int) 
 
 
 def _one_way(listed: Sequence[Any], op: str, peer: int) -> list[str]:
-    """The messages of one direction as text. `UNORDERED` precedes one that no edge orders after the message before."""
     found, before = [], ""
     for each in listed:
         if each != UNORDERED and (each["op"], each["peer"]) == (op, peer):

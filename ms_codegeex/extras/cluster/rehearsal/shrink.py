@@ -122,8 +122,6 @@ def single_device(config: RunConfig) -> RunConfig:
 
 
 def _small_model(config: RunConfig, mesh: Mesh) -> dict[str, int]:
-    """Fields of a model of a few thousand weights whose plan is of the same kind: keys and values are sharded by groups
-    or replicated, only a part of each head is rotated, stages have unequal numbers of layers."""
     model = config.model.sizes
     shared = model.num_kv_groups < model.num_heads
     by_group = model.num_kv_groups % config.mesh.tensor == 0

@@ -42,7 +42,6 @@ def simulation_environment(rank: int, world: int) -> dict[str, str]:
 
 
 def loader_environment() -> dict[str, str]:
-    """The part of `simulation_environment` that the dynamic loader reads when a process starts."""
     return {**cuda_plugin.plugin_environment(stub_libraries().parent), "GLOG_v": "3"}
 
 
@@ -120,7 +119,6 @@ def needed_libraries(path: Path) -> list[str]:
 
 
 def _foreign_libraries(plugin: Path) -> list[str]:
-    """The names of NVIDIA's libraries that the plugin is linked to."""
     ours = {path.name for path in plugin.parent.glob("gpu*/*")}
     return [name for name in needed_libraries(plugin) if FOREIGN_LIBRARY.match(name) and name not in ours]
 

@@ -108,8 +108,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _recipe(arguments: argparse.Namespace) -> CorpusRecipe | None:
-    """The recipe of a corpus. Its values, then the defaults of `tokenizer` and `tags`, become those of the options that
-    are not given."""
     recipe = None if arguments.recipe is None else read_recipe(arguments.recipe)
     if arguments.no_tags:
         arguments.tags = "none"
@@ -121,7 +119,6 @@ def _recipe(arguments: argparse.Namespace) -> CorpusRecipe | None:
 
 
 def _tune(arguments: argparse.Namespace) -> bool:
-    """Prepare fine-tuning data and print what is in it; False for another task."""
     if arguments.task == "pretrain":
         only = "only with --task completion, chat or translation"
         refuse(arguments, TuningOptions, only, ("seq_length", "overlong", "template"))
@@ -139,7 +136,6 @@ def _tune(arguments: argparse.Namespace) -> bool:
 
 
 def _refuse_urls(arguments: argparse.Namespace) -> None:
-    """Only corpora are read from URLs and written to them."""
     if isinstance(arguments.dropped, RemotePath):
         raise UserError(f"--dropped {arguments.dropped}: is a URL; give a path of this machine")
     if arguments.task == "pretrain" and not arguments.to and not arguments.from_format:
@@ -152,7 +148,6 @@ def _refuse_urls(arguments: argparse.Namespace) -> None:
 
 
 def _exchange(arguments: argparse.Namespace) -> bool:
-    """Export or import a dataset and print what was written; False if neither was requested."""
     if not arguments.to:
         refuse(arguments, ExchangeOptions, "only with --to", ("split", "files", "order"))
         if not arguments.from_format:
@@ -218,7 +213,6 @@ def _settings(arguments: argparse.Namespace, recipe: CorpusRecipe | None) -> Pre
 
 
 def _common(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The settings that all datasets made from text have."""
     names = ("tags", "validation_share", "seed", "tokenizer", "on_error")
     values = {name: getattr(arguments, name) for name in names}
     return {**values, "validation": tuple(arguments.validation or ()), "infill": infill_config(arguments)}

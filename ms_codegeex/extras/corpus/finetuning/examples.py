@@ -91,7 +91,6 @@ def _layout(layouts: Table, record: Mapping[str, Any], task: str) -> RecordLayou
 
 
 def _holds_columns(record: Mapping[str, Any]) -> bool:
-    """Whether each field has a list of values in place of one, or pandas' object of them, by their numbers."""
     lists = [[*it.values()] if isinstance(it, dict) and "0" in it else it for it in record.values() if it is not None]
     several = all(isinstance(each, list) and each and not isinstance(each[0], dict) for each in lists)
     return several and (len(lists) > 1 or any(isinstance(each[0], list) for each in lists))
@@ -102,7 +101,6 @@ def _found(record: Mapping[str, Any]) -> str:
 
 
 def _check_further(layout: RecordLayout, record: Mapping[str, Any], note: Note, where: str = "") -> None:
-    """Refuse the fields that are to be refused, and note those that nobody knows."""
     for name, why in layout.further(record):
         if why:
             raise BadRecord(f"field {name}", f"{where}{why}")
@@ -110,7 +108,6 @@ def _check_further(layout: RecordLayout, record: Mapping[str, Any], note: Note, 
 
 
 def _valid(name: str) -> str:
-    """A name from the input, short and without lone surrogates."""
     return name[:40].encode("utf-8", "replace").decode()
 
 
@@ -125,7 +122,6 @@ def _text(name: str, value: Any) -> str:
 
 
 def _one(layout: RecordLayout, record: Mapping[str, Any], use: str) -> tuple[str, Any]:
-    """The field that holds `use`, and its value; "" and None if there is none. An empty text beside another is none."""
     found = layout.values(record, use)
     found = {name: value for name, value in found.items() if value != ""} or found
     name = next(iter(found), "")
@@ -166,7 +162,6 @@ def _completion(layouts: Table, layout: RecordLayout, record: Mapping[str, Any],
 
 
 def _history(layouts: Table, name: str, value: Any, note: Note) -> list[str]:
-    """The texts of earlier questions and answers, which are pairs or messages."""
     pairs = [] if value is None else _list(name, value, "pairs, of a question and its answer, or of messages")
     if any(isinstance(pair, dict) for pair in pairs):
         return [turn.content for turn in _messages(layouts, name, pairs, note, trained=False)]
@@ -176,7 +171,6 @@ def _history(layouts: Table, name: str, value: Any, note: Note) -> list[str]:
 
 
 def _list(name: str, value: Any, of: str) -> list[Any]:
-    """A list, which some tables hold as a text in JSON."""
     if isinstance(value, str):
         with contextlib.suppress(MalformedText):
             value = parse_json(value, data=True)
@@ -191,7 +185,6 @@ def _messages(layouts: Table, name: str, value: Any, note: Note, trained: bool =
 
 
 def _turns(layouts: Table, layout: RecordLayout, record: Mapping[str, Any], note: Note) -> list[Turn]:
-    """The messages of a record, a system text of its own before them."""
     if "messages" in layout.uses:
         found = layout.values(record, "messages").items()
         turns, *others = [_messages(layouts, name, value, note) for name, value in found]
@@ -221,7 +214,6 @@ def _turns(layouts: Table, layout: RecordLayout, record: Mapping[str, Any], note
 
 
 def _turn(layouts: Table, message: Any, number: int, note: Note, trained: bool) -> Turn:
-    """A message. Numbers from 0."""
     layout, where = layouts.message, f"message {number}: "
     if not isinstance(message, dict):
         raise BadRecord("wrong type", f"{where}{type(message).__name__}, expected an object with role and content")
@@ -244,7 +236,6 @@ def _turn(layouts: Table, message: Any, number: int, note: Note, trained: bool) 
 
 
 def _content(name: str, value: Any) -> str:
-    """A text, or the texts of a list of parts, joined as the server joins them."""
     texts, whole = [], value.get("parts") if isinstance(value, dict) else value
     for part in whole if isinstance(whole, list) else [whole]:
         if isinstance(part, dict):

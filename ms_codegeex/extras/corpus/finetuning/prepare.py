@@ -93,7 +93,6 @@ class FinetuneSettings:
             raise UserError("infill: only completions and corpora have a middle; leave out --infill-rate")
 
     def record(self) -> dict[str, Any]:
-        """All settings, as dataset.json and report.json hold them."""
         optional = ("infill", "chat", "validation")
         return {name: value for name, value in asdict(self).items() if value or name not in optional}
 
@@ -118,11 +117,9 @@ class RowEncoder:
         self.ends_inside = False  # whether the end token has been in a prompt, where a chat template ends turns with it
 
     def answer_ids(self, answer: str) -> list[int]:
-        """Ids of an answer as it follows its prompt, without its end."""
         return self._fast.encode_inside(answer.encode()).tolist()
 
     def learnt_ids(self, example: Example) -> list[int]:
-        """Ids that the loss counts: the answer, its end and the end token."""
         ids = [*self.answer_ids(example.answer), *(self.tokenizer.encode_marks(example.end) if example.end else ())]
         return ids if ids[-1:] == [self.tokenizer.eos_id] else [*ids, self.tokenizer.eos_id]
 
@@ -155,13 +152,11 @@ class RowEncoder:
             yield np.array([*kept, *answer]), mask, truncated
 
     def _ids(self, text: bytes, start: int, end: int) -> list[int]:
-        """The ids of a part of a prompt, at most the last `seq_length`: a row has no room for others."""
         encode = self._fast.encode_inside if start else self._fast.encode
         return encode(text[start:end])[-self.seq_length :].tolist()
 
 
 def _special(examples: Sequence[Example]) -> Iterator[tuple[str, str]]:
-    """Remarks on names of special tokens in a record's texts, with the first name."""
     own = "" if examples[-1].marked else examples[-1].text.decode()  # a template's own names are meant
     texts = [own, *(example.answer for example in examples)]
     for number, text in enumerate(texts):
@@ -247,8 +242,6 @@ class _RowMaker:
         self._before += records.value
 
     def _digest(self, examples: Sequence[Example]) -> bytes:
-        """SHA-256 of the seed and a record's texts, up to `_MAX_PROMPTS`. Rows of one conversation repeat each other,
-        so they stay together in the split."""
         digest, left = hashlib.sha256(f"{self.settings.seed}".encode()), _MAX_PROMPTS
         for example in examples:
             for text in (memoryview(example.text)[: example.size], example.answer.encode()):
@@ -264,7 +257,6 @@ class _RowMaker:
         self.tally.add(rejected(source, broken), records)
 
     def _add(self, example: Example, row: Row | str, source: str, digest: bytes) -> Event | None:
-        """Write an example; why it is left out, if it is."""
         if isinstance(row, str):
             size = example.size + len(example.answer.encode())
             needed = len(self.encoder.learnt_ids(example)) + len(self.encoder.tokenizer.prefix) + 1
@@ -323,14 +315,12 @@ def example_rows(
 
 
 def _nothing_left(inputs: Places, tally: Tally, longest: int = 0) -> UserError:
-    """What to say if there is no example; `longest`: the tokens that the longest answer needs."""
     values = {"longest": longest, "endings": ", ".join(ENDINGS)}
     why = tally.nothing_left("docs/what-we-read.md lists what is read", "examples", **values)
     return UserError(f"{', '.join(map(str, inputs))}: no example is left: {why}")
 
 
 def _find(roots: Sequence[Root]) -> tuple[list[Unit], list[Event], dict[str, int]]:
-    """What `find_units` gives, for files of records. The first object shows whether a `.json` file is one."""
     given = {root.path for root in roots}
     if remote := next((path for path in given if isinstance(path, RemotePath)), None):
         raise UserError(f"{remote}: a URL is for corpora; give a path of this machine")
@@ -361,7 +351,6 @@ def recognised_task(inputs: Places) -> str:
 
 
 def _describe(directory: Path, work: _RowMaker, roots: Sequence[Root], splits: dict[str, Any]) -> dict[str, Any]:
-    """Write dataset.json for the finished files in `directory`, and return its content."""
     settings, tokenizer = work.settings, work.encoder.tokenizer
     first = {"kind": KIND, "task": settings.task, "seq_length": settings.seq_length}
     examples = sum(split["documents"] for split in splits.values())

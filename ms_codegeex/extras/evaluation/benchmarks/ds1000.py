@@ -125,8 +125,6 @@ FIGURE_CALLS = ("plt.show()", "plt.clf()", "plt.close()", "savefig")
 
 
 def prompt(text: str, mode: str) -> str:
-    """What the model reads: the full prompt, including its last line break, or the text before the insertion point: a
-    model that only continues text cannot use the text after it."""
     return text if mode == "completion" else text.partition("[insert]")[0].strip() + "\n"
 
 
@@ -225,7 +223,6 @@ class Ds1000(PythonTask):
         return judged(problem.data, sample, sandbox)
 
     def _simplified(self, ds: Ds1000Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
-        """Passes if there is no exception. The problem's own functions run the answer, in one process."""
         calls = ["test_execution(code)"] + ["test_string(code)"] * ("def test_string(" in ds.context)
         report = self.run(
             "\n".join([ds.context, f"code = {sample.generation!r}", *calls, ""]), sandbox, bare=True, guarded=False
@@ -234,8 +231,6 @@ class Ds1000(PythonTask):
         return judgement(sample, both_verdicts(report), [report.execution])
 
     def _original(self, ds: Ds1000Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
-        """Each test case is a run that leaves a pickle. The pickles are opened, then compared: only now the expected
-        results and what compares enter the sandbox. Published: the pickles decide. Strict: every run also ended."""
         program = encoded(ds.context.replace("[insert]", sample.generation))
         secrets = [python_program.witness() for _ in range(ds.cases + 1)]
         cases = [("program.py", "--test_case", str(case)) for case in range(1, ds.cases + 1)]
@@ -276,7 +271,6 @@ class Ds1000(PythonTask):
 
 
 def _right(execution: Execution, secret: str) -> bool:
-    """Whether the comparison says that everything is as expected."""
     lines = execution.stdout.rstrip(b"\n").split(b"\n")
     if not execution.succeeded or len(lines) < 2 or lines[-1] != secret.encode("ascii"):
         return False

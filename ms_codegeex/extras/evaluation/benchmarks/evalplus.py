@@ -63,7 +63,6 @@ def converted_row(row: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _calls_of(test: str, where: str) -> tuple[list[Any], str, float]:
-    """The arguments of each call, the function's name and the tolerance. Nothing of the program is run."""
     lines = test.rstrip().split("\n")
     given = [line[len(INPUTS) :] for line in lines if line.startswith(INPUTS)]
     call = CALL.match(lines[-1])
@@ -142,7 +141,6 @@ def read_problem(row: Mapping[str, Any], where: str, _: int) -> Problem:
 
 
 def _calls(row: Mapping[str, Any], key: str, name: str, typed: bool, where: str) -> Calls:
-    """`typed`: Python's literals already have their types."""
     calls = row.get(key) or []  # an empty object where there are none
     if not isinstance(calls, list) or not all(isinstance(call, list) for call in calls):
         raise UserError(f"{where}: {key} is not a list of calls; expected a list of arguments for each")
@@ -153,12 +151,10 @@ def _calls(row: Mapping[str, Any], key: str, name: str, typed: bool, where: str)
 
 
 def each(convert: Convert, kind: Convert = list) -> Convert:
-    """A function that converts every item of a list."""
     return lambda items: kind([convert(item) for item in items])
 
 
 def tuples(value: Any) -> Any:
-    """Lists as tuples, at every depth."""
     return tuple(map(tuples, value)) if isinstance(value, list) else value
 
 
@@ -246,7 +242,6 @@ class EvalPlus(PythonTask):
     def _verdict(
         self, problem: Problem, kind: str, calls: Calls, program: str, sandbox: Sandbox
     ) -> tuple[list[Execution], Verdict]:
-        """The executions of one kind of calls, and the verdict."""
         expected = self._expect(problem, kind, calls, sandbox)
         limits = [max(self.seconds, FACTOR * spent) for spent in expected.seconds]
         files = {"program.py": encoded(program), "calls": pickle.dumps((problem.data.entry_point, calls, limits), 4)}
@@ -261,7 +256,6 @@ class EvalPlus(PythonTask):
         return executions, Verdict.PASSED if right else Verdict.WRONG
 
     def _expect(self, problem: Problem, kind: str, calls: Calls, sandbox: Sandbox) -> ReferenceValues:
-        """The values that the canonical solution returns, computed once."""
         with self._locks[problem.id]:
             if (problem.id, kind) not in self._expected:
                 self._expected[problem.id, kind] = self._returned(problem, calls, sandbox)

@@ -80,14 +80,12 @@ class HumanEvalX(ToolChainTask):
         return self.sample(problem, completion_id, prompt, done, stop_rules.CLEAN_UPS[self._rules][row.language])
 
     def code_request(self, problem: Problem, prompt: str) -> CodeRequest:
-        """The function that the benchmark's prompt leaves open, whatever the model's prompt looks like."""
         return programs.code_request(problem.data)
 
     def reference(self, problem: Problem) -> Sample:
         return Reference(problem.id, 0, self.prompt(problem.data), problem.data.solution, "eos", {"reference": True})
 
     def program(self, problem: Problem, sample: Sample) -> Program:
-        """The program of a sample, before it gets a secret. Equal samples have the same `fingerprint`."""
         return programs.assemble(problem.data, sample.generation, whole=sample.whole)
 
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:

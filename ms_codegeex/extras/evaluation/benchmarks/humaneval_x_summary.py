@@ -61,12 +61,10 @@ def clean(text: str, row: HumanEvalXProblem, form: str) -> str:
 
 
 def sign(row: HumanEvalXProblem) -> str:
-    """What begins a comment in the row's language."""
     return SIGNS.get(row.language, "//")
 
 
 def joined(lines: object) -> str:
-    """Lines as one, with single spaces."""
     return " ".join(" ".join(lines).split())  # type: ignore[call-overload]
 
 
@@ -113,16 +111,13 @@ class HumanEvalXSummary(Task):
         return self.sample(problem, completion_id, prompt, done, partial(clean, row=problem.data, form=self._form))
 
     def read(self, problem: Problem, prompt: str, done: SampledAnswer) -> ReplyCode:
-        """A chat model's reply is the summary."""
         return ReplyCode(without_thoughts(done.text).strip(), False)
 
     def reference(self, problem: Problem) -> Sample:
-        """The published description."""
         prompt = prompt_of(problem.data, self._form, self._tag)
         return Reference(problem.id, 0, prompt, description(problem.data), "eos")
 
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox | None) -> Judgement:
-        """Both measures; there is no verdict."""
         measured = similarity(sample.generation, description(problem.data))
         return Judgement(sample.task_id, sample.completion_id, {}, 0.0, None, "", measured)
 

@@ -61,7 +61,6 @@ def _made(kind: type, items: list[Any]) -> Any:
 
 
 def _key(key: Any) -> str | None:
-    """A dictionary key as JSON writes it; a class by its name, as in the one problem that needs it (id 89)."""
     if isinstance(key, str):
         return CLASS.sub(r"\1", key)
     return json.dumps(key) if isinstance(key, (int, float, bool, type(None))) else None
@@ -176,7 +175,6 @@ def turn_seed(seed: int, turn: int) -> int:
 
 
 def comment(prompt: str) -> str:
-    """A prompt as the model reads it."""
     return f"# {prompt}\n"
 
 
@@ -212,8 +210,6 @@ def single_turn(prompts: Sequence[str], length: int, seed: int, complete: TextSo
 
 
 def _read(answer: SampledAnswer, prompt: str, limit: int = 1) -> dict[str, str]:
-    """The text of a turn and why it ended. The text is a completion up to its cut, or the code in a reply that the
-    earlier turns do not have; `lacking` says why a reply has none."""
     if not answer.is_reply:
         return {"text": stop_rules.codegen_truncated(answer.text, limit), "finish": answer.finish}
     code = code_of(answer.text, CodeRequest("python", "", finished=answer.finish != "length"))
@@ -222,8 +218,6 @@ def _read(answer: SampledAnswer, prompt: str, limit: int = 1) -> dict[str, str]:
 
 
 def parts(turns: Sequence[dict[str, Any]], multi: bool) -> list[tuple[str, str]]:
-    """What follows `HISTORY` in a program: each turn's prompt, as the model reads it, and its answer. The release
-    executes all turns, one after the other."""
     return [(comment(turn["prompt"]) if multi else turn["prompt"], f"{turn['text']}\n\n") for turn in turns]
 
 
@@ -252,7 +246,6 @@ class Mtpb(PythonTask):
         self.limits = ResourceLimits(wall=SECONDS + GRACE)
 
     def samples_per_problem(self, n: int) -> int:
-        """n for each test case. A problem with fewer cases than another gets more samples of some cases."""
         return n * max(self._cases.values())
 
     def produce(self, problem: Problem, completion_id: int, seed: int, complete: TextSource) -> Sample:
@@ -287,7 +280,6 @@ class Mtpb(PythonTask):
         return judgement(sample, verdicts, [report.execution], case=case)
 
     def trial(self, problem: Problem) -> Sample:
-        """A program that prints what the first case expects, with the import of every program."""
         program = f"{HISTORY}print({problem.data.cases[0].gold!r})\n"
         return Sample(problem.id, 0, HISTORY, program, "eos", {"case": 0})
 
@@ -312,13 +304,10 @@ class Mtpb(PythonTask):
         return [(HISTORY, False), *pieces[:-1]]
 
     def known_defects(self) -> Mapping[str, str]:
-        """Defects of the published file: 7 cases that the published judge cannot accept (41, 89). We found the others:
-        10 cases without their data (38, 46), 4 that are random (23) and 2 with a wrong value (31, 94)."""
         ids, known = {problem.id for problem in self.problems}, shipped_table(PUBLISHED)["mtpb"]["defects"]
         return {key: reason for key, reason in known.items() if self.provenance["known"] and key in ids}
 
     def missing(self) -> Mapping[str, str]:
-        """Package -> the command that installs it, for the libraries that some programs import."""
         return {LIBRARIES[name]: f"pip install {LIBRARIES[name]}" for name in self.runner.interpreter.lacks(LIBRARIES)}
 
 

@@ -57,7 +57,6 @@ def read_problems(data: Path, languages: Sequence[str]) -> list[Problem]:
 
 
 def _problem(foreign: set[str], row: Mapping[str, Any], where: str, _: int) -> Problem | None:
-    """The problem in a row; None, with its language added to `foreign`, if that has no tool chain here."""
     name, given, prompt, tests, stops = values_of(row, KEYS, where, FORM)
     if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
         raise UserError(f"{where}: stop_tokens is not a list of texts; a row {FORM}")
@@ -89,7 +88,6 @@ def assemble(row: MultiPlEProblem, answer: str, name: str, whole: bool = False) 
 
 
 def in_class(row: MultiPlEProblem, made: trees.ReplyProgram) -> str:
-    """Java's tests call a static method of their own class, which calls the answer's."""
     text = trees.TreeReader("java").renamed(made.text, JAVA_CLASS, f"Their{JAVA_CLASS}")
     return f"{text}\nclass {JAVA_CLASS} {{\n    {made.called(f'Their{JAVA_CLASS}')}\n"
 
@@ -107,7 +105,6 @@ WHOLE = {"java": in_class, "go": in_package}
 
 
 def python(row: MultiPlEProblem, text: str, name: str) -> Program:
-    """The tests are a separate file, with the names that the program has defined."""
     return Program(f"{row.tests}\n", f'{blocks.CALL}("%s")', "\n", others={"program.py": text})
 
 
@@ -120,12 +117,10 @@ def cpp(row: MultiPlEProblem, text: str, name: str) -> Program:
 
 
 def java(row: MultiPlEProblem, text: str, name: str) -> Program:
-    """One of our classes calls main and sees it return."""
     return Program(f"{text}{row.tests}", "", "")
 
 
 def js(row: MultiPlEProblem, text: str, name: str) -> Program:
-    """The tests are a function that the witness calls."""
     return Program(f"{text};ms_codegeex_tests(", '"%s"', f", (console, JSON, Math) => {{\n{row.tests}\n}})\n")
 
 
@@ -148,13 +143,11 @@ def go(row: MultiPlEProblem, text: str, name: str) -> Program:
 
 
 def rust(row: MultiPlEProblem, text: str, name: str) -> Program:
-    """The witness is a crate."""
     head, tail = blocks.at_end_of_block(row.tests, RUST_MAIN, name)
     return Program(f"{text}{head}", blocks.RUST_CALL, f"{tail}\nextern crate {blocks.CALL};\n")
 
 
 def bash(row: MultiPlEProblem, text: str, name: str) -> Program:
-    """The last line writes the token to the descriptor that the witness reads."""
     return Program(f"{text}{row.tests}\n", "printf '%s' >&3\n", "")
 
 
@@ -176,7 +169,6 @@ OTHER_RUN_SECONDS = {"go": 30.0, "js": 5.0, "rust": 5.0}
 
 @cache
 def trial(language: str) -> MultiPlEProblem:
-    """A problem of ours, whose prompt is also its solution."""
     texts = read_yaml_file(Path(__file__).with_name("multipl_e_trials.yaml"))[language]
     return MultiPlEProblem(language, texts["function"], texts["tests"], ())
 
@@ -216,7 +208,6 @@ class MultiPlE(ToolChainTask):
         return self.judge_program(problem, sample, program, sandbox, wall)
 
     def trial(self, problem: Problem) -> Sample:
-        """Our own program in its language: the benchmark has no solutions."""
         return Reference(problem.id, 0, trial(problem.labels["language"]).prompt, "", "eos")
 
     def missing(self) -> Mapping[str, str]:

@@ -75,12 +75,10 @@ class LanguageDescription:
 
     @property
     def tag(self) -> str:
-        """CodeGeeX's kind of line before a prompt."""
         return f"{self.comment} language: {self.name}"
 
     @property
     def tool(self) -> str:
-        """The compiler or interpreter."""
         return (self.compile or self.run)[0]
 
     def assemble(self, prompt: str, answer: str, test: str, whole: bool = False) -> Program:
@@ -154,7 +152,6 @@ class OwnProblem:
 
     @property
     def id(self) -> str:
-        """Such as `Perl/13`."""
         return f"{self.language}/{self.number}"
 
 
@@ -220,7 +217,6 @@ class DescribedToolChain(ToolChain):
         return program_of(self._description.tool)
 
     def lacking(self) -> dict[str, str]:
-        """The first words of its commands that are not in PATH."""
         words = [command[0] for command in (self._description.compile, self._description.run) if command]
         return {word: word for word in words if not word.startswith("./") and program_of(word) is None}
 
@@ -286,7 +282,6 @@ class OwnProblems(ToolChainTask):
         self.provenance = {file.language.name: {"path": str(file.path), "sha256": sha256(file.path)} for file in files}
 
     def prompt(self, row: OwnProblem) -> str:
-        """The model's prompt: as in HumanEval-X with the tag line, or stripped without it."""
         return f"{self.languages[row.language].tag}\n{row.prompt}" if self._tag else row.prompt.strip()
 
     def produce(self, problem: Problem, completion_id: int, seed: int, complete: TextSource) -> Sample:

@@ -88,7 +88,6 @@ def _database(root: Path, name: str, where: str) -> Path:
 
 
 def _tables(file: Path) -> str:
-    """The statements that created a database's tables. No query of a benchmark runs here."""
     try:
         with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
             rows = connection.execute(TABLES).fetchall()
@@ -166,7 +165,6 @@ class Sql(PythonTask):
         return judgement(sample, verdicts, executions)
 
     def tools(self) -> Mapping[str, str]:
-        """The versions of the interpreter and of SQLite."""
         (version,) = self.runner.interpreter.ask("import sqlite3; print(sqlite3.sqlite_version)")
         return {**super().tools(), "SQLite": version}
 
@@ -178,7 +176,6 @@ class Sql(PythonTask):
 
 
 def is_query(text: str) -> bool:
-    """Whether a text is a whole query: it begins with SELECT, WITH or VALUES, perhaps after comments."""
     return bool(QUERY.match(text))
 
 
@@ -198,7 +195,6 @@ def statements(block: CodeBlock) -> Iterator[str]:
 
 
 def end_of_query(text: str) -> int | None:
-    """The end of the first statement: a semicolon, blank line, comment or fence outside of strings."""
     return next((match.start() for match in STRING_OR_END.finditer(text) if match["end"]), None)
 
 

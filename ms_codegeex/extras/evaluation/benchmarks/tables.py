@@ -57,7 +57,6 @@ class ProblemFiles:
         return None
 
     def _fits(self, path: Path) -> bool:
-        """Whether the first row has the keys. A damaged file fits: reading it says what is wrong."""
         _, row = next(entries(path), (0, None))
         if isinstance(row, UserError):
             return not path.name.endswith(".json")  # clones have many, which other programs read
@@ -130,6 +129,5 @@ def values_of(row: Mapping[str, Any], kinds: Mapping[str, Any], where: str, form
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names in words: `a, b and c`."""
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last

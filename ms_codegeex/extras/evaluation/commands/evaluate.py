@@ -66,12 +66,10 @@ NOT_DRAWN = ("languages", "translate_from", "tag", "form", "turns", "mode")
 
 
 def keys_of(task: str) -> tuple[str, ...]:
-    """The keys of recipes that are options of a task."""
     return tuple(each.name for each in declared(Recipe) if not (having := with_key(each.name)) or task in having)
 
 
 def _of_model(title: str, sources: Iterable[str] | None, *more: str) -> list[type | OptionGroup]:
-    """Options of the model, and of how our own engine runs it."""
     return [
         OptionGroup(SourceOptions, sources, title=title),
         OptionGroup(LocalModel, ("adapter", "threads", "exact", "fast", "cpu_level", *more), over=True, title=title),
@@ -144,7 +142,6 @@ def run(arguments: argparse.Namespace) -> int | None:
 
 
 def _list(arguments: argparse.Namespace) -> None:
-    """Print the tasks, and of each benchmark how many problems are found where, or the command that gets them."""
     if arguments.task is not None:
         word, remedy = ("list", "leave it out") if arguments.list else ("json", "put it after the task")
         raise UserError(f"--{word}: stands before {arguments.task}; {remedy}")
@@ -179,7 +176,6 @@ def _judge(arguments: argparse.Namespace) -> None:
 
 
 def _evaluated(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The report of an evaluation, after doing the work that is not done yet."""
     if arguments.data is None:
         arguments.data = find_data(arguments.task)
         print_error(f"--data: found {arguments.data}")
@@ -218,7 +214,6 @@ def _evaluated(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _reproduce(arguments: argparse.Namespace) -> int:
-    """Run the evaluations of a paper that are not finished, and write its page."""
     options = given(ReproductionOptions, arguments)
     if not arguments.model and not arguments.url:
         raise UserError("--model: missing; give --model DIR, or --url of a server")
@@ -273,7 +268,6 @@ def _infilling(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    """Write comparison.json and comparison.html, and print how the evaluations differ."""
     settings = given(ComparisonOptions, arguments)
     from ms_codegeex.base.files import atomic_file, write_json
     from ms_codegeex.extras.evaluation.output_directory import sole_writer
@@ -291,7 +285,6 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 
 def _check_problems(arguments: argparse.Namespace) -> None:
-    """Print the faults of a directory's problems. `RunFailure` if there are any, or if a language was not run."""
     judging = given(JudgingOptions, arguments)
     from ms_codegeex.extras.evaluation.checking import check_problems, lines, raise_for_faults
 
@@ -302,12 +295,10 @@ def _check_problems(arguments: argparse.Namespace) -> None:
 
 
 def _print(files: Any, result: Mapping[str, Any], lines: Iterable[str], page: str = "report.html") -> None:
-    """`files`: the options `output` and `json`."""
     print_result(result, "\n".join([*lines, f"report: {files.output / page}"]), files.json)
 
 
 def _draws(source: SourceOptions, judging: JudgingOptions) -> bool:
-    """Whether there are samples, or will be."""
     return bool(source.model or source.url or source.samples or judging.judge_only)
 
 
@@ -343,7 +334,6 @@ def _check_source(
 
 
 def _engine(recipe: Recipe, data: Path, judging: JudgingOptions) -> Any:
-    """A factory of the Ray engine; None: this machine judges."""
     if judging.judge_engine == "pool":
         return None
     from ms_codegeex.extras.evaluation.benchmarks.registry import build_task
@@ -397,7 +387,6 @@ def _local_model(arguments: argparse.Namespace, needed: bool = False) -> LocalMo
 
 
 def _fields(words: Iterable[str]) -> dict[str, Any]:
-    """`["top_k=-1"]` -> {"top_k": -1}; a value that is not JSON stays text."""
     fields = {}
     for word in words:
         name, separator, value = word.partition("=")

@@ -30,13 +30,11 @@ class Equipment:
 
     @classmethod
     def of(cls, task: Task, sandbox: Sandbox | None) -> Equipment:
-        """This machine's, for the problems of a task."""
         layers = dict(getattr(sandbox, "layers", None) or {})
         return cls(dict(task.missing()), dict(task.known_defects()), dict(task.tools()), layers)
 
 
 def sandbox_for(task: Task, mode: str) -> Sandbox | None:
-    """This machine's sandbox (`mode` as in `open_sandbox`); None for a task that runs no programs."""
     return open_sandbox(mode) if task.runs_programs else None
 
 
@@ -51,7 +49,6 @@ class LocalEngine:
 
     @property
     def equipment(self) -> Equipment:
-        """What there is to judge with, the same wherever a sample is judged."""
         return Equipment.of(self.task, self.sandbox)
 
     def prepare(self, problems: Sequence[Problem]) -> Mapping[str, str]:
@@ -91,14 +88,12 @@ class NodeJudge:
         return problems_fingerprint(task.problems), self.engine.equipment
 
     def prepare(self, ids: Sequence[str]) -> dict[str, str]:
-        """See `Task.prepare`, for the problems with these ids."""
         return dict(self.engine.prepare([self.problems[name] for name in ids]))
 
     def calibrate(self, judgements: Sequence[Judgement]) -> None:
         self.engine.calibrate(judgements)
 
     def judge(self, sample: Sample) -> Judgement:
-        """Judge a sample in this machine's sandbox."""
         return self.engine.judge(self.problems[sample.task_id], sample)
 
 
@@ -156,7 +151,6 @@ class NodesEngine:
                     raise RunFailure(f"judging: {lost}; {remedies}") from None
 
     def _judge_on_node(self, sample: Sample, again: bool = False) -> Judgement:
-        """The judgement of one node. NodeLost, with the node's name, if it is lost and others are left."""
         node = self._take()
         if again:
             self._suspect = (node, sample)
@@ -199,7 +193,6 @@ class NodesEngine:
             return [(node, answers[node.name]) for node in nodes if node in self.nodes]
 
     def _take(self) -> JudgeNode:
-        """The node with the most free workers; it then has one fewer. Waits for a free one."""
         with self._turn:
             while True:
                 self._check_any()

@@ -122,7 +122,6 @@ def unjudgeable(
 
 
 def group(problem: Problem) -> str:
-    """The problem's group, which is accepted or refused as a whole: its language, its library, or "all"."""
     return problem.labels.get("language") or problem.labels.get("library") or "all"
 
 

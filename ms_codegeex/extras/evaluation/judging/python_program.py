@@ -98,7 +98,6 @@ class PythonInterpreter:
             raise UserError(f"{self.path}: not a Python that runs ({error}); give the path of a python3") from None
 
     def lacks(self, modules: Iterable[str]) -> list[str]:
-        """The modules that are not installed where the sandbox shows them, in order."""
         return self.ask(SHOWN + LACKS, *modules)
 
     def versions(self, packages: Iterable[str]) -> dict[str, str]:
@@ -109,8 +108,6 @@ class PythonInterpreter:
 
 
 def readable_parts(executable: Path, prefixes: Iterable[Path]) -> dict[str, Path]:
-    """The files of an interpreter that a sandbox must show: the executable and its libraries, not the whole prefix,
-    which may be a home directory or ~/.local."""
     needed = [executable, *(prefix / part for prefix in prefixes for part in PREFIX_PARTS)]
     return {str(path): path for path in needed if path.exists() and not path.is_relative_to("/usr")}
 
@@ -126,7 +123,6 @@ class ProgramReport:
 
     @property
     def finished(self) -> bool:
-        """The program ran to its end, and its process exited by itself with status 0."""
         return self.ended is None and self.execution.succeeded
 
     @property
@@ -181,8 +177,6 @@ class Runner:
 
 
 def witness() -> str:
-    """A secret for one run. A program that prints it right after its tests has completed them. One that exits
-    early, or prints that it passed, does not know it."""
     return f"witness-{secrets.token_hex(16)}"
 
 
@@ -225,18 +219,15 @@ class PythonTask(Task):
         return read_report(execution, secret)
 
     def script(self, name: str, stdin: bytes, limits: ResourceLimits, *arguments: str) -> Command:
-        """The command for one of our scripts. -s: without modules that programs have installed in /tmp, their home."""
         words = [str(self.runner.interpreter.path), "-s", f"{PLACE}/{name}", *arguments]
         return Command(words, limits, ENVIRONMENT, stdin)
 
 
 def encoded(text: str) -> bytes:
-    """A program as a file; a model may write half a character."""
     return text.encode("utf-8", "surrogatepass")
 
 
 def both_verdicts(report: ProgramReport) -> dict[str, Verdict]:
-    """Published: no exception, and the process was not left. Strict: and it ended by itself with status 0."""
     return {
         "strict": Verdict.PASSED if report.finished else report.verdict,
         "published": Verdict.PASSED if report.ended is None else report.verdict,
@@ -244,6 +235,5 @@ def both_verdicts(report: ProgramReport) -> dict[str, Verdict]:
 
 
 def judgement(sample: Sample, modes: Mapping[str, Verdict], executions: Sequence[Execution], **extra: Any) -> Judgement:
-    """The judgement of a sample after the executions of its program."""
     spent, stderr = sum(execution.seconds for execution in executions), tail(executions)
     return Judgement(sample.task_id, sample.completion_id, modes, spent, executions[-1].code, stderr, extra)

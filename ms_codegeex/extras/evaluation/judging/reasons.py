@@ -31,7 +31,6 @@ def last_line(stderr: str) -> str:
 
 
 def reason(verdicts: Mapping[str, str], stderr: str) -> str:
-    """The verdicts of all modes, and the line."""
     given = ", ".join(f"{mode} {verdict}" for mode, verdict in verdicts.items())
     return ": ".join(filter(None, (given, last_line(stderr))))
 

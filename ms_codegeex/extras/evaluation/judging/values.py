@@ -69,7 +69,6 @@ def close(check: Check, value: Any) -> bool:
 
 
 def is_root(check: Check, value: Any) -> bool:
-    """Whether the polynomial with these coefficients is nearly zero there."""
     there = sum(coefficient * value**power for power, coefficient in enumerate(check.expected))
     return bool(abs(there) < check.tolerance)
 
@@ -156,7 +155,6 @@ def read_value(data: bytes, at: int, depth: int) -> tuple[Any, int]:
 
 
 def first_wrong(checks: Sequence[Check], values: Sequence[Any]) -> int | None:
-    """The first value that is not the expected one, None if all that were given are right."""
     pairs = enumerate(zip(checks, values, strict=False))
     return next((number for number, (check, value) in pairs if not check.accepts(value)), None)
 

@@ -56,7 +56,6 @@ class CorpusPerplexity:
     scored: str = "all text"
 
     def row(self) -> dict[str, Any]:
-        """The figures by their names in a report."""
         no_text = sum(self.tally["dropped"].get(reason, {"count": 0})["count"] for reason in NO_TEXT)
         return {
             "perplexity": self.score.perplexity,
@@ -130,7 +129,6 @@ def evaluate_corpus(
 
 
 def _scored(model: Scorer, paths: Sequence[Path], tally: Tally) -> Iterator[tuple[list[int], np.ndarray]]:
-    """The ids of each document or example, with what comes before it, and which of them are scored: bool [ids]."""
     for path in map(Path, paths):
         examples = _examples(model, path, tally)
         for ids, mask in examples or ():
@@ -141,8 +139,6 @@ def _scored(model: Scorer, paths: Sequence[Path], tally: Tally) -> Iterator[tupl
 
 
 def _examples(model: Scorer, path: Path, tally: Tally) -> Iterable[tuple[np.ndarray, np.ndarray]] | None:
-    """Ids and mask of each example of a fine-tuning dataset, or of a file of records for `finetune`; None for anything
-    else."""
     from ms_codegeex.extras.corpus.finetuning.prepare import FinetuneSettings, example_rows, recognised_task
 
     if is_dataset(path):
@@ -168,7 +164,6 @@ def _example_rows(model: Scorer, directory: Path, tally: Tally) -> Iterator[tupl
 
 
 def _split_of(model: Scorer, directory: Path) -> tuple[IndexedDataset, Path]:
-    """The split of a dataset that is evaluated on, and the path of its files without their endings."""
     from ms_codegeex.data.datasets.indexed import IndexedDataset
     from ms_codegeex.data.datasets.opening import evaluated_split
 
@@ -210,7 +205,6 @@ def _dataset(model: Scorer, directory: Path) -> Iterator[list[int]]:
 
 
 def _texts(path: Path, tally: Tally) -> Iterator[str]:
-    """The texts of a file or below a directory: source files in the order of their names, then records."""
     reading = ReadingSettings(rules=preset("none"), strip_licences="none", all_text=True)
     units, rejected, _ = find_units(user_roots([path]), reading)
     for item in rejected:

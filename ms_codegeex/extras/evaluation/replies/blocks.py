@@ -113,7 +113,6 @@ def without_thoughts(text: str, finished: bool = True) -> str:
 
 
 def _fenced(text: str, nested: bool = True) -> Iterator[CodeBlock]:
-    """The fenced blocks. Only lines with marks are looked at, once, or twice where a block is not closed in its way."""
     found = {mark.start("mark"): mark for pattern in (ENDING, LATE, MARK) for mark in pattern.finditer(text)}
     marks = [found[place] for place in sorted(found)]
     at = 0
@@ -131,7 +130,6 @@ def _fenced(text: str, nested: bool = True) -> Iterator[CodeBlock]:
 
 
 def _end(text: str, marks: list[re.Match[str]], at: int) -> tuple[int, int]:
-    """The number of the mark after a block, and where its code ends."""
     first, loose, inner = marks[at], 0, 0  # `inner`: fences further in, as in a docstring
     for number in range(at + 1, len(marks)):
         mark = marks[number]

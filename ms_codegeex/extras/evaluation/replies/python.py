@@ -53,11 +53,9 @@ class CodePart:
 
     @property
     def names(self) -> frozenset[str]:
-        """All names that the part needs."""
         return self.now | self.later
 
     def only(self, *kinds: type[ast.stmt]) -> bool:
-        """Whether all its statements are of these kinds."""
         return all(isinstance(node, kinds) for node in self.nodes)
 
 
@@ -98,8 +96,6 @@ class PythonReader:
         return [part for piece in self._pieces(plain) for part in piece]
 
     def _pieces(self, code: str) -> Iterator[list[CodePart]]:
-        """The parts of each piece that parses. A piece begins at a line that is not indented. A statement may span
-        several, for example if it has a string whose lines are not indented."""
         pieces = list[str]()
         for line in code.split("\n"):
             if pieces and GOES_ON.match(line):
@@ -121,13 +117,11 @@ class PythonReader:
 
 
 def _without_prompts(code: str) -> str:
-    """What was typed in an interpreter's session; another text unchanged."""
     typed = (re.match(r"\s*(?:>>>|\.\.\.)(?: (.*)|$)", line) for line in code.split("\n"))
     return "\n".join(found[1] or "" for found in typed if found) if re.match(r"\s*>>> ", code) else code
 
 
 def _is_prose(part: CodePart) -> bool:
-    """Whether a part is words that happen to parse: `Example`, `Note: this`."""
     node = part.nodes[0]
     words = (ast.Name, ast.Constant, ast.Starred, ast.Tuple, ast.List, ast.Compare, ast.BoolOp, ast.BinOp, ast.UnaryOp)
     is_words = isinstance(node, ast.Expr) and isinstance(node.value, words)
@@ -153,7 +147,6 @@ def _first(node: ast.stmt) -> int:
 
 
 def _part(text: str, nodes: Sequence[ast.stmt]) -> CodePart:
-    """A part with its names; none for a text that parses and does not compile."""
     bound, now, later = set[str](), set[str](), set[str]()
 
     def scope(table: symtable.SymbolTable, names: set[str]) -> None:
@@ -172,18 +165,15 @@ def _part(text: str, nodes: Sequence[ast.stmt]) -> CodePart:
 
 
 def entry_point(request: CodeRequest) -> str:
-    """The name of the function to write; if the problem does not say it, that of the prompt's last one."""
     found = re.findall(r"^(?:async +)?def +(\w+)", request.prompt, re.MULTILINE)
     return request.entry_point or (found[-1] if found else "")
 
 
 def defines(parts: Iterable[CodePart], name: str) -> bool:
-    """Whether a program defines a name, with more than a placeholder, or imports it from Python's own library."""
     return any(name in part.bound and any(map(_is_real, part.nodes)) for part in parts)
 
 
 def _is_real(node: ast.stmt) -> bool:
-    """Whether a statement defines something: no stub, no text with parts left out, no import of an unknown module."""
     if isinstance(node, IMPORTS):
         module = getattr(node, "module", None) or node.names[0].name
         return module.partition(".")[0] in sys.stdlib_module_names
@@ -197,7 +187,6 @@ def _is_real(node: ast.stmt) -> bool:
 
 
 def _has_function(part: CodePart) -> bool:
-    """Whether what a part defines is a function, as far as can be seen; an example may give its name to a value."""
     kinds = (ast.Lambda, ast.Name, ast.Attribute)
     return any(not isinstance(each, ASSIGNMENTS) or isinstance(each.value, kinds) for each in part.nodes)
 
@@ -230,7 +219,6 @@ def program(codes: Sequence[str], request: CodeRequest) -> ReplyCode | None:
 
 
 def _rejoined(codes: Sequence[str]) -> list[str]:
-    """The blocks; one that continues the function in which the block before it stops is joined to that."""
     joined = list[str]()
     for code in codes:
         last = joined[-1].strip("\n").rstrip() if joined else ""
@@ -244,13 +232,11 @@ def _rejoined(codes: Sequence[str]) -> list[str]:
 
 
 def _class_with(parts: Iterable[CodePart], method: str) -> str:
-    """The class that has this method; "" if there is none."""
     classes = (node for part in parts for node in part.nodes if isinstance(node, ast.ClassDef))
     return next((each.name for each in classes if any(getattr(one, "name", "") == method for one in each.body)), "")
 
 
 def _joined(blocks: Sequence[list[CodePart]], chosen: int) -> list[CodePart]:
-    """A block after the imports and definitions of other blocks that it needs."""
     parts = blocks[chosen]
     for at in [*reversed(range(chosen)), *range(chosen + 1, len(blocks))]:
         known = frozenset().union(*(part.bound for part in parts))
@@ -262,7 +248,6 @@ def _joined(blocks: Sequence[list[CodePart]], chosen: int) -> list[CodePart]:
 
 
 def _undriven(parts: Sequence[CodePart], name: str) -> list[CodePart]:
-    """The parts without tests, examples and reading of input, unless the function needs them."""
     needed, drivers = {name}, {*DRIVERS, name}
 
     def grown(names: set[str], more: Callable[[CodePart], frozenset[str]]) -> None:
@@ -284,7 +269,6 @@ def _undriven(parts: Sequence[CodePart], name: str) -> list[CodePart]:
 
 
 def _is_result(part: CodePart, name: str) -> bool:
-    """Whether a part is `name = name(...)`."""
     calls = (getattr(getattr(getattr(each, "value", None), "func", None), "id", "") for each in part.nodes)
     return part.bound == {name} and name in calls
 
@@ -303,7 +287,6 @@ def _drives(part: CodePart, drivers: set[str]) -> bool:
 
 
 def _with_given(parts: list[CodePart], given: Sequence[CodePart], name: str = "") -> list[CodePart]:
-    """The program, after what the prompt has before its function if the program lacks some of it."""
     before = next((at for at in reversed(range(len(given))) if name in given[at].bound), len(given))
     known = frozenset().union(*(part.bound for part in given[:before] if any(map(_is_real, part.nodes))))
     parts = [part for part in parts if not part.bound or part.bound - known or any(map(_is_real, part.nodes))]  # stubs
@@ -314,14 +297,11 @@ def _with_given(parts: list[CodePart], given: Sequence[CodePart], name: str = ""
 
 
 def _text(parts: Sequence[CodePart]) -> str:
-    """The parts as one text; what Python requires at the beginning of a file comes first."""
     first = [part for part in parts if any(getattr(node, "module", "") == "__future__" for node in part.nodes)]
     return "".join(f"{part.text}\n" for part in [*first, *(part for part in parts if part not in first)]).lstrip("\n")
 
 
 def _continuation(code: str, prompt: str, name: str, reader: PythonReader) -> ReplyCode | None:
-    """A body without its signature, with the indentation that fits the prompt; None if the text is something else. With
-    more code below it, both are a program."""
     opened, last = reader.parsed(prompt), prompt.rstrip().rpartition("\n")[2]
     begun = not prompt.endswith(("\n", ":", '"""', "'''")) and not last.strip().startswith("#")  # a statement
     body = _beyond_lines(code.translate(ODD_SPACES).strip("\n"), prompt).rstrip()
@@ -355,7 +335,6 @@ def _returns(tree: ast.Module) -> bool:
 
 
 def _last_function(tree: ast.Module, known: ast.stmt | None = None) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
-    """The function at the end of a prompt, or in a longer text the one at the place of a known one."""
     functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
     if known is not None:
         return next((node for node in functions if node.lineno == known.lineno), None)
@@ -363,7 +342,6 @@ def _last_function(tree: ast.Module, known: ast.stmt | None = None) -> ast.Funct
 
 
 def _beyond_lines(body: str, prompt: str) -> str:
-    """The text without its first lines if these are the prompt's last ones."""
     lines, known = body.split("\n"), [line.strip() for line in prompt.rstrip().split("\n")]
     for length in range(min(len(lines), len(known)), 0, -1):
         if [line.strip() for line in lines[:length]] == known[-length:]:
@@ -380,7 +358,6 @@ def nested(code: str, name: str, call: str) -> str:
 
 
 def _indented(code: str, space: str) -> str:
-    """The lines after this space, but for those that begin in a text."""
     tree = PythonReader().parsed(code) or ast.Module([], [])
     texts = [each for each in ast.walk(tree) if isinstance(each, (ast.Constant, ast.JoinedStr))]
     within = {line for each in texts for line in range(each.lineno, each.end_lineno or 0)}
@@ -403,7 +380,6 @@ def beyond(code: str, given: str) -> str:
 
 
 def _same(part: CodePart) -> list[str]:
-    """A key that is equal for parts that differ only in comments and layout."""
     try:
         return [ast.dump(node) for node in part.nodes]
     except RecursionError:

@@ -106,7 +106,6 @@ class UnreadCode(Exception):
 
 
 def text_of(node: Any) -> str:
-    """The text of a node."""
     return str(node.text, "utf-8", "replace")
 
 
@@ -243,7 +242,6 @@ def names(node: Any) -> frozenset[str]:
 
 
 def _members(node: Any) -> dict[str, Any]:
-    """The functions of a class, or of a JavaScript object."""
     values = [node, *(part.child_by_field_name("value") for part in node.named_children)]
     body = next((each for each in values if each and each.type == "object"), node.child_by_field_name("body"))
     kinds = r"class|struct|impl|record|interface|enum|namespace|\bobject$"
@@ -255,7 +253,6 @@ def _members(node: Any) -> dict[str, Any]:
 
 
 def _assigned(node: Any) -> tuple[str, Any]:
-    """The path and the value of an assignment; "export" and the value of JavaScript's `export default`."""
     inner = node.named_children[0] if node.type == "expression_statement" and node.named_children else node
     if inner.type == "export_statement":
         return "export", inner.child_by_field_name("value")
@@ -267,7 +264,6 @@ def _assigned(node: Any) -> tuple[str, Any]:
 
 
 def _imports(node: Any, text: str, grammar: Grammar) -> Iterator[Item]:
-    """An import, or each one of a list; JavaScript's as calls of `require`, which stand in any file."""
     if node.type == "import_statement":
         source = re.search(r"""from\s*(['"].*?['"])|^import\s*(['"].*?['"])|require\((.*?)\)""", text, re.DOTALL)
         if source is None or text.startswith("import type"):
@@ -330,17 +326,14 @@ class ReplyProgram:
 
     @property
     def text(self) -> str:
-        """The program."""
         head = "\n".join(dict.fromkeys(each.text for each in self.imports))
         return f"{head}\n\n{self.code}" if head else self.code
 
     def with_entry(self, entry: Item) -> ReplyProgram:
-        """The program with another entry point in the same place."""
         return replace(self, entry=entry, items=tuple(entry if each is self.entry else each for each in self.items))
 
     @property
     def code(self) -> str:
-        """The program without its imports."""
         return "\n\n".join(each.text for each in self.items) + "\n"
 
     def called(self, owner: str) -> str:
@@ -453,7 +446,6 @@ def _unread(code: str, reader: TreeReader, name: str) -> str:
 
 
 def _macros_declare(code: str, reader: TreeReader) -> bool:
-    """Whether a program's own macros, with arguments or brackets, stand outside of its functions."""
     text = bytearray(code.encode("utf-8", "replace"))
     for each in _walked(reader.parsed(code)) if (macros := {*MACRO.findall(code)}) else ():
         if re.search(r"^compound_statement|^preproc_(?:function_)?def$|comment|string", each.type):
@@ -471,7 +463,6 @@ def leaves_open(code: str, language: str) -> bool:
 
 
 def new_imports(code: str, made: ReplyProgram) -> list[Item]:
-    """Go's imports of a program that a text does not have."""
     known = {name for each in TreeReader("go").outline(code) if each.role == "import" for name in each.names}
     return [each for each in made.imports if not each.names & known]
 
@@ -503,7 +494,6 @@ def reached(items: Sequence[Item], entry: Item, wanted: Set[str]) -> list[Item]:
 
 
 def _adapted(made: ReplyProgram, reader: TreeReader) -> ReplyProgram:
-    """The program with the entry point where the prompt has it: a function of this name, or a method of this class."""
     entry, name, grammar, theirs = made.entry, made.name, reader.grammar, made.prompted
     language = reader.language
     if theirs and theirs.members and grammar.members:
@@ -539,7 +529,6 @@ def _adapted(made: ReplyProgram, reader: TreeReader) -> ReplyProgram:
 
 
 def _in_class(made: ReplyProgram, reader: TreeReader, theirs: Item) -> ReplyProgram:
-    """Java's program with the entry point in the prompt's class, with the methods that only the prompt has."""
     (wanted,), entry = theirs.names, made.entry
     bare, rest = ([each for each in made.items if (each.role == "member") is member] for member in (True, False))
     known = {made.name, *entry.members, *(name for each in bare for name in each.names)}
@@ -569,7 +558,6 @@ def names_of_parameters(node: Any) -> list[str]:
 
 
 def _is_prose(text: str) -> bool:
-    """Whether a text's first line is a sentence."""
     line = text.strip().partition("\n")[0].rstrip()
     return len(line.split()) > 2 and bool(
         re.search(r"[.:!?]$", line) or (re.search(r"\w,?$", line) and not re.search(r"[(){}=;<>]", line))
@@ -577,7 +565,6 @@ def _is_prose(text: str) -> bool:
 
 
 def _readable(code: str, reader: TreeReader, name: str) -> list[Item]:
-    """The items of a text; if it does not parse, without the sentences before and after the code."""
     items = reader.outline(code, name)
     if not any(each.role == "error" for each in items):
         return items
@@ -605,7 +592,6 @@ def _readable(code: str, reader: TreeReader, name: str) -> list[Item]:
 
 
 def _continuation(codes: Sequence[str], prompt: str, reader: TreeReader) -> ReplyCode | None:
-    """The last code that continues the prompt, with the braces that it leaves open."""
     last = None
     for code in reversed(codes):
         text = code if prompt.endswith("\n") or code.startswith("\n") else f"\n{code}"

@@ -38,7 +38,6 @@ def solve_rate(counts: LanguageCounts, parts: Mapping[str, int]) -> float:
 
 
 def mean_rate(problems: Sequence[LanguageCounts], parts: Mapping[str, int]) -> float:
-    """`solve_rate`, averaged over problems."""
     return sum(solve_rate(counts, parts) for counts in problems) / len(problems)
 
 

@@ -40,21 +40,17 @@ class Evaluation:
 
     @property
     def source(self) -> str | None:
-        """The language that is translated from; None: nothing is translated."""
         return self.report.get("settings", {}).get("recipe", {}).get("translate_from")
 
     @property
     def model(self) -> str:
-        """The evaluated model, as the report names it."""
         return model_of(self.report) or "unknown"
 
     def counts(self, mode: str) -> dict[str, Counts]:
-        """Samples judged and passed of each problem, by one mode of judging."""
         rows = self.report["by_problem"]
         return {row["task_id"]: (row["samples"], row["passed"][mode]) for row in rows if mode in row["passed"]}
 
     def labels(self) -> dict[str, Mapping[str, str]]:
-        """The labels of each problem."""
         return {row["task_id"]: row["labels"] for row in self.report["by_problem"]}
 
 
@@ -79,7 +75,6 @@ def read_evaluations(given: Sequence[str]) -> list[Evaluation]:
 
 
 def _named(word: str) -> tuple[str, str]:
-    """Name and directory; either may have a `=` in it."""
     splits = [("", word), *((word[: match.start()], word[match.end() :]) for match in re.finditer("=", word))]
     return next((each for each in splits if Path(each[1]).is_dir()), splits[-1])
 
@@ -103,7 +98,6 @@ def _read(directory: Path) -> Mapping[str, Any]:
 
 
 def _is_row(row: object, modes: Any) -> bool:
-    """Whether this is a report's entry for a problem, with no other modes of judging than the report."""
     if not isinstance(row, dict) or not isinstance(row.get("passed"), dict) or not isinstance(row.get("labels"), dict):
         return False
     samples, passed = row.get("samples"), row["passed"].values()
@@ -112,7 +106,6 @@ def _is_row(row: object, modes: Any) -> bool:
 
 
 def _other_files(evaluations: Sequence[Evaluation]) -> list[str]:
-    """The evaluations with problems or texts that differ from those of the first with the same source language."""
     marks = [each.report.get("settings", {}).get("data", {}).get("problems") for each in evaluations]
     first: dict[str | None, object] = {}
     pairs = zip(evaluations, marks, strict=True)
@@ -154,7 +147,6 @@ def compare(evaluations: Sequence[Evaluation], mode: str, published: Sequence[Pu
 
 
 def _common_groups(evaluations: Sequence[Evaluation], counts: Judged, mode: str) -> Members:
-    """Problems by group and evaluation, only those that all evaluations have judged."""
     common = sorted(set.intersection(*(set(judged) for judged in counts.values())), key=_natural)
     if not common:
         raise UserError(f"compare: no problem was judged ({mode}) in all of {', '.join(counts)}; compare fewer of them")
@@ -163,8 +155,6 @@ def _common_groups(evaluations: Sequence[Evaluation], counts: Judged, mode: str)
 
 
 def _directions(evaluations: Sequence[Evaluation], counts: Judged, mode: str) -> Members:
-    """Problems by direction of translation, such as "python → cpp", and evaluation. Each direction is compared on the
-    problems that all evaluations of this direction have judged: no problem is in all directions."""
     members: dict[str, dict[str, set[str]]] = {}
     for each in evaluations:
         labels = each.labels()
@@ -188,7 +178,6 @@ def _score(pairs: Sequence[Counts], cases: bool) -> dict[str, Any]:
 
 
 def _steps(evaluations: Sequence[Evaluation], scores: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Run -> its evaluated checkpoints by step, for each run with several."""
     runs: dict[str, list[dict[str, Any]]] = {}
     for each in evaluations:
         path = Path(str(each.report.get("settings", {}).get("model", {}).get("path", "")))
@@ -200,7 +189,6 @@ def _steps(evaluations: Sequence[Evaluation], scores: Mapping[str, Any]) -> dict
 
 
 def _against(groups: Mapping[str, Any], published: Sequence[PublishedRow]) -> list[dict[str, Any]]:
-    """Each evaluation minus each published rate. The interval is the evaluation's: published rates have none."""
     differences = []
     for row in published:
         if absent := row.rates.keys() - groups.keys():
@@ -218,7 +206,6 @@ def _against(groups: Mapping[str, Any], published: Sequence[PublishedRow]) -> li
 
 
 def _groups(common: Sequence[str], labels: Mapping[str, Mapping[str, str]], counts: Judged) -> dict[str, list[str]]:
-    """Problems by name of a group: all, each value of each label, and each level of difficulty."""
     groups: dict[str, list[str]] = {"all": list(common)}
     for label, values in by_label({name: labels[name] for name in common}).items():
         if len(values) > 1:
@@ -237,14 +224,12 @@ def _rate(counts: Counts) -> float:
 
 
 def _natural(value: str) -> list[tuple[int, str]]:
-    """Orders `python/2` before `python/10`."""
     return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", value)]
 
 
 def _pairs(
     evaluations: Sequence[Evaluation], counts: Judged, problems: Mapping[str, Sequence[str]]
 ) -> list[dict[str, Any]]:
-    """Every pair with the same directions of translation, the later one minus the earlier one, on common `problems`."""
     pairs = []
     for one, other in itertools.combinations(evaluations, 2):
         theirs = set(problems[other.name])
@@ -286,8 +271,6 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def _translation(evaluations: Iterable[Evaluation], mode: str) -> dict[str, dict[str, dict[str, Any]]]:
-    """Scores by model, language translated from, and language translated to. If a model has two evaluations in the same
-    direction, such as before and after, the second gets a separate matrix."""
     matrices: dict[str, dict[str, dict[str, Any]]] = {}
     for each in evaluations:
         if each.source is None:
@@ -303,13 +286,11 @@ def _translation(evaluations: Iterable[Evaluation], mode: str) -> dict[str, dict
 
 
 def target_languages(sources: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The target languages of a matrix, those that are sources too first and in their order."""
     targets = dict.fromkeys([*sources, *(target for row in sources.values() for target in row)])
     return [target for target in targets if any(target in row for row in sources.values())]
 
 
 def _matrix_lines(sources: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A row for each source, in percent."""
     targets = target_languages(sources)
     matrix = ["".join(f"{word:>10}" for word in ("", *targets))]
     for source, row in sources.items():

@@ -22,7 +22,6 @@ Answer = tuple[Mapping[str, Any], Mapping[str, Any]]  # a sample, and its verdic
 
 
 def render(comparison: Mapping[str, Any], evaluations: Sequence[Evaluation], maximum: int) -> str:
-    """The page. `maximum`: distinct answers shown of each problem and evaluation; 0: all."""
     sections = [
         ("Evaluations", _evaluations(comparison), note(warning(comparison))),
         ("Scores on the common problems", _scores(comparison["groups"], comparison["published_rows"])),
@@ -50,7 +49,6 @@ def _evaluations(comparison: Mapping[str, Any]) -> Html:
 
 
 def _scores(groups: Mapping[str, Mapping[str, Any]], published: Mapping[str, Mapping[str, Any]]) -> Html:
-    """A row for each evaluation, and each published row with rates, in each group of problems."""
     every = groups["all"].values()
     first = next(iter(every))
     rate = "pass@1" if "pass_at" in first else "pass rate"
@@ -93,7 +91,6 @@ def _pairs(pairs: Iterable[Mapping[str, Any]]) -> Html:
 
 
 def _steps(run: str, points: Sequence[Mapping[str, Any]]) -> Html:
-    """A run's evaluated checkpoints, by step."""
     rows = [[point["step"], point["name"], percent(point)] for point in points]
     shown = table(("step", "", "pass rate"), rows)
     rates = [(point["step"], point["value"]) for point in points]
@@ -149,7 +146,6 @@ def _budget(budgets: Mapping[str, Sequence[Mapping[str, Any]]]) -> Html:
 
 
 def _problems(comparison: Mapping[str, Any], evaluations: Sequence[Evaluation], maximum: int) -> Iterator[Html]:
-    """A line for each problem that opens to the answers of every evaluation."""
     mode = comparison["mode"]
     answers = {each.name: _answers(each) for each in evaluations}
     counts = {each.name: each.counts(mode) for each in evaluations}
@@ -166,7 +162,6 @@ def _problems(comparison: Mapping[str, Any], evaluations: Sequence[Evaluation], 
 
 
 def _answers(evaluation: Evaluation) -> dict[str, list[Answer]]:
-    """Samples and their verdicts by problem."""
     paths = [evaluation.directory / name for name in ("samples.jsonl", "results.jsonl")]
     samples, results = (read_rows(path) if path.is_file() else [] for path in paths)
     judged = {key(row): row for row in current_results(samples, results)}
@@ -178,7 +173,6 @@ def _answers(evaluation: Evaluation) -> dict[str, list[Answer]]:
 
 
 def _of_one(name: str, answers: Sequence[Answer], mode: str, lexer: str, maximum: int) -> Html:
-    """The distinct answers of one evaluation to one problem."""
     alike: dict[tuple[str, str], list[Answer]] = {}
     for sample, result in answers:
         alike.setdefault((result["verdicts"][mode], sample["generation"]), []).append((sample, result))
@@ -197,7 +191,6 @@ def _of_one(name: str, answers: Sequence[Answer], mode: str, lexer: str, maximum
 
 
 def _highlighted(source: str, lexer: str) -> Html:
-    """A program, for a `<pre>`; an unknown language is not highlighted."""
     from pygments import highlight
     from pygments.formatters import HtmlFormatter
     from pygments.lexers import get_lexer_by_name
@@ -211,8 +204,6 @@ def _highlighted(source: str, lexer: str) -> Html:
 
 
 def _highlighting() -> str:
-    """Rules of style for the tokens of programs, on a light and on a dark page; errors, of which half a program has
-    some, get no box."""
     from pygments.formatters import HtmlFormatter
 
     light, dark = (

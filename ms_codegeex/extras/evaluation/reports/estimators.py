@@ -28,7 +28,6 @@ def pass_at_k(samples: int, passed: int, k: int) -> float:
 
 
 def table(counts: Sequence[tuple[int, int]], ks: Sequence[int]) -> np.ndarray:
-    """float64 [problems, len(ks)]: `pass_at_k` of each (samples, passed)."""
     known = {pair: [pass_at_k(*pair, k) for k in ks] for pair in set(counts)}
     return np.array([known[pair] for pair in counts], np.float64).reshape(len(counts), len(ks))
 
@@ -73,7 +72,6 @@ def interval(values: np.ndarray) -> np.ndarray:
 
 
 def pass_rate(counts: Sequence[tuple[int, int]]) -> dict[str, float]:
-    """The share of samples that pass, averaged over problems, with its interval."""
     return mean_share([passed / samples for samples, passed in counts])
 
 
@@ -87,7 +85,6 @@ def pass_rates(counts: Sequence[tuple[int, int]], ks: Sequence[int]) -> dict[str
 
 
 def curve(counts: Sequence[tuple[int, int]]) -> list[float]:
-    """pass@k for k = 1, 2, ... up to the smallest number of samples of a problem."""
     fewest = min(min(samples for samples, _ in counts), MAX_CURVE_K)
     return [float(value) for value in table(counts, range(1, fewest + 1)).mean(axis=0)]
 

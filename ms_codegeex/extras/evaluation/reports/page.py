@@ -59,7 +59,6 @@ def write_measures(settings: RecordedSettings, sections: Report, figures: Report
 
 
 def label_of(value: str) -> str:
-    """A language as people write it."""
     return LABELS.get(value, value)
 
 
@@ -79,7 +78,6 @@ def _summary(report: Report) -> Html:
 
 
 def _scores(scores: Mapping[str, Any]) -> Html:
-    """A row for all problems, then one for each value of each label; a group of columns for each judging mode."""
     if not scores:
         return Html()
     first = next(iter(scores.values()))
@@ -128,12 +126,10 @@ def _charts(scores: Mapping[str, Any]) -> Html:
 
 
 def rate_bars(title: str, rates: Iterable[tuple[str, float]]) -> Html:
-    """A bar for each name and its fraction."""
     return bars(title, [(name, rate, f"{100 * rate:.1f} %") for name, rate in rates], 1.0)
 
 
 def verdicts_table(modes: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Html:
-    """How often each verdict was given, by mode of judging and group of problems; empty if nothing was judged."""
     rows = [
         [f"{mode}: {label_of(name)}", *map(counts.get, VERDICTS)]
         for mode, groups in modes.items()

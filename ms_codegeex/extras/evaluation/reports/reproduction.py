@@ -78,7 +78,6 @@ class PartResult:
 
     @property
     def left_out(self) -> dict[str, str]:
-        """Languages and problems that could not be judged, and why."""
         return {**(self.report or {}).get("skipped", {}), **(self.report or {}).get("refused", {})}
 
 
@@ -178,7 +177,6 @@ def tables(results: Sequence[PartResult], quick: bool) -> list[dict[str, Any]]:
 
 
 def _with_budget(entry: Mapping[str, Any], of: Iterable[PartResult]) -> dict[str, Any]:
-    """The table of rates by budget and strategy, whose columns are models, with a column of ours."""
     rows = [row for result in of for row in (result.report or {}).get("budget", ())]
     rates = {f"{row['samples']} samples, {row['strategy']}": _percent(row["rate"]) for row in rows}
     if not rates:
@@ -188,7 +186,6 @@ def _with_budget(entry: Mapping[str, Any], of: Iterable[PartResult]) -> dict[str
 
 
 def _row(entry: Mapping[str, Any], of: Iterable[PartResult]) -> list[str]:
-    """Our cells of a table, empty where nothing is known."""
     best: dict[tuple[str, str], float] = {}
     for result in of:
         for key, rate in result.rates.items():

@@ -47,8 +47,6 @@ def build(task: Task, problems: Sequence[Problem], samples: Iterable[Mapping], r
 
 
 def _measures(problems: Sequence[Problem], rows: Sequence[Mapping], names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Problems, samples and each measure's mean by language, and of all. A problem counts once, and an answer without
-    a measure, such as one to a prompt that was too long, as 0."""
     by_problem: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         by_problem.setdefault(row["task_id"], []).append(row["extra"])
@@ -105,7 +103,6 @@ def score(pairs: Sequence[tuple[int, int]], cases: bool) -> dict[str, Any]:
 
 
 def model_of(report: Mapping[str, Any]) -> str:
-    """The name of the model or server's model, or the file that samples came from; empty if it is not recorded."""
     model = report.get("settings", {}).get("model", {})
     return str(model.get("model") or model.get("path") or model.get("samples") or "")
 
@@ -150,7 +147,6 @@ def _failed(problems: Sequence[Problem], samples: Sequence[Mapping], rows: Seque
 
 
 def _ending(lines: Sequence[str], count: int) -> str:
-    """The last of the lines that are not empty, without what they are all indented by."""
     kept = [line.expandtabs(4).rstrip() for line in lines if line.strip()][-count:]
     return "\n".join(line[:MAX_WIDTH] for line in textwrap.dedent("\n".join(kept)).split("\n"))
 
@@ -185,13 +181,11 @@ def no_code(report: Mapping[str, Any]) -> str:
 
 
 def measures_in_words(group: Mapping[str, Any]) -> str:
-    """The measures of a group of problems, and of how many."""
     shares = {name: value for name, value in group.items() if isinstance(value, Mapping)}
     return f"{', '.join(f'{name} {percent(share)}' for name, share in shares.items())} of {group['problems']} problems"
 
 
 def in_words(score: Mapping[str, Any]) -> str:
-    """The rates of a score, and of how many problems."""
     rates = [f"pass@{k} {percent(rate)}" for k, rate in score.get("pass_at", {}).items() if "value" in rate]
     return f"{', '.join(rates) or 'pass rate ' + percent(score['pass_rate'])} of {score['problems']} problems"
 

@@ -20,7 +20,6 @@ EQUAL_CHARACTERS = 500
 
 
 def sample_seed(seed: int, task_id: str, completion_id: int) -> int:
-    """The seed of one sample: 31 bits, which every server accepts, independent of other samples and of the order."""
     digest = hashlib.sha256(json.dumps([seed, task_id, completion_id]).encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
 

@@ -189,8 +189,6 @@ def read_samples(path: Path, task: Task, problems: Sequence[Problem], first: int
 
 
 def _rows(path: Path, names: _Names, remarks: list[str]) -> Iterator[tuple[str, Any, SampleLayout]]:
-    """The rows, with place and layout. In a directory, files of no layout or of another benchmark are passed
-    over, with a remark, and those with the answers of another one."""
     files, copies = _files(path)
     if copies:
         first, file = next(iter(copies.items()))
@@ -224,8 +222,6 @@ def _rows(path: Path, names: _Names, remarks: list[str]) -> Iterator[tuple[str, 
 
 
 def _files(path: Path) -> tuple[list[Path], dict[Path, Path]]:
-    """The files with samples: a file itself; in a directory of ours `samples.jsonl`, else EvalPlus's programs, else all
-    files of records. And the files with the same answers as one of these, such as judged or raw ones, by `COPY`."""
     if not path.is_dir():
         return [path], {}
     if (ours := path / "samples.jsonl").is_file() and not (path / f"samples{CLEANED}.jsonl").is_file():
@@ -363,7 +359,6 @@ def _sample(
 
 
 def _is_program(text: str, data: Any) -> bool:
-    """Whether a text is a whole program: it begins with the prompt, or defines the problem's function by itself."""
     name, prompt = getattr(data, "entry_point", None), str(getattr(data, "prompt", "")).strip()
     if not name or name not in text:
         return False
@@ -374,7 +369,6 @@ def _is_program(text: str, data: Any) -> bool:
 
 
 def _parsed(text: str) -> list[ast.stmt] | None:
-    """The statements of a Python program, None if it is none."""
     try:
         return ast.parse(text).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -72,8 +72,6 @@ class Sampler(TextSource, Protocol):
 
 
 def ending(recipe: Recipe, stop: Rule | None) -> Ending:
-    """Ends a text before one of the recipe's stop texts, or after what the task's rule reads: a sample has all of that,
-    and the task's clean-up decides what belongs to the code."""
     return Ending(recipe.stops, stop and replace(stop, dropped=0))
 
 
@@ -120,7 +118,6 @@ def read_template(path: Path | None) -> str:
 
 
 def chat_message(template: str, prompt: str) -> str:
-    """The message to a chat model: the template with the prompt in its place."""
     return template.replace(PLACE, prompt)
 
 
@@ -219,7 +216,6 @@ class ServerSampler:
         raise FailedServer(f"{self.url} {reason}")
 
     def _streamed(self, prompt: str, seed: int, end: Ending, max_new_tokens: int | None) -> SampledAnswer:
-        """One answer; `BrokenAnswer` if it is invalid or breaks off, that is, ends without a finish reason."""
         recipe, maximum = self.recipe, max_new_tokens or self.recipe.max_new_tokens
         text, finish, part = "", None, None
         asked = [{"role": "user", "content": prompt}]

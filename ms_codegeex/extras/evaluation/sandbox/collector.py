@@ -145,7 +145,6 @@ class Collector:
         return alive
 
     def stop(self) -> None:
-        """Tell the supervisor to kill everything, by closing our direction of the socket."""
         with suppress(OSError):  # it is gone already
             self.control.shutdown(socket.SHUT_WR)
 

@@ -38,11 +38,9 @@ class Layers:
 
     @property
     def user(self) -> int:
-        """The user that programs run as."""
         return self.identity.get("user", os.getuid())
 
     def state(self, name: str, problem: str) -> None:
-        """Record a layer's state; `problem` is empty if the layer is available."""
         self.states[name] = f"missing: {problem}" if problem else ACTIVE
 
 

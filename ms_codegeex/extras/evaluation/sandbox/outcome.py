@@ -50,16 +50,13 @@ class Execution:
 
     @property
     def succeeded(self) -> bool:
-        """The command exited by itself with status 0."""
         return self.end is End.EXITED and self.code == 0
 
     @property
     def failure(self) -> Verdict:
-        """The verdict on a program whose last command is this one and did not succeed."""
         return FAILURES.get(self.end, Verdict.ERROR)
 
     def printed(self, secret: str | bytes) -> bool:
-        """Whether the secret is a line of standard output. Any line will do: before the tests' end nobody knows it."""
         line = secret.encode("ascii") if isinstance(secret, str) else secret
         return line in self.stdout.split(b"\n")
 

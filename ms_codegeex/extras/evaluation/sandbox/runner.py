@@ -52,12 +52,10 @@ class Sandbox:
 
     @property
     def layers(self) -> Mapping[str, str]:
-        """For each layer "active", or "missing: " with its reason and remedy."""
         return dict(self._parts.states)
 
     @property
     def missing(self) -> Mapping[str, str]:
-        """The layers that this machine lacks, each with its reason and remedy."""
         return {name: state.removeprefix("missing: ") for name, state in self.layers.items() if state != ACTIVE}
 
     def run(
@@ -107,7 +105,6 @@ class Sandbox:
             return collected(collector, origin)
 
     def _job(self, workspace: Workspace, commands: Sequence[Command], files: Mapping[str, bytes]) -> dict[str, Any]:
-        """The supervisor's job."""
         others = foreign_threads(self._parts.user, workspace.job["alone"])
         described, local = [], workspace.local
         for command in commands:

@@ -65,7 +65,6 @@ MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}  # AUDIT_ARCH
 
 
 def instruction(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
-    """One struct sock_filter."""
     return struct.pack("=HBBI", code, if_true, if_false, value)
 
 
@@ -75,7 +74,6 @@ def refuse(error: int) -> bytes:
 
 
 def when(number: int, body: list[bytes]) -> list[bytes]:
-    """Run the body for this system call only. It must end in a return."""
     return [instruction(JUMP_EQUAL, number, 0, len(body)), *body]
 
 

@@ -113,7 +113,6 @@ class SupervisorProcess:
                 os.close(descriptor)
 
     def lost(self) -> bool:
-        """Whether it has died, other than by what its program did. If a supervisor ends, its program is the reason."""
         return False
 
     def complaint(self) -> str:
@@ -189,7 +188,6 @@ class SandboxForkServer(SupervisorProcess):
             time.sleep(0.01)
 
     def lost(self) -> bool:
-        """Whether it has died, which no program can cause."""
         return self.has_ended()
 
     def close(self) -> None:
@@ -230,13 +228,11 @@ class ForkServers:
 
 
 def close_all(servers: dict[Any, SandboxForkServer], owner: int) -> None:
-    """Close and forget the servers, but not in a fork of the process that owns them."""
     while servers and os.getpid() == owner:
         servers.popitem()[1].close()
 
 
 def message(marshalled: bytes) -> bytes:
-    """A message for `message` in inside/supervisor.py."""
     return len(marshalled).to_bytes(8, "little") + marshalled
 
 

@@ -48,11 +48,9 @@ class Workspace:
     names: Mapping[str, str] = field(default_factory=dict)  # path in the sandbox -> path here, where they differ
 
     def local(self, text: str) -> str:
-        """A word or a variable, with paths of the sandbox replaced by those of this workspace."""
         return os.pathsep.join(map(self._path, text.split(os.pathsep))) if self.names else text
 
     def _path(self, text: str) -> str:
-        """One path; anything else stays unchanged."""
         for inside, outside in self.names.items():
             if text == inside or text.startswith(inside + "/"):
                 return outside + text[len(inside) :]
@@ -135,7 +133,6 @@ def resolved(readable: Mapping[str, Path]) -> dict[str, str]:
 
 
 def veiled(path: str) -> bool:
-    """Whether only the owner or group can traverse the directories of a path."""
     return any(not parent.stat().st_mode & stat.S_IXOTH for parent in Path(path).parents)
 
 

@@ -52,14 +52,11 @@ LIBRARY = re.compile(r"=> (/.*) \(0x")  # in a line of ldd
 
 
 def places_of(name: str) -> list[Path]:
-    """Where a command is, in the order of PATH."""
     folders = dict.fromkeys(f"{os.environ.get('PATH', '')}:{PATH}".split(":"))
     return [Path(path) for folder in folders if folder and (path := shutil.which(name, path=folder))]
 
 
 def program_of(name: str) -> Path | None:
-    """A command's real path: links such as /etc/alternatives are resolved. Links to `CALLED_BY_NAME` are passed over:
-    what these start is another program, which the sandbox does not show."""
     return next((path for path in map(Path.resolve, places_of(name)) if path.name not in CALLED_BY_NAME), None)
 
 
@@ -75,12 +72,10 @@ def output_of(*words: str | Path, **environment: str) -> str | None:
 
 
 def outside_system(*paths: Path) -> dict[str, Path]:
-    """For `readable`: the paths that exist and that the sandbox does not show anyway."""
     return {str(path): path for path in paths if path.exists() and not path.is_relative_to("/usr")}
 
 
 def parts_of(root: Path, *names: str) -> dict[str, Path]:
-    """For `readable`: the parts that a tool needs of its directory, which may be a home or have unrelated files."""
     return outside_system(*(root / name for name in names))
 
 
@@ -108,12 +103,10 @@ class Program:
     witnessed: bool = True  # it has tests besides, so the witness is needed
 
     def source(self, token: str) -> bytes:
-        """The text with a token."""
         call = self.call % token if self.call else ""
         return f"{self.before}{call}{self.after}".encode("utf-8", "replace")
 
     def files(self, name: str, token: str) -> dict[str, bytes]:
-        """All files; the text with the token gets this name."""
         others = {other: text.encode("utf-8", "replace") for other, text in self.others.items()}
         return {name: self.source(token), **others}
 
@@ -159,30 +152,24 @@ class ToolChain(ABC):
 
     @property
     def tool(self) -> Path | None:
-        """The path of the compiler or interpreter, None without it."""
         return program_of(next(iter(self.programs)))
 
     def version(self) -> str | None:
-        """The installed versions, in one line; None if something is missing."""
         return None if self.lacking() else output_of(str(self.tool), self.version_option, **self.asking)
 
     def has(self, name: str) -> bool:
-        """Whether one of `programs` or `libraries` is installed."""
         return program_of(name) is not None
 
     def lacking(self) -> dict[str, str]:
-        """What is not installed -> the package that has it."""
         needed = {**self.programs, **self.libraries}
         return {name: package for name, package in needed.items() if not self.has(name)}
 
     @property
     def remedy(self) -> str:
-        """The command that installs what is not installed."""
         packages = " ".join(dict.fromkeys(self.lacking().values()))
         return f"{self.installer} {packages}" if packages else self.install
 
     def make(self, cache: Path) -> None:
-        """Fill an empty directory with the files that all programs need."""
         for name in self.sources:
             shutil.copy(INSIDE / name, cache)
 
@@ -191,18 +178,15 @@ class ToolChain(ABC):
         """The commands for one program, which runs for at most `seconds`. Call `prepare` first."""
 
     def readable(self) -> dict[str, Path]:
-        """Paths that the sandbox must show in addition to the system: path in the sandbox -> path on this machine."""
         return {self.inside: self.cache, **(with_libraries(self.tool) if self.shows_tool else {})}
 
     @property
     def inside(self) -> str:
-        """The path of the prepared directory in the sandbox: its own path, unless programs write there."""
         own = any(self.cache.is_relative_to(directory) for directory in ("/program", "/tmp"))
         return f"/toolchains/{self.language}" if own else str(self.cache)
 
     @cached_property
     def found(self) -> str | None:
-        """The version, determined once."""
         return self.version()
 
     @property
@@ -213,7 +197,6 @@ class ToolChain(ABC):
         return self._prepared
 
     def prepare(self) -> None:
-        """Fill the cache, unless that has been done on this machine before."""
         with self._lock:
             self._prepared = self._prepared or self._made()
 
@@ -250,15 +233,12 @@ class ToolChain(ABC):
 
     @property
     def compiling(self) -> ResourceLimits:
-        """The limits of a command that compiles."""
         return ResourceLimits(wall=self.compile_seconds)
 
     def ended(self, plan: RunPlan, executions: Sequence[Execution]) -> Verdict:
-        """The rule for a program that only says values: exit status 0."""
         return self.named(published_verdict(executions, plan.compiling), executions)
 
     def published(self, plan: RunPlan, executions: Sequence[Execution], witness: bytes) -> Verdict:
-        """The original rule: exit status 0."""
         return self.ended(plan, executions)
 
     def strict(self, plan: RunPlan, executions: Sequence[Execution], witness: bytes) -> Verdict:

@@ -49,12 +49,10 @@ class Go(ToolChain):
         self.run_tool([str(self.tool), *BUILD], cache, **self.environment(str(cache)))
 
     def environment(self, cache: str) -> dict[str, str]:
-        """No modules, no network, no C compiler."""
         return {**ENVIRONMENT, "GOPATH": f"{cache}/path:{DEBIAN}", "GOCACHE": f"{cache}/build"}
 
     @cached_property
     def root(self) -> Path:
-        """GOROOT, where Go's own files are."""
         return Path(base.output_of(str(self.tool), "env", "GOROOT", **ENVIRONMENT) or "/usr/lib/go")
 
     def readable(self) -> dict[str, Path]:

@@ -26,7 +26,6 @@ class Java(ToolChain):
     run_options: ClassVar[tuple[str, ...]] = ()
 
     def has(self, name: str) -> bool:
-        """Whether the runtime, or the compiler, works; some packages have the runtime alone."""
         program = program_of(name)
         return program is not None and output_of(program, "--version") is not None
 
@@ -45,7 +44,6 @@ class Java(ToolChain):
         return {**super().readable(), **{name: path for each in parts for name, path in each.items()}}
 
     def jars(self) -> list[Path]:
-        """Libraries of the programs."""
         return []
 
     def plan(self, program: Program, token: str, challenge: bytes, seconds: float) -> RunPlan:

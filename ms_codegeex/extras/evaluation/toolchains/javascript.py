@@ -41,13 +41,11 @@ class JavaScript(ToolChain):
     shows_tool = True
 
     def version(self) -> str | None:
-        """The version of Node.js, and of js-md5, which one problem needs, if it is installed."""
         version = super().version()
         return version and f"Node.js {version}{f', {MD5} {version_of(self.md5)}' if self.md5 else ''}"
 
     @property
     def tool(self) -> Path | None:
-        """The path of Node.js, which some packages call `nodejs`."""
         return program_of("node") or program_of("nodejs")
 
     def has(self, name: str) -> bool:
@@ -77,7 +75,6 @@ class JavaScript(ToolChain):
         return RunPlan([run], program.files("test.js", token))
 
     def published(self, plan: RunPlan, executions: Sequence[Execution], witness: bytes) -> Verdict:
-        """The program exits and has written nothing but our witness."""
         done = executions[-1]
         return self.ended(plan, [replace(done, stdout=done.stdout.replace(witness + b"\n", b"", 1))])
 

@@ -42,7 +42,6 @@ class PlainPython(Python):
     notices_exit = False
 
     def published(self, plan: RunPlan, executions: Sequence[Execution], witness: bytes) -> Verdict:
-        """The original rule, exit status 0."""
         return ToolChain.published(self, plan, executions, witness)
 
 
@@ -64,7 +63,6 @@ class PlainJava(Java):
     run_options = ("-ea",)
 
     def has(self, name: str) -> bool:
-        """As in the base class, and javatuples."""
         return bool(self.jars()) and not self._wrong if name == TUPLES else super().has(name)
 
     def jars(self) -> list[Path]:
@@ -75,7 +73,6 @@ class PlainJava(Java):
 
     @property
     def _wrong(self) -> str:
-        """What to do with an archive that is empty, cut off, or another library; "" for the right one."""
         for path in self.jars():
             with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as opened:
                 if f"org/{TUPLES}/Pair.class" in opened.namelist():
@@ -89,7 +86,6 @@ class PlainJava(Java):
         return self._wrong + super().remedy
 
     def readable(self) -> dict[str, Path]:
-        """As in the base class, with javatuples."""
         return {**super().readable(), **outside_system(*self.jars())}
 
 
@@ -99,7 +95,6 @@ class PlainJavaScript(JavaScript):
     failed_assertion = (b"AssertionError",)
 
     def published(self, plan: RunPlan, executions: Sequence[Execution], witness: bytes) -> Verdict:
-        """The original rule, exit status 0."""
         return ToolChain.ended(self, plan, executions)
 
 
@@ -122,7 +117,6 @@ class TypeScript(PlainJavaScript):
         return node and f"{node}, TypeScript {version_of(self.package)}"
 
     def has(self, name: str) -> bool:
-        """As in the base class, and TypeScript."""
         return self.package is not None if name == "tsc" else super().has(name)
 
     def make(self, cache: Path) -> None:

@@ -57,7 +57,6 @@ class Python(ToolChain):
         return RunPlan([run], program.files("tests.py", token))
 
     def published(self, plan: RunPlan, executions: Sequence[Execution], witness: bytes) -> Verdict:
-        """Exit status 0, and the witness was printed."""
         verdict = super().published(plan, executions, witness)
         return Verdict.ERROR if verdict is Verdict.PASSED and not executions[-1].printed(witness) else verdict
 

@@ -56,7 +56,6 @@ class Rustc(ToolChain):
 
     @property
     def environment(self) -> dict[str, str]:
-        """Variables of the compiler."""
         return {"PATH": f"{self.tool.parent}:/usr/bin:/bin"}
 
 
@@ -75,7 +74,6 @@ class Rust(Rustc):
     sources = tuple(PLACES.values())
 
     def version(self) -> str | None:
-        """The versions of rustc and the crates, None if something is missing."""
         version = super().version()
         return version and ", ".join([version, *(self.crates(name)[0].name for name in self.libraries)])
 
@@ -86,7 +84,6 @@ class Rust(Rustc):
 
     @staticmethod
     def crates(name: str) -> list[Path]:
-        """Where the registry has a crate of `libraries`."""
         return sorted(REGISTRY.glob(f"{name.removeprefix('the crate ')}.*"))
 
     def make(self, cache: Path) -> None:

@@ -48,7 +48,6 @@ def differences(
 
 
 def _blocks(a: LazyTensor, b: LazyTensor) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Both tensors by the same rows: the first row's number, and the rows of each."""
     if not a.shape:
         yield 0, a.array(), b.array()
         return

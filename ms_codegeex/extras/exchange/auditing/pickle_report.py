@@ -63,7 +63,6 @@ def describe(path: Path) -> dict[str, Any]:
 
 
 def _arrays_in(path: Path) -> int:
-    """How many arrays of numpy a zip file holds; 0 if it holds anything else."""
     with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         return len(names) if all(name.endswith(".npy") for name in names) else 0

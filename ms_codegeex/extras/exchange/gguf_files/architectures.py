@@ -41,9 +41,6 @@ HEAD = "output.weight"
 
 
 def _entries(block: Mapping[str, tuple[str, ...]], last: Mapping[str, str], halves: Collection[str] = ()) -> Any:
-    """The entries of tensors of a block and of those after them. `halves`: those whose rows are of heads with pairs of
-    channels from both halves of what is rotated."""
-
     def packing(name: str, ours: tuple[str, ...]) -> Packing:
         return STACK if len(ours) > 1 else HALVES if name in halves else COPY
 
@@ -72,11 +69,9 @@ class LlamaArchitecture:
     zeros: Mapping[str, str] = field(default_factory=dict)
 
     def entries(self, config: Any) -> tuple[Entry, ...]:
-        """Every tensor with numbers from our model, in the file's order."""
         return expand(self.layout.entries, config)
 
     def zero_shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
-        """The tensors of zeros, which our model does not have."""
         shapes = {name: (getattr(config, size),) for name, size in self.zeros.items()}
         return {f"blk.{i}.{name}": shape for i in range(config.num_layers) for name, shape in shapes.items()}
 

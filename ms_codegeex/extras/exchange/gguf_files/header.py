@@ -81,7 +81,6 @@ class _Parser:
         return data
 
     def number(self, form: str) -> Any:
-        """One number of a NumPy type."""
         dtype = np.dtype(form)
         return np.frombuffer(self.take(dtype.itemsize), dtype)[0].item()
 

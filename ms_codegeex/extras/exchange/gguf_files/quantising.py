@@ -45,7 +45,6 @@ def quantised(rows: np.ndarray, dtype: str, kind: GGMLQuantizationType) -> np.nd
 
 
 def _largest(bits: np.ndarray) -> np.ndarray:
-    """The largest of each block of integers, by halves: NumPy reduces short rows slowly."""
     found = bits.reshape(-1)
     while found.size > len(bits):
         found = np.maximum(found[::2], found[1::2])
@@ -53,8 +52,6 @@ def _largest(bits: np.ndarray) -> np.ndarray:
 
 
 def _scales(part: np.ndarray, dtype: str, kind: GGMLQuantizationType) -> np.ndarray:
-    """The scale of a block: of Q8_0 the largest magnitude over 127, of Q4_0 the number of the
-    largest magnitude, the first of several, over -8."""
     unsigned = part.view(f"u{part.itemsize}")
     sign = unsigned.dtype.type(1 << (8 * part.itemsize - 1))
     if kind is GGMLQuantizationType.Q8_0:
@@ -80,13 +77,11 @@ def _check(magnitudes: np.ndarray, dtype: str) -> None:
 
 
 def _as_float32(bits: np.ndarray, dtype: str) -> np.ndarray:
-    """Numbers given as bits."""
     bits = np.ascontiguousarray(bits)
     return widened(bits if dtype == "bfloat16" else bits.view(dtype), dtype)
 
 
 def _fill_q8_0(numbers: np.ndarray, scales: np.ndarray, inverse: np.ndarray, into: np.ndarray) -> None:
-    """Rounded, halves away from zero."""
     scaled = numbers * inverse[:, None]
     halves = scaled.view(np.uint32) & np.uint32(1 << 31)
     halves |= _HALF
@@ -97,7 +92,6 @@ def _fill_q8_0(numbers: np.ndarray, scales: np.ndarray, inverse: np.ndarray, int
 
 
 def _fill_q4_0(numbers: np.ndarray, scales: np.ndarray, inverse: np.ndarray, into: np.ndarray) -> None:
-    """Rounded, halves up, from 0 to 15; the second half of a block is in the upper bits."""
     scaled = numbers * inverse[:, None]
     scaled += np.float32(8.5)
     words = np.minimum(scaled.astype(np.uint8), np.uint8(15)).reshape(-1).view("<u8")

@@ -124,7 +124,6 @@ def open_gguf(path: Path, known: Mapping[str, Any] | None = None) -> Source:
 
 
 def _description(header: GGUFHeader) -> ModelDescription:
-    """What the keys say. A file by another program that says nothing of infilling is asked as its tokens' names say."""
     prefix = PREFIXES.get(str(header.metadata.get("tokenizer.ggml.pre")), "")
     known = gguf_description(header.metadata, prefix, header.path)
     if known.infill is None and GGUF_RECORD not in header.metadata:

@@ -72,7 +72,6 @@ def vocabulary_of(tokenizer: Tokenizer, directory: Path, rows: int, eos: int) ->
 
 
 def _padding(rows: range) -> list[bytes]:
-    """Names of rows without a token."""
     return [f"[PAD{number}]".encode() for number in rows]
 
 

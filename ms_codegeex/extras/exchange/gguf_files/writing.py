@@ -78,7 +78,6 @@ class _OutputTensor:
 
     @property
     def nbytes(self) -> int:
-        """Size in the file."""
         return prod(self.shape) * (1 if self.kind in QUANTISED else NUMPY_DTYPES[_NUMPY[self.kind]].itemsize)
 
     def made(self, piece: np.ndarray) -> np.ndarray:
@@ -107,8 +106,6 @@ class _OutputTensor:
 
 
 def _typed(name: str, tensor: LazyTensor, wanted: str, head: str) -> _OutputTensor:
-    """The tensor as it is written: norms and vectors FP32, matrices of the `wanted` type. Where the rows do not
-    divide into blocks it is FP16, as in llama.cpp's converter."""
     kind = "F32" if len(tensor.shape) < 2 else _HEAD_TYPES.get(wanted, wanted) if name == head else wanted
     if kind in _NUMPY:
         return _OutputTensor(name, tensor, kind, tensor.shape)
@@ -119,7 +116,6 @@ def _typed(name: str, tensor: LazyTensor, wanted: str, head: str) -> _OutputTens
 
 
 def _tensors(source: Source, its: LlamaArchitecture, wanted: str) -> list[_OutputTensor]:
-    """Every tensor of the file, in its order; nothing is loaded yet."""
     config = source.config
     ours = to_foreign(its.entries(config), source.tensors)
     zeros = {
@@ -131,7 +127,6 @@ def _tensors(source: Source, its: LlamaArchitecture, wanted: str) -> list[_Outpu
 
 
 def _name(source: Source) -> str:
-    """The name of the model's run, directory or file."""
     path = source.path.resolve()
     return path.parent.parent.name if source.checkpoint is not None else path.stem if path.is_file() else path.name
 
@@ -139,7 +134,6 @@ def _name(source: Source) -> str:
 def _metadata(
     source: Source, its: LlamaArchitecture, wanted: str, vocabulary: Vocabulary, tokenizer: Tokenizer
 ) -> Iterator[tuple[str, str, Any]]:
-    """(key, kind of value, value) of everything that the file says besides its tensors."""
     config = source.config
     yield "general.type", "string", "model"
     yield "general.name", "string", _name(source)
@@ -186,7 +180,6 @@ class _Writer(GGUFWriter):
 def _write_header(
     path: Path, name: str, metadata: Iterator[tuple[str, str, Any]], tensors: Sequence[_OutputTensor]
 ) -> None:
-    """Begin the file with everything but the tensors' data."""
     writer = _Writer(path, name)
     for key, kind, value in metadata:
         if kind == "array":
@@ -205,8 +198,6 @@ def _write_header(
 
 
 def _write_data(path: Path, tensors: Sequence[_OutputTensor], progress: bool) -> dict[str, Any]:
-    """Append the tensors' data to the header; returns size and SHA-256 of the file, which is hashed while it is
-    written. A few pieces of tensors are in memory."""
     digest, total = hashlib.sha256(path.read_bytes()), sum(tensor.nbytes for tensor in tensors)
     shown = {"desc": "convert to gguf", "unit": "B", "unit_scale": True, "disable": None if progress else True}
     with (
@@ -252,7 +243,6 @@ def modelfile(file: str, vocabulary: Vocabulary, context: int, chat: Chat | None
 
 
 def _for_ollama(chat: ChatTemplate) -> str:
-    """The format as a template of Go."""
     roles = ("system", "user", "assistant")
     said = (f'{{{{ if eq .Role "{role}" }}}}{getattr(chat, role)}{{{{ end }}}}' for role in roles)
     text = "".join(said).replace("{content}", "{{ .Content }}")
@@ -281,7 +271,6 @@ class GGUFOutput:
         return "", ()
 
     def prepare(self) -> None:
-        """Find the vocabulary and the tensors; nothing is loaded yet."""
         self.tokenizer, self.vocabulary = _vocabulary(self.source, self.source.save_tokenizer)
         self.tensors = _tensors(self.source, self.its, self.wanted)
 
@@ -309,7 +298,6 @@ class GGUFOutput:
                     raise UserError(f"{output}: tensor {tensor.name} differs from the source after writing; {remedy}")
 
     def described(self, _output: Path) -> dict[str, Any]:
-        """The part of `convert`'s result that describes the file."""
         return {
             "tokenizer": True,
             "dtypes": sorted({tensor.kind for tensor in self.tensors}),

@@ -22,7 +22,6 @@ DEFAULT_SEED = 1234  # as in `ms-codegeex train`; mindformers' Trainer sets Mind
 
 
 def current_seed() -> int:
-    """MindSpore's global seed, which determines order, initial weights and dropout."""
     seed = ms.get_seed()
     return DEFAULT_SEED if seed is None else int(seed)
 

@@ -64,7 +64,6 @@ class FamilyConfig(PretrainedConfig):
 
     @classmethod
     def size_fields(cls) -> list[str]:
-        """The keys of the family's own configuration."""
         return [field.name for field in dataclasses.fields(own_config(cls.family))]
 
     def run_config(self) -> RunConfig:
@@ -139,7 +138,6 @@ class FamilyModel(PreTrainedModel):
 
 
 def own_config(name: str) -> type:
-    """A family's own configuration class."""
     return type(family(name).config.build_config(None, {}))
 
 

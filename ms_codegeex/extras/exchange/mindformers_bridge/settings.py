@@ -75,12 +75,10 @@ def _refuse_misspelt(
 
 
 def settings() -> dict[str, dict[str, Any]]:
-    """The rows of `settings.yaml` by dotted key."""
     return {key: row for row in shipped_table(Path(__file__).with_name("settings.yaml")) for key in row["keys"]}
 
 
 def known(section: str) -> list[str]:
-    """The keys of a section of mindformers' file that `settings.yaml` declares."""
     return [key.removeprefix(f"{section}.") for key in settings() if key.startswith(f"{section}.")]
 
 
@@ -116,7 +114,6 @@ def numbers(value: Any, where: str) -> Any:
 
 
 def _rates(schedule: LearningRateSchedule) -> dict[int, float]:
-    """The rates of a schedule by step, in order: of all its steps, or of many around its borders and between them."""
     lengths = next((names for names in _LENGTHS if all(hasattr(schedule, name) for name in names)), ())
     borders = {name: int(float(getattr(schedule, name, None) or 0)) for name in {*lengths, *_BORDERS}}
     end = sum(borders[name] for name in lengths) or max(borders.values()) + 1

@@ -18,7 +18,6 @@ NEVER = 2**31 - 1
 
 
 def _loss_scale(scale_sense: Any) -> LossScaleConfig:
-    """The YAML's `scale_sense`: nothing, a number, or mindformers' cell with the settings of a dynamic scale."""
     if isinstance(scale_sense, nn.Cell):
         return LossScaleConfig(
             initial=float(scale_sense.loss_scale_value),

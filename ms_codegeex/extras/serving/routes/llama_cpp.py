@@ -152,7 +152,6 @@ def selected(answer: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:
 
 
 def ends(body: InfillRequest) -> list[TextFilter]:
-    """What ends an answer besides stop texts."""
     limit = max(body.t_max_predict_ms or 0, 0)
     return [*([TimeLimit(limit)] if limit else []), *([IndentStop(body.n_indent)] if body.n_indent else [])]
 
@@ -165,7 +164,6 @@ class NativeResponder(Responder):
         self.body, self._truncated = body, truncated
 
     async def whole(self, answers: Sequence[StreamedAnswer]) -> Any:
-        """The answer, or a list of several."""
         results = [self._answer(number, [await answer.whole()], answer) for number, answer in enumerate(answers)]
         return results if len(results) > 1 else results[0]
 
@@ -267,13 +265,11 @@ def router(backend: Backend) -> APIRouter:
 
     @every.post("/infill", tags=["infill"], response_model=NativeAnswer | list[NativeAnswer] | dict[str, Any])
     async def infill(body: InfillRequest, request: Request) -> Response:
-        """The text between a prefix and a suffix; a list if several were requested."""
         responder = await prepared(request, lambda: infill_responder(body, backend))
         return await respond(responder, Sampling(stream=body.stream), request)
 
     @routes.post("/apply-template")
     async def apply_template(body: TemplateRequest, request: Request) -> dict[str, str]:
-        """The prompt of a conversation, for models that were tuned for conversations."""
         return {"prompt": chat_prompt(body.messages, chosen_model(backend, body.model))}
 
     @routes.get("/slots", responses={503: {"description": "no slot is free, with fail_on_no_slot=1"}})

@@ -102,7 +102,6 @@ def split(text: str) -> list[str]:
 
 
 def places(text: str, pattern: re.Pattern[str] = COMPARED) -> list[tuple[int, int]]:
-    """Where signs, such as those that compare, are in no string, comment, bracket or template's arguments."""
     plain = TEMPLATE.sub(lambda found: " " * len(found.group()), text)
     return [found.span() for begin, end in pieces(plain) for found in pattern.finditer(plain, begin, end)]
 
@@ -126,7 +125,6 @@ def unwrapped(text: str) -> str:
 
 
 def call(text: str) -> tuple[str, str] | None:
-    """Name and arguments, if the whole text is one call."""
     found = CALL.match(text)
     return (found[1], text[found.end() : -1]) if found and closing(text, found.end()) == len(text) - 1 else None
 

@@ -23,17 +23,14 @@ TABLE = Path(__file__).parents[1] / "humaneval_x.yaml"
 
 
 def table(part: str) -> Any:
-    """A part of `humaneval_x.yaml`."""
     return shipped_table(TABLE)[part]
 
 
 def cyclic(plain: str) -> str:
-    """The inverse of `decode_cyclic`: groups of three, each rotated to the left."""
     return re.sub(r"(.)(..)", r"\2\1", plain)
 
 
 def shifted(plain: str) -> str:
-    """The inverse of `decode_shift`: each letter five further."""
     return "".join(LETTERS[(LETTERS.index(letter) + 5) % 26] for letter in plain)
 
 
@@ -48,13 +45,11 @@ def decoding(encode: Callable[[str], str]) -> Callable[[random.Random], Call]:
 
 
 def root(generator: random.Random) -> Call:
-    """A polynomial of odd degree: its root."""
     coefficients = [generator.randint(-10, 10) or 1 for _ in range(2 * generator.randint(1, 4))]
     return [coefficients], Check(coefficients, "root", 1e-4)
 
 
 def total(generator: random.Random) -> Call:
-    """Two numbers: their sum."""
     x, y = generator.randint(0, 1000), generator.randint(0, 1000)
     return [x, y], Check(x + y)
 
@@ -113,6 +108,5 @@ def literal(value: Any, number: int, language: str) -> str:
 
 
 def tests(language: str, name: str, statements: Sequence[str]) -> str:
-    """A text of tests with these statements."""
     body = "\n".join(f"    {statement}{';' if language in ('cpp', 'rust') else ''}" for statement in statements)
     return str(table("tests")[language]).format(body=body, name=name)

@@ -69,7 +69,6 @@ class HumanEvalXProblem:
 
     @property
     def id(self) -> str:
-        """Such as `CPP/12`."""
         return f"{PREFIXES[self.language]}/{self.number}"
 
 
@@ -108,7 +107,6 @@ def read(data: Path, languages: Sequence[str] = ()) -> dict[str, ProblemFile]:
 
 
 def provenance(files: Mapping[str, ProblemFile]) -> dict[str, dict[str, str]]:
-    """Language -> path, hash and version of its file."""
     return {
         name: {"path": str(file.path), "sha256": file.sha256, "version": file.version} for name, file in files.items()
     }

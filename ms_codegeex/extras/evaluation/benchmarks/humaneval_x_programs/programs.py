@@ -49,13 +49,11 @@ RUST_MUT = re.compile(r"\bmut\s+(?=\w+\s*:)")
 
 
 def code_request(row: HumanEvalXProblem) -> CodeRequest:
-    """What a chat model is asked for: the function that the prompt leaves open, or in Rust/32 the one after it."""
     late = row.language == "rust" and row.number in inputs.DRAWN
     return CodeRequest(row.language, known(row), inputs.DRAWN[row.number][0] if late else "")
 
 
 def known(row: HumanEvalXProblem) -> str:
-    """The prompt. Rust's is only a comment in CodeGeeX's file, which the declaration completes."""
     complete = row.language != "rust" or row.declaration.strip() in row.prompt
     return row.prompt if complete else row.declaration + row.prompt
 

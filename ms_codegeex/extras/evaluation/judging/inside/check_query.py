@@ -39,7 +39,6 @@ def rows_of(database, path):
 
 
 def is_ordered(query):
-    """Whether the outermost query is ordered: its last ORDER BY is not inside parentheses."""
     last = [match.end() for match in re.finditer(r"\border\s+by\b", query, re.IGNORECASE)]
     return bool(last) and query[last[-1] :].count(")") <= query[last[-1] :].count("(")
 
@@ -54,7 +53,6 @@ def same_rows(expected, returned, ordered):
     wanted, given = list(zip(*expected)), list(zip(*returned))  # columns
 
     def contents(column):
-        """The values of a column, each as often as it occurs."""
         return frozenset(Counter(column).items())
 
     def search(order):

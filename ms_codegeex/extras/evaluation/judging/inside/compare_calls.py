@@ -31,7 +31,6 @@ PRESENT = ("check_str", "text_match_three", "text_starta_endb")
 
 
 def pyramid(side: float, height: float) -> int:
-    """The surface of a square pyramid of which `height` is the height, rounded (Mbpp/581 leaves open which it is)."""
     return round(side**2 + 2 * side * math.sqrt((side / 2) ** 2 + height**2))
 
 
@@ -62,7 +61,6 @@ def near(returned: object, expected: object, absolute: float) -> bool:
 
 
 def special(entry_point: str, dataset: str, arguments: list, returned: object, tolerance: float) -> bool:
-    """Whether a value is accepted whatever the expected one is."""
     rules = {
         "are_equivalent": lambda: True,  # Mbpp/164 leaves open what is equivalent
         "sum_div": lambda: returned == 0,

@@ -92,13 +92,11 @@ class DiscardingStream(io.StringIO):
     """All three standard files: what is written is discarded, what is read is an `OSError`."""
 
     def read(self, *_: object) -> str:
-        """Refused."""
         raise OSError
 
     readline = readlines = read
 
     def readable(self) -> bool:
-        """No."""
         return False
 
 
@@ -126,7 +124,6 @@ def guard(*more: str) -> None:
 
 
 def to_empty_directory() -> None:
-    """Work there. From now on, tempfile knows its directory and needs no os.getcwd."""
     import tempfile
 
     os.chdir(tempfile.mkdtemp())
@@ -200,7 +197,6 @@ def of_library(value: object, library: str, *names: str) -> bool:
 
 
 def plain(value: object) -> object:
-    """NumPy's scalars as Python's."""
     return value.item() if of_library(value, "numpy", "integer", "floating", "bool_") else value
 
 

@@ -41,7 +41,6 @@ def call(name: str, *arguments: object, what: str = "") -> int:
 
 
 def prctl(option: int, first: object = 0, second: object = 0) -> None:
-    """A prctl call with two arguments."""
     call("prctl", option, first, second, 0, 0, what=f"prctl {option}")
 
 
@@ -91,7 +90,6 @@ def write(path: str, content: bytes, directory: int) -> None:
 
 
 def unshare(kinds: int) -> None:
-    """Enter new namespaces of these kinds."""
     call("unshare", kinds, what="new namespaces (limits: /proc/sys/user/max_*)")
 
 
@@ -105,17 +103,14 @@ def enter_namespaces(kinds: int, user: int, group: int, proc: int) -> None:
 
 
 def open_proc() -> int:
-    """A descriptor of the current /proc, for `enter_namespaces`."""
     return os.open("/proc", os.O_PATH | os.O_DIRECTORY)
 
 
 def mount(source: str, target: str, kind: str, flags: int, data: str | None = None) -> None:
-    """One mount(2)."""
     call("mount", source, target, kind, flags, data, what=f"mount {source or 'again'} on {target}")
 
 
 def make_private() -> None:
-    """Stop the propagation of mounts between here and outside."""
     mount("none", "/", "", MS_REC | MS_PRIVATE)
 
 

@@ -88,7 +88,6 @@ def mounts() -> list:
 
 
 def unescaped(path: bytes) -> str:
-    """A path of mountinfo, where space, tab, newline and backslash are octal numbers."""
     first, *others = path.split(b"\\")
     return os.fsdecode(first + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in others))
 

@@ -159,7 +159,6 @@ def used(job: dict) -> tuple:
 
 
 def sockets() -> int:
-    """The number of sockets in this network namespace: their buffers are memory that no process's pages show."""
     words = content("/proc/self/net/sockstat").split(maxsplit=3)
     return int(words[2]) if len(words) > 2 and words[2].isdigit() else 0
 

@@ -26,7 +26,6 @@ def compiled(name: str) -> tuple:
 
 
 def write_all(write: object, descriptor: int, data: bytes) -> None:
-    """Write to a pipe that may be full."""
     while data:
         data = data[write(descriptor, data) :]
 
