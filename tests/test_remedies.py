@@ -22,9 +22,11 @@ import small_models
 from asking import ask
 from conftest import command_here, small_run, write_config, write_dataset
 from remedies_in_code import PACKAGE, pattern, remedies
+from remedies_of_clusters import CLUSTERS, CLUSTERS_UNTRIED
 from remedies_of_corpora import CORPORA, CORPORA_UNTRIED, RAY_UNTRIED, SHELL
 from remedies_of_data import DATA, PREPARED, UNTRIED, Started
 from remedies_of_formats import FORMATS, FORMATS_UNTRIED
+from remedies_of_tables import TABLES
 
 import ms_codegeex
 from ms_codegeex.base.errors import UserError
@@ -377,6 +379,8 @@ REMEDIES = {
     "formats": (FORMATS, FORMATS_UNTRIED),
     "extras/corpus": (CORPORA, CORPORA_UNTRIED),
     "extras/ray_engines": ({}, RAY_UNTRIED),
+    "extras/cluster": (CLUSTERS, CLUSTERS_UNTRIED),
+    **TABLES,
 }
 WITHOUT = {  # not yet: their errors are not compared with a registry
     *("base", "commands", "config", "extras", "generation", "kernels", "models", "parallel"),
