@@ -250,6 +250,7 @@ ROWS = {  # what fails; how many ways out its message has; what a user puts in t
     "no known language for a run": (f"{CODEGEN} --corpus odd", 1, {"…": "odd", **MADE}),
     "few letters": (f"{CORPUS} digits", 1, {"…": "digits", **MADE}),
     "an unknown field of texts": (f"{CORPUS} body.jsonl", 1, {"…": "body.jsonl", "NAME": "body", **MADE}),
+    "chats as texts": (f"{CORPUS} chats.jsonl", 1, {"DIR": "model", "FILE": "chats.jsonl"}),
     "no such licence": (f"{CORPUS} body.jsonl --text-field body --licences mit", 1, {}),
     "another language": (f"{CORPUS} few --validation-share 0 --languages pyton", 1, {}),
     "an option for records": (f"{CORPUS} few --validation-share 0 --seq-length 64", 1, {}),
