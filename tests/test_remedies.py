@@ -24,6 +24,7 @@ from conftest import command_here, small_run, write_config, write_dataset
 from remedies_in_code import PACKAGE, pattern, remedies
 from remedies_of_corpora import CORPORA, CORPORA_UNTRIED, RAY_UNTRIED, SHELL
 from remedies_of_data import DATA, PREPARED, UNTRIED, Started
+from remedies_of_evaluation import EVALUATION, EVALUATION_UNTRIED
 from remedies_of_formats import FORMATS, FORMATS_UNTRIED
 
 import ms_codegeex
@@ -376,6 +377,7 @@ REMEDIES = {
     "data": (DATA, UNTRIED),
     "formats": (FORMATS, FORMATS_UNTRIED),
     "extras/corpus": (CORPORA, CORPORA_UNTRIED),
+    "extras/evaluation": (EVALUATION, EVALUATION_UNTRIED),
     "extras/ray_engines": ({}, RAY_UNTRIED),
 }
 WITHOUT = {  # not yet: their errors are not compared with a registry
