@@ -672,12 +672,16 @@ def infilling(*names: str) -> Situation:
     return situation
 
 
-def of_no_model(at: Path) -> Iterator[Call]:
-    shutil.copytree("model", at / "model")
-    (at / "model/provenance.json").unlink()
-    line = f"evaluate perplexity --data one --output {at}/out --max-tokens 9"
-    yield failing(line)
-    yield failing(f"{line} --model {at}/model")
+def of_no_model(line: str, without: str = "") -> Situation:
+    """A command with an option in the place of --model."""
+
+    def situation(at: Path) -> Iterator[Call]:
+        shutil.copytree("model", at / "model")
+        (at / "model/provenance.json").unlink()
+        yield failing(f"{line} {without} --output {at}/out")
+        yield failing(f"{line} --model {at}/model --output {at}/out")
+
+    return situation
 
 
 def of_damaged_perplexity(at: Path) -> Iterator[Call]:
@@ -760,7 +764,13 @@ EVALUATION: dict[str, Entry] = {
     "give --model, --url or --samples, or --check-references alone": asked(
         "--workers 1", "--url {url}", "2 --samples answers.jsonl", "3 --check-references"
     ),
-    "give one, as a server or samples give no probabilities of a given text": of_no_model,
+    "give it, and no server or samples, which give no probabilities of a text": (
+        of_no_model("evaluate perplexity --data one --max-tokens 9"),
+        of_no_model(
+            "evaluate humaneval --data humaneval.jsonl --sandbox best-effort --max-new-tokens 2 --prompt-perplexity",
+            "--samples answers.jsonl",
+        ),
+    ),
     "leave it out": (
         asked("--checkpoint 1 --url {url}", "--url {url}"),
         recipe("{task: humaneval}", "{task: humaneval, turns: single}"),
@@ -907,6 +917,7 @@ EVALUATION: dict[str, Entry] = {
     # files of rows
     "{} of jsonl": (
         of_packed_data,
+        over({"a/b": ""}, lambda at: RowFile(at / "a"), lambda at: RowFile(at / "another")),
         instead(lambda at: read_rows(at / ("x" * 300)), lambda at: read_rows(Path("answers.jsonl"))),
     ),
     "no such file": instead(lambda at: read_rows(at / "x.jsonl"), lambda at: read_rows(Path("answers.jsonl"))),

@@ -370,7 +370,7 @@ def _local_model(arguments: argparse.Namespace, needed: bool = False) -> LocalMo
     """`--model` and how it runs; None without one, or if it is `needed` a `UserError`."""
     cpu_level(arguments.cpu_level or AUTO)
     if needed and not arguments.model:
-        raise UserError("--model: missing; give one, as a server or samples give no probabilities of a given text")
+        raise UserError("--model: missing; give it, and no server or samples, which give no probabilities of a text")
     if arguments.model is None:
         if getattr(arguments, "checkpoint", None) is not None:
             raise UserError("--checkpoint: is for a run given as --model; leave it out")
