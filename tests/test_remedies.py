@@ -414,7 +414,7 @@ def test_each_folder_has_a_registry_or_is_yet_to_get_one():
 
 
 @pytest.mark.slow  # a minute; the default tests compare the texts
-@pytest.mark.parametrize("name", SITUATIONS)
+@pytest.mark.parametrize("name", SITUATIONS, ids=[*SITUATIONS])  # also long ones, for -k
 def test_each_remedy_is_carried_out(unstarted, tmp_path, name):
     said, situation = SITUATIONS[name]
     steps = situation(tmp_path)
