@@ -25,6 +25,7 @@ from remedies_in_code import PACKAGE, pattern, remedies
 from remedies_of_clusters import CLUSTERS, CLUSTERS_UNTRIED
 from remedies_of_corpora import CORPORA, CORPORA_UNTRIED, RAY_UNTRIED, SHELL
 from remedies_of_data import DATA, PREPARED, UNTRIED, Started
+from remedies_of_evaluation import EVALUATION, EVALUATION_UNTRIED
 from remedies_of_formats import FORMATS, FORMATS_UNTRIED
 from remedies_of_tables import TABLES
 
@@ -379,6 +380,7 @@ REMEDIES = {
     "data": (DATA, UNTRIED),
     "formats": (FORMATS, FORMATS_UNTRIED),
     "extras/corpus": (CORPORA, CORPORA_UNTRIED),
+    "extras/evaluation": (EVALUATION, EVALUATION_UNTRIED),
     "extras/ray_engines": ({}, RAY_UNTRIED),
     "extras/cluster": (CLUSTERS, CLUSTERS_UNTRIED),
     **TABLES,
@@ -417,7 +419,7 @@ def test_each_folder_has_a_registry_or_is_yet_to_get_one():
 
 
 @pytest.mark.slow  # a minute; the default tests compare the texts
-@pytest.mark.parametrize("name", SITUATIONS)
+@pytest.mark.parametrize("name", SITUATIONS, ids=[*SITUATIONS])  # also long ones, for -k
 def test_each_remedy_is_carried_out(unstarted, tmp_path, name):
     said, situation = SITUATIONS[name]
     steps = situation(tmp_path)
