@@ -65,8 +65,8 @@ def _written(config: Any) -> dict[str, Any]:
     head = config.head_dim
     if config.rotary_dim * 2 != head:
         raise UserError(
-            f"rotary_dim: {config.rotary_dim} of {head} channels; ChatGLM2's configuration has no such key and its "
-            "software turns half of a head's channels, so this model cannot become a model directory"
+            f"rotary_dim: {config.rotary_dim} of {head} channels, but ChatGLM2's software always turns half of them; "
+            f"train with model.rotary_dim={head // 2}, or convert it --to mindspore"
         )
     return {
         "architectures": ["ChatGLMModel"],

@@ -363,7 +363,7 @@ def read_hccn_conf(path: Path) -> dict[int, str]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; it is /etc/hccn.conf of the server") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable ({error})") from None
+        raise UserError(f"{path}: not readable ({error}); copy it from the server again") from None
     addresses: dict[int, str] = {}
     for number, line in enumerate(map(str.strip, lines), 1):
         if not line or line.startswith("#"):
