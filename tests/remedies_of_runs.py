@@ -36,7 +36,7 @@ from ms_codegeex.kernels.levels import cpu_level, possible_levels
 from ms_codegeex.models.registry import FAMILIES, family
 from ms_codegeex.planning import hardware_files
 from ms_codegeex.planning.hardware_files import HardwareFile, StepFactor, read_hardware_file, write_hardware_file
-from ms_codegeex.runs import finetune_choices, fitting, memory_check
+from ms_codegeex.runs import finetune_choices, memory_check
 from ms_codegeex.runs.files.history import read_history
 from ms_codegeex.runs.files.resolved_config import read_config
 from ms_codegeex.runs.files.resolved_config import write_config as write_resolved
@@ -562,14 +562,12 @@ TRAINING: dict[str, Situation | str | tuple[Situation | str, ...]] = {
     "look at the dataset with `ms-codegeex inspect --sample`": of_empty_steps,
     "set lora.frozen=fp32": instead(lambda at: set_to(1e6, "float16"), lambda at: set_to(1e6, "float32")),
     "start from another model": instead(lambda at: started(np.nan), lambda at: started(1.0)),
-    "it is of another model, choose another output without --resume": restored(
-        lambda path: trainer(), model__num_layers=2
-    ),
-    "use the model settings of the run, or choose another output without --resume": restored(
+    "choose another output without --resume": restored(lambda path: trainer(), model__num_layers=2),
+    "use the run's model, or another output without --resume": restored(
         lambda path: trainer(model__intermediate_size=16).rank_state.restore(Checkpoint(path)),
         model__intermediate_size=16,
     ),
-    "restore that model, or choose another output without --resume": of_adapters_elsewhere,
+    "restore that model, or set another output without --resume": of_adapters_elsewhere,
 }
 TRAINING_UNTRIED = {"check the configuration with `ms-codegeex rehearse`": "of a bug"}
 
@@ -740,17 +738,13 @@ RUNS: dict[str, Situation | str | tuple[Situation | str, ...]] = {
     ),
     # what is given
     "leave it out": ("data beside --data", "restarts of several servers"),
-    "leave out the others, or give the records that made it": command(
+    "give it alone, or the records that made it": command(
         "finetune --model model --data tuning chats.jsonl training.steps=1 output={at}/a",
         "finetune --model model --data tuning training.steps=1 output={at}/a",
         "finetune --model model --data pairs.jsonl training.steps=1 output={at}/a",
     ),
     "make one with `{}` and give --validation DIR": "records beside a corpus",
     "remove the section, or leave out --config": "a model in the file",
-    "state fewer of them": instead(
-        lambda at: fitting.first_that_fits([], lambda config: 0, 1),
-        lambda at: fitting.first_that_fits([configured()], lambda config: 0, 1),
-    ),
     "leave out --corpus, or set data.train=null": "a corpus beside a dataset",
     "leave out --corpus, or set data.blend=null": "a corpus beside a blend",
     "make it with `ms-codegeex prepare --input PATH --output DIR` where all of them can read it, and set "
@@ -809,7 +803,7 @@ RUNS: dict[str, Situation | str | tuple[Situation | str, ...]] = {
     "keep it, or start another run from these weights: without --resume, with --from {} output=DIR": (
         "another optimizer"
     ),
-    "use the same value, or choose another output without --resume{}": ("other sizes", "another seed"),
+    "use the same, or choose another output without --resume{}": ("other sizes", "another seed"),
     "if it was moved, {}={DIR: WEIGHT, …} says where it is now": of_moved_data("data.blend", "{{{}: 1}}"),
     "if it was moved, {}=DIR says where it is now": of_moved_data("data.train", "{}"),
     "set model.weights=DIR to theirs": of_another_model,

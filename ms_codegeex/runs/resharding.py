@@ -160,8 +160,7 @@ def _check_parts(layout: ParameterLayout, mesh: Mesh) -> None:
     """`UserError` unless the ranks hold equal parts."""
     rows, axis = layout.shape[0], layout.tensor_axis
     if axis is not None and layout.shape[axis] % mesh.tensor:
-        whole = f"{layout.name}, which is {list(layout.shape)}"
-        raise UserError(f"--tensor {mesh.tensor}: does not divide {whole}; give a divisor")
+        raise UserError(f"--tensor {mesh.tensor}: does not divide {layout.name}, {list(layout.shape)}; give a divisor")
     rows //= mesh.tensor if axis == 0 else 1
     if layout.optimizer_sharded and rows % mesh.optimizer_shard:
         whole = f"the {rows} rows of {layout.name} on a device"

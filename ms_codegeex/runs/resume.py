@@ -150,9 +150,8 @@ def changes_since(config: RunConfig, checkpoint: Checkpoint, allowed: Sequence[s
         fits = not change.key.startswith(("model.", "lora.")) or _same_shapes(config, checkpoint)
         if refused and not (fits and any(_covers(section, change.key) for section in allowed)):
             accept = f", or accept the change with --allow-change {change.key}" * fits
-            remedy = f"use the same value, or choose another output without --resume{accept}"
             wrong = f"{change.now}, but {checkpoint.path} was trained with {change.before}"
-            raise UserError(f"{change.key}: {wrong}; {remedy}")
+            raise UserError(f"{change.key}: {wrong}; use the same, or choose another output without --resume{accept}")
     return sorted(changes, key=lambda change: change.key)
 
 
