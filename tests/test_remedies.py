@@ -25,6 +25,7 @@ from conftest import command_here, small_run, write_config, write_dataset
 from remedies_in_code import PACKAGE, pattern, remedies
 from remedies_of_corpora import CORPORA, CORPORA_UNTRIED, RAY_UNTRIED, SHELL
 from remedies_of_data import DATA, PREPARED, UNTRIED, Started
+from remedies_of_exchange import EXCHANGE, EXCHANGE_UNTRIED, JOBS
 from remedies_of_formats import FORMATS, FORMATS_UNTRIED
 from remedies_of_runs import (
     KERNELS,
@@ -415,6 +416,8 @@ REMEDIES = {
     "data": (DATA, UNTRIED),
     "formats": (FORMATS, FORMATS_UNTRIED),
     "extras/corpus": (CORPORA, CORPORA_UNTRIED),
+    "extras/exchange": (EXCHANGE, EXCHANGE_UNTRIED),
+    "extras/jobs": (JOBS, {}),
     "extras/ray_engines": ({}, RAY_UNTRIED),
     "runs": (RUNS, RUNS_UNTRIED),
     "training": (TRAINING, TRAINING_UNTRIED),
