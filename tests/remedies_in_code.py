@@ -13,7 +13,7 @@ from pathlib import Path
 import ms_codegeex
 
 PACKAGE = Path(ms_codegeex.__file__).parent
-ERRORS = ("UserError", "RunFailure", "PromptTooLong")
+ERRORS = ("UserError", "RunFailure", "PromptTooLong", "Divergence", "ReplicaFailure", "Rewind")
 SETTING = re.compile(r"(?<![\w.=])([a-z_]+(?:\.\w+)*)=([^\s,;]*[^\s,;.])")
 PLACES = {"N", "DIR", "RUN", "FILE", "value"}
 MOST = 64  # texts of one message

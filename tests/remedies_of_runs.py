@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -29,6 +30,7 @@ from ms_codegeex.base.cuda.probe import GpuBackend
 from ms_codegeex.base.errors import Rewind, UserError
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.config.rules import build_run_config
+from ms_codegeex.config.sections import FaultsConfig
 from ms_codegeex.data.datasets.opening import content_hashes
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
@@ -237,13 +239,16 @@ def of_damaged_checkpoints(at: Path) -> Iterator[Call]:
     yield failing(f"{line} output={at / 'another'}")
 
 
-def of_moved_data(key: str, value: str) -> Situation:
+def of_moved_data(key: str, value: str = "{}", more: str = "") -> Situation:
+    """A dataset that was moved after the run began; `more`: a copy of it that only the run that continues names."""
+
     def situation(at: Path) -> Iterator[Call]:
-        begun(at)
-        place = f"{key}={value.format(at / 'data')}"
+        place = begun(at) / (more or "data")
+        if more:
+            shutil.copytree("ids", place)
         line = f"train --config {at / 'run.yaml'} --resume auto"
-        line += "" if key == "data.train" else f" data.train=null '{place}'"
-        (at / "data").rename(at / "moved")
+        line += " data.train=null" * (key == "data.blend") + f" '{key}={value.format(place)}'"
+        place.rename(at / "moved")
         said = yield failing(line)
         assert f"{key}=" in said.rpartition("; ")[2]
         yield failing(f"{line} '{key}={value.format(at / 'moved')}'")
@@ -558,8 +563,37 @@ def started(value: float) -> object:
     return starting_weight("w", (2,), 0.1, 1, None, {"w": from_array(np.full(2, value, np.float32))})
 
 
+def faulty(policy: str, *lines: str) -> Situation:
+    """Steps that are not finite, and the commands that the message leads to, after `begun`."""
+
+    def situation(at: Path) -> Iterator[Call]:
+        from ms_codegeex.training.faults import Faults
+
+        faults, record = Faults(FaultsConfig(policy=policy, most=2)), SimpleNamespace(step=3, loss=np.inf)
+        record.gradient_norm = np.inf
+        yield lambda: [(faults.judge(np.inf, np.inf, False), faults.answer(record, 40)) for _ in range(3)]
+        begun(at)
+        for line in lines:
+            yield failing(line.format(at=at))
+
+    return situation
+
+
+def of_infinite_loss(at: Path) -> Iterator[Call]:
+    yield lambda: trainer(training__schedule={"learning_rate": 1e30, "warmup_steps": 0}).run()
+    yield lambda: _shows("tokens", "inspect corpus --sample 0")
+    yield lambda: trainer(training__schedule={"learning_rate": 1e-3, "warmup_steps": 0}).run()
+
+
+AGAIN = "train --config {at}/run.yaml --resume auto"
+LOWER = "lower training.schedule.learning_rate and resume with --resume auto --allow-change training.schedule"
+AT_A_LOWER_RATE = faulty("skip", f"{AGAIN} --allow-change training.schedule training.schedule.learning_rate=1e-4")
 TRAINING: dict[str, Situation | str | tuple[Situation | str, ...]] = {
     "look at the dataset with `ms-codegeex inspect --sample`": of_empty_steps,
+    "this batch is left out from now on, resume with --resume auto": faulty("rewind", AGAIN),
+    "look at these samples": faulty("stop", "inspect corpus --sample 40"),
+    LOWER: AT_A_LOWER_RATE,
+    f"look at the data around sample {{}}, or {LOWER}": of_infinite_loss,
     "set lora.frozen=fp32": instead(lambda at: set_to(1e6, "float16"), lambda at: set_to(1e6, "float32")),
     "start from another model": instead(lambda at: started(np.nan), lambda at: started(1.0)),
     "choose another output without --resume": restored(lambda path: trainer(), model__num_layers=2),
@@ -805,8 +839,13 @@ RUNS: dict[str, Situation | str | tuple[Situation | str, ...]] = {
     ),
     "use the same, or choose another output without --resume{}": ("other sizes", "another seed"),
     "if it was moved, {}={DIR: WEIGHT, …} says where it is now": of_moved_data("data.blend", "{{{}: 1}}"),
-    "if it was moved, {}=DIR says where it is now": of_moved_data("data.train", "{}"),
+    "if it was moved, {}=DIR says where it is now": (
+        of_moved_data("data.train"),
+        of_moved_data("data.validation", more="held"),
+        of_moved_data("data.held_out.py", more="held"),
+    ),
     "set model.weights=DIR to theirs": of_another_model,
+    LOWER: AT_A_LOWER_RATE,
     "use a dataset with the same tokenizer, or choose another output without --resume": of_another_tokenizer,
     "continue with a higher faults.most, or add faults.policy=skip --allow-change faults.policy": of_rewinds,
     # weights
@@ -941,7 +980,8 @@ RUNS_UNTRIED = {
     ),
     "see why in the worker's log, with GLOG_v=2 in the environment, or set it to none": "needs Ascend, as above",
     "check --nodes or the rank table, and that every server has its share of the devices": "needs several servers",
-    "it is set aside, start the job again": "needs several servers",
+    "it is set aside, start the job again with --resume auto": "needs several servers",
     "end a program that has one": "needs ten thousand taken ports",
     "{} of supervision": "the words of a worker that ends",
+    "test it before it trains again, and resume with --resume auto": "needs a device that computes wrongly",
 }

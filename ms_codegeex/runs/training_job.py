@@ -188,7 +188,7 @@ def _train(
             except DamagedFile as damage:
                 pass_over(begin.checkpoint, run_directory, damage)
                 if node.count > 1:
-                    raise UserError(f"{damage}; it is set aside, start the job again") from None
+                    raise UserError(f"{damage}; it is set aside, start the job again with --resume auto") from None
                 raise
 
         with_restarts(run_directory, restarts, rewinds, attempt)

@@ -154,7 +154,7 @@ class _Place:
 
     def object(self) -> _Place:
         if not isinstance(self.value, dict):
-            raise self.problem("an object", "see configs/rank_tables for samples")
+            raise self.problem("an object", "make the table with `ms-codegeex rank-table make`")
         return self
 
     def objects(self) -> Iterator[_Place]:
