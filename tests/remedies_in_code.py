@@ -14,12 +14,24 @@ import ms_codegeex
 from ms_codegeex.base.shipped import shipped_table
 
 PACKAGE = Path(ms_codegeex.__file__).parent
-ERRORS = ("UserError", "RunFailure", "PromptTooLong", "Divergence", "ReplicaFailure", "Rewind")
 SETTING = re.compile(r"(?<![\w.=])([a-z_]+(?:\.\w+)*)=([^\s,;]*[^\s,;.])")
 PLACES = {"N", "DIR", "RUN", "FILE", "value"}
 MOST = 64  # texts of one message
 DEEPEST = 6  # names that are replaced by what is assigned to them, one within the other
 ASKED = re.compile(r"(?:expected|did you mean|known are|take) .*", re.DOTALL)
+
+
+def _errors() -> set[str]:
+    """The classes of what a user is told."""
+    texts = [path.read_text() for path in PACKAGE.rglob("*.py")]
+    bases = [pair for text in texts for pair in re.findall(r"^class (\w+)\((\w+)\)", text, re.MULTILINE)]
+    found = {"UserError", "RunFailure"}
+    while more := {name for name, base in bases if base in found} - found:
+        found |= more
+    return found
+
+
+ERRORS = _errors()
 
 
 def remedy(message: str) -> str:

@@ -163,6 +163,13 @@ def of_existing_tokenizer(at: Path) -> Iterator[Call]:
 
 
 CORPORA: dict[str, Situation | tuple[Situation, ...] | str | tuple[str, ...]] = {
+    "give more files, or `prepare` it with --validation-share 0 for none": "one document",
+    "{} of building": "no known language",
+    "leave out --licences": command(f"{ALL} {{at}}/o --licences mit --unknown-licences keep", f"{ALL} {{at}}/o"),
+    "give --input other files": command(
+        "prepare --workers 1 --input one --validation one --output {at}/o",
+        "prepare --workers 1 --input tree --validation one --output {at}/o",
+    ),
     # what is given
     "fix it, or leave such input out with --on-error skip": "a broken line",
     "give --input RECORDS and --seq-length 2048": "no length",

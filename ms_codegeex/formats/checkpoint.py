@@ -209,7 +209,7 @@ class Checkpoint:
         held = file.tensors.get(record["key"])
         if held is None or (held.dtype, list(held.shape)) != (dtype, record["shape"]):
             expected = f"{name} as {dtype} {record['shape']}"
-            raise DamagedFile(f"{file.path}: does not hold {expected}, as the manifest says; the checkpoint is damaged")
+            raise DamagedFile(f"{file.path}: does not hold {expected}, as the manifest says; use another checkpoint")
         row = math.prod(record["shape"][1:]) * NUMPY_DTYPES[dtype].itemsize
         first, size = file.position(record["key"]), record["rows"] * row
 
