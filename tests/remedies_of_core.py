@@ -26,6 +26,7 @@ from small_models import save_adapters
 from ms_codegeex.base import quarantine, reading
 from ms_codegeex.base.cache import cached_folder, user_cache
 from ms_codegeex.base.cuda.driver import Driver
+from ms_codegeex.base.cuda.plugin import cuda_folder
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file, shared_files
 from ms_codegeex.base.installed import mindspore_directory
@@ -352,6 +353,15 @@ def of_a_cache(at: Path) -> Iterator[Call]:
         yield lambda: cached_folder("x", "programs", lambda folder: None)
 
 
+def of_no_execution(at: Path) -> Iterator[Call]:
+    with environment(XDG_CACHE_HOME=str(at / "a")) as patched:
+        made = cuda_folder("x", "links", lambda folder: (folder / "lib64").mkdir())
+        (made / "bin/nvcc").chmod(0o644)
+        yield lambda: cuda_folder("x", "links", lambda folder: None)
+        patched.setenv("XDG_CACHE_HOME", str(at / "b"))
+        yield lambda: cuda_folder("x", "links", lambda folder: None)
+
+
 def of_no_home(at: Path) -> Iterator[Call]:
     with environment(XDG_CACHE_HOME=None, HOME="/proc/1/none") as patched:
         patched.setattr(tempfile, "tempdir", str(at))
@@ -500,6 +510,7 @@ BASE: dict[str, Situation | tuple[Situation, ...] | str] = {
     # places
     "set XDG_CACHE_HOME to a folder you can write to": of_a_cache,
     "set XDG_CACHE_HOME to a directory that can": of_no_home,
+    "set XDG_CACHE_HOME to a folder on a file system that is not mounted with noexec": of_no_execution,
     "{} of files": below_a_file(shared),
     "{}, {}": below_a_file(filled),
     "choose another": instead(lambda at: filled(at / ".."), lambda at: filled(at / "x")),
@@ -604,7 +615,6 @@ BASE_UNTRIED = {
         ),
         "of a machine with GPUs",
     ),
-    "set XDG_CACHE_HOME to a folder on a file system that is not mounted with noexec": "needs such a file system",
     "run `{}`": "needs an index; the names are compared with pyproject.toml",
     "leave the option out, or run `pip install --force-reinstall ms-codegeex`": "of an installation without extras",
     "run `pip install -r requirements.txt`": "of a machine without MindSpore",

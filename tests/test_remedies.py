@@ -26,6 +26,7 @@ from remedies_of_core import CORE
 from remedies_of_corpora import CORPORA, CORPORA_UNTRIED, RAY_UNTRIED, SHELL
 from remedies_of_data import DATA, PREPARED, UNTRIED, Started
 from remedies_of_formats import FORMATS, FORMATS_UNTRIED
+from remedies_of_serving import SERVED
 
 import ms_codegeex
 from ms_codegeex.base.errors import RunFailure, UserError
@@ -377,6 +378,7 @@ def test_every_remedy_works(unstarted, name):
 
 REMEDIES = {
     **CORE,
+    **SERVED,
     "data": (DATA, UNTRIED),
     "formats": (FORMATS, FORMATS_UNTRIED),
     "extras/corpus": (CORPORA, CORPORA_UNTRIED),
