@@ -315,10 +315,8 @@ MESH_RULES: Rules = {
     "parallel.server_devices {c.parallel.server_devices}; choose a divisor": lambda c, m: (
         c.parallel.server_devices % m.tensor
     ),
-    "training.micro_batch: {c.micro_batch} sequences of a replica cannot be divided equally among the {m.tensor} "
-    "devices that load them (parallel.tensor); set {found}": lambda c, m: (
-        c.micro_batch % m.tensor and _shared_batch(c, m)
-    ),
+    "training.micro_batch: {c.micro_batch} sequences of a replica cannot be divided among the {m.tensor} devices "
+    "that load them (parallel.tensor); set {found}": lambda c, m: c.micro_batch % m.tensor and _shared_batch(c, m),
     "parallel.stage_layers: {c.parallel.stage_layers} for parallel.pipeline 1, which is not a pipeline; leave "
     "parallel.stage_layers out or choose more stages": lambda c, m: m.stage_layers and m.pipeline == 1,
     "parallel.stage_layers: {c.parallel.stage_layers} are {found} numbers for parallel.pipeline {m.pipeline}; give one "

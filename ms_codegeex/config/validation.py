@@ -117,13 +117,11 @@ def validated(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
         return _adapter(cls).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
-        parts = [str(part) for part in first["loc"] if "[" not in str(part)]  # pydantic's names of alternatives
-        key, given, kind = prefix + ".".join(parts), first["input"], first["type"]
-        remedy = ""
+        key = prefix + ".".join(part for part in map(str, first["loc"]) if "[" not in part)  # a union's member has one
+        given, kind = first["input"], first["type"]
+        remedy = "; write {NAME: VALUE}" if kind == "dict_type" else ""
         if kind == "string_type" and isinstance(given, bool | float | Mapping):
             remedy = "; put it in quotes (in a shell '\"…\"')"
         elif kind in ("list_type", "tuple_type") and isinstance(given, str | int | float):
             remedy = f"; write [{given}]"
-        elif kind == "dict_type":
-            remedy = "; write {NAME: VALUE}"
         raise UserError(f"{key}: found {given!r:.200}; {first['msg'][0].lower()}{first['msg'][1:]}{remedy}") from None
