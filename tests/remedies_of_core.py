@@ -517,11 +517,10 @@ BASE: dict[str, Situation | tuple[Situation, ...] | str] = {
     "choose another name": instead(lambda at: filled(Path("/dev/null")), lambda at: filled(at / "null")),
     "give the file that it leads to": of_a_link,
     # files of a user
-    "no such file": of_a_file(None, b"{}", reading.read_json),
     "restore or recreate it": of_a_file(b"{", b"{}", reading.read_json),
-    "could not be read ({})": of_a_file(None, b"x", lambda path: reading.opened(path).__enter__().close()),
+    "{} of reading": of_a_file(None, b"x", lambda path: reading.opened(path).__enter__().close()),
     "shorten it": of_a_file(b"long", b"x", lambda path: reading.read_regular(path, 2)),
-    "{} cannot be read as text ({})": of_a_file(b"\xff", b"x", lambda path: reading.given_text(str(path), "--file")),
+    "give a file in UTF-8": of_a_file(b"\xff", b"x", lambda path: reading.given_text(str(path), "--file")),
     "give a file, or pipe the text in": of_a_closed_input,
     "put one there": instead(
         lambda at: reading.read_regular(at, 9), lambda at: ((at / "x").touch(), reading.read_regular(at / "x", 9))
@@ -534,11 +533,14 @@ BASE: dict[str, Situation | tuple[Situation, ...] | str] = {
     "did you mean '{}'? shipped: {}": named("bigpyton", "corpora"),
     "shipped: {}": named("qqqq", "corpora"),
     # files of a model
-    "cannot be read as a directory ({})": changed(
-        lambda path: path.write_text(""),
-        lambda path: None,
-        lambda path: (path.unlink(), directory(path)),
-        quarantine.entries,
+    "restore it or name another": (
+        of_a_file(None, b"{}", reading.read_json),
+        changed(
+            lambda path: path.write_text(""),
+            lambda path: None,
+            lambda path: (path.unlink(), directory(path)),
+            quarantine.entries,
+        ),
     ),
     "give the directory of a single model": changed(directory, crowded, None, quarantine.entries),
     "restore the file": in_a_model(lambda path: (path / "model.gguf").symlink_to("nowhere")),
@@ -718,10 +720,13 @@ COMMANDS: dict[str, Situation | tuple[Situation, ...] | str] = {
     "expected at most {}, since each writes its file": command(
         "checkpoint reshard small --output {at}/a --data 65537", "checkpoint reshard small --output {at}/a --data 2"
     ),
-    "leave out --tokenizer, or this option": command(
-        "convert --model model --to hf --output {at}/a --keep-code --tokenizer codegen-mono",
-        "convert --model model --to hf --output {at}/a --keep-code",
-        "convert --model model --to hf --output {at}/b --tokenizer codegen-mono",
+    "give --to hf without --tokenizer, or leave it out": tuple(
+        command(
+            f"convert --model model --output {{at}}/a --keep-code {wrong}",
+            "convert --model model --output {at}/a --keep-code --to hf",
+            f"convert --model model --output {{at}}/b {wrong}",
+        )
+        for wrong in ("--to hf --tokenizer codegen-mono", "--to mindspore")
     ),
     "choose --to mindspore, or leave the option out": "a layout",
     "leave the option out": of_code_of_a_gguf,
@@ -924,10 +929,12 @@ GENERATION: dict[str, Situation | tuple[Situation, ...] | str] = {
         requantised(setting("quantised.json", bits=7)),
         requantised(setting("quantised.json", bits=4, group=5)),
         requantised(setting("quantised.json", sizes={"n_embd": 3})),
+        requantised(
+            tensors(
+                lambda arrays: arrays.update({first(arrays, "norm"): np.zeros(3, np.float32)}), "quantised.safetensors"
+            )
+        ),
         requantised(tensors(lambda arrays: arrays.pop(first(arrays, "norm")), "quantised.safetensors")),
-    ),
-    "expected {} {}": requantised(
-        tensors(lambda arrays: arrays.update({first(arrays, "norm"): np.zeros(3, np.float32)}), "quantised.safetensors")
     ),
     "choose 8 or 4": instead(
         lambda at: write_quantised(open_source(Path("model")), 16, 32, at / "a"),
