@@ -8,8 +8,8 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-# (text, finish reason), (status, message), (raw bytes, content type), or None, which is silence until the end
-Answer = Callable[[dict[str, Any]], "tuple[str, str] | tuple[int, str] | tuple[bytes, str] | None"]
+# (text, finish reason), (status, message or error), (raw bytes, content type), or None, which is silence until the end
+Answer = Callable[[dict[str, Any]], "tuple[str, str] | tuple[int, str | dict[str, Any]] | tuple[bytes, str] | None"]
 
 
 class Server:
@@ -58,7 +58,7 @@ class Server:
                 if isinstance(first, bytes):
                     return self._send(200, first, second)
                 if isinstance(first, int):
-                    return self._send(first, {"error": {"message": second}})
+                    return self._send(first, {"error": second if isinstance(second, dict) else {"message": second}})
                 self.send_response(200)
                 self.send_header("Content-Type", "text/event-stream")
                 self.end_headers()

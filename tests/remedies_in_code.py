@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import ms_codegeex
+from ms_codegeex.base.shipped import shipped_table
 
 PACKAGE = Path(ms_codegeex.__file__).parent
 ERRORS = ("UserError", "RunFailure", "PromptTooLong")
@@ -37,8 +38,11 @@ def pattern(said: str) -> re.Pattern[str]:
 
 
 def remedies(folder: str) -> dict[str, set[str]]:
-    """The remedies of the errors below a folder of the package, each with the places where it is given."""
+    """The remedies of the errors below a folder of the package, or in a table of it, each with where it is given."""
     found: dict[str, set[str]] = {}
+    if folder.endswith(".yaml"):
+        texts = [row[key] for row in shipped_table(PACKAGE / folder) for key in ("helps", "refused") if key in row]
+        return {remedy(re.sub(r"\{\w+\}", "{}", text)): {folder} for text in texts if text != "{found}"}
     for path in sorted((PACKAGE / folder).rglob("*.py")):
         tree = ast.parse(path.read_text())
         functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]

@@ -22,11 +22,14 @@ import small_models
 from asking import ask
 from conftest import command_here, small_run, write_config, write_dataset
 from remedies_in_code import PACKAGE, pattern, remedies
+from remedies_of_clusters import CLUSTERS, CLUSTERS_UNTRIED
 from remedies_of_core import CORE
 from remedies_of_corpora import CORPORA, CORPORA_UNTRIED, RAY_UNTRIED, SHELL
 from remedies_of_data import DATA, PREPARED, UNTRIED, Started
+from remedies_of_evaluation import EVALUATION, EVALUATION_UNTRIED
 from remedies_of_formats import FORMATS, FORMATS_UNTRIED
 from remedies_of_serving import SERVED
+from remedies_of_tables import TABLES
 
 import ms_codegeex
 from ms_codegeex.base.errors import RunFailure, UserError
@@ -252,6 +255,7 @@ ROWS = {  # what fails; how many ways out its message has; what a user puts in t
     "no known language for a run": (f"{CODEGEN} --corpus odd", 1, {"…": "odd", **MADE}),
     "few letters": (f"{CORPUS} digits", 1, {"…": "digits", **MADE}),
     "an unknown field of texts": (f"{CORPUS} body.jsonl", 1, {"…": "body.jsonl", "NAME": "body", **MADE}),
+    "chats as texts": (f"{CORPUS} chats.jsonl", 1, {"DIR": "model", "FILE": "chats.jsonl"}),
     "no such licence": (f"{CORPUS} body.jsonl --text-field body --licences mit", 1, {}),
     "another language": (f"{CORPUS} few --validation-share 0 --languages pyton", 1, {}),
     "an option for records": (f"{CORPUS} few --validation-share 0 --seq-length 64", 1, {}),
@@ -382,7 +386,10 @@ REMEDIES = {
     "data": (DATA, UNTRIED),
     "formats": (FORMATS, FORMATS_UNTRIED),
     "extras/corpus": (CORPORA, CORPORA_UNTRIED),
+    "extras/evaluation": (EVALUATION, EVALUATION_UNTRIED),
     "extras/ray_engines": ({}, RAY_UNTRIED),
+    "extras/cluster": (CLUSTERS, CLUSTERS_UNTRIED),
+    **TABLES,
 }
 WITHOUT = {  # not yet: their errors are not compared with a registry
     *("extras", "kernels", "models", "parallel", "planning", "runs", "training"),
@@ -417,7 +424,7 @@ def test_each_folder_has_a_registry_or_is_yet_to_get_one():
 
 
 @pytest.mark.slow  # a minute; the default tests compare the texts
-@pytest.mark.parametrize("name", SITUATIONS)
+@pytest.mark.parametrize("name", SITUATIONS, ids=[*SITUATIONS])  # also long ones, for -k
 def test_each_remedy_is_carried_out(unstarted, tmp_path, name):
     said, situation = SITUATIONS[name]
     steps = situation(tmp_path)

@@ -68,13 +68,14 @@ class QuantisedModel:
         check_layers(self.original, self._file.tensors, str(where))
         rounded = self.original.rounded()  # earlier versions left a tied head in the word table
         self.config = rounded if rounded.parameter_shapes().keys() <= self._file.tensors.keys() else self.original
+        self._shapes = self.config.parameter_shapes()  # of hundreds of layers, asked for by each of them
         self._check()
 
     def _check(self) -> None:
         """`UserError` unless the file has the tensors of the model's sizes and no others."""
         expected: dict[str, tuple[str | None, tuple[int, ...]]] = {}
         products = self.config.product_names()
-        for name, shape in self.config.parameter_shapes().items():
+        for name, shape in self._shapes.items():
             expected |= stored_as(name, shape, self.bits, self.group) if name in products else {name: (None, shape)}
         present = set(self._file.tensors)
         if odd := sorted(present ^ expected.keys()):
@@ -94,7 +95,7 @@ class QuantisedModel:
         if self.bits == 8:
             matrix = QuantisedMatrix(values, 8, scales)
         else:
-            matrix = QuantisedMatrix(whole(values, self.config.parameter_shapes()[name][1]), 4, scales, self.group)
+            matrix = QuantisedMatrix(whole(values, self._shapes[name][1]), 4, scales, self.group)
         return matrix if (rows, columns) == (WHOLE, WHOLE) else matrix.part(WHOLE, columns)
 
     def vector(self, name: str, rows: slice = WHOLE) -> np.ndarray:
@@ -103,7 +104,7 @@ class QuantisedModel:
     def packed(self, name: str, blocks: bool = False) -> PackedMatrix:
         """The matrix as `pack` gives it, mapped where this can be: from the model's file, or from a packed copy in the
         user's cache. What is mapped was compared with its checksum."""
-        scales, shape = name + SCALES, self.config.parameter_shapes()[name]
+        scales, shape = name + SCALES, self._shapes[name]
         if scales not in self._file.tensors:
             return pack(stored(self._mapped.tensors[name]))
         if self.bits == 8 and not blocks and packed_shape(8, *shape) == shape:
@@ -144,7 +145,7 @@ class QuantisedModel:
         def packed(name: str) -> PackedMatrix:
             return pack(self.matrix(name), blocks)
 
-        for name, shape in self.config.parameter_shapes().items():
+        for name, shape in self._shapes.items():
             if name + SCALES in self._file.tensors:
                 rows, width = packed_shape(self.bits, *shape)
                 dtype, columns = ("int8", width) if self.bits == 8 else ("int32", width // 8)

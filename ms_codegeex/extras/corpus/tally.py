@@ -137,7 +137,9 @@ class Tally:
         counts = ", ".join(f"{name} {it['documents']}" for name, it in sorted({**self.left, **self.unread}.items()))
         others = f" (all reasons: {counts})" if "," in counts else ""
         kind = "files of another kind" if most["suffixes"] and of != "corpora" else reason
-        remedy = remedies("unpacked").get(suffix) or remedies(of).get(kind, otherwise).format(**values)
+        detail = most["examples"][0]["detail"]
+        by_detail = next((said for begin, said in remedies("details").items() if detail.startswith(begin)), None)
+        remedy = by_detail or remedies("unpacked").get(suffix) or remedies(of).get(kind, otherwise).format(**values)
         return f"{most['documents']} times {why}, first {source}{others}; {remedy}"
 
 

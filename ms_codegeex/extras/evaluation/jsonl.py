@@ -98,13 +98,13 @@ def entries(path: Path, maximum: int = MAX_FILE_BYTES) -> Iterator[tuple[int, An
         raise UserError(f"{path}: not readable ({error.strerror}); {remedy_of(error, 'give another file')}") from None
     unpacking = remedies("unpacked").get(path.suffix)
     if unpacking and not archive_kind(path.name) and (path.suffix != ".gz" or path.stem.endswith(".tar")):
-        raise UserError(f"{path}: {path.suffix} is not read; {unpacking.replace('FILE', path.name)}")
+        raise UserError(f"{path}: {path.suffix} is not read; {unpacking.replace('FILE', str(path))}")
     size = 0
     for number, value, line in read_records(path, ArchivePart(None, 0, 0), MAX_RECORD_BYTES):
         texts = value.values() if isinstance(value, dict) else ()
         size += len(line) or sum(len(each) for each in texts if isinstance(each, str))
         if size > maximum:
-            raise UserError(f"{path}: more than {maximum >> 20} MiB uncompressed, the most for a file of its kind")
+            raise UserError(f"{path}: more than {maximum >> 20} MiB uncompressed, the most for its kind; shorten it")
         if isinstance(value, BadInput) and value.reason == "no object":
             value = parse_json(line, data=True)
         if isinstance(value, BadInput):

@@ -244,7 +244,7 @@ def obtain_samples(session: Session) -> None:
         for remark in read.remarks:
             session.say(remark.replace(str(given), str(options.given)))
         if not taken and session.problems:
-            raise UserError(f"{options.given}: no samples of the problems that are evaluated")
+            raise UserError(f"{options.given}: no samples of chosen problems; give some, or other --limit and --data")
         session.record.settle("model", {**known, "samples": str(options.given)}, free=("samples",))
         samples.replace(taken)
         return

@@ -269,10 +269,35 @@ def test_a_clear_encoding_is_converted(data, text, encoding):
     assert as_utf8(data) == (text.encode(), encoding)
 
 
+COMMENTS = {  # of code, without a declaration
+    "gb18030": "设置文件的读取方式。返回是否成功",
+    "cp950": "設定檔案的讀取方式。傳回是否成功",
+    "cp949": "파일을 읽는 방식을 설정하고 성공 여부를 반환합니다",
+    "cp932": "ファイルの読み込み方法を設定し、成功したかどうかを返す",
+    "euc_jp": "ファイルの読み込み方法を設定し、成功したかどうかを返す",
+    "cp1251": "Задать способ чтения файла и вернуть, удалось ли это",
+}
+
+
+@pytest.mark.parametrize("encoding", COMMENTS)
+def test_the_letters_of_a_text_show_its_encoding(encoding):
+    text = f"int set_mode(int mode); // {COMMENTS[encoding]}\n"
+    assert as_utf8(text.encode(encoding)) == (text.encode(), encoding)
+    few = f"int set_mode(int mode); // {COMMENTS[encoding][:5]}\n"
+    assert as_utf8(few.encode(encoding)) == (few.encode(encoding), "")
+    assert as_utf8(text.encode(encoding), "ignore") == (text.encode(encoding), "")  # the beginning of a file
+
+
 @pytest.mark.parametrize(
     "data",
     [
         CZECH.encode("iso8859-2"),  # not declared
+        COMMENTS["cp1251"].encode("koi8-r"),
+        COMMENTS["cp1251"].encode("cp866"),
+        COMMENTS["gb18030"].encode("gb18030") + COMMENTS["cp1251"].encode("cp1251"),
+        "הגדרת אופן הקריאה של הקובץ והחזרת ההצלחה\n".encode("cp1255"),
+        "Ορισμός του τρόπου ανάγνωσης του αρχείου\n".encode("cp1253"),
+        *(f'puts("{word} " + n);\n'.encode("cp1250") for word in ("zpět", "soubor není důležitý", "fűz", "być")),
         "щит\n".encode("koi8-r"),
         "週報\n".encode("euc-jp"),
         *(f'puts("{word}" + n);\n'.encode("gbk") for word in ("第", "N人", "啊x")),

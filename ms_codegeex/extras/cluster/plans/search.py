@@ -165,7 +165,10 @@ def with_graph(config: RunConfig) -> RunConfig:
     `UserError` if even the fewest do not."""
     number = bounded_graph(config) if config.partitioned else config.graph_micro_batches
     if number is None:
-        raise UserError(f"{compilation(config).text}; choose larger micro-batches, or more devices")
+        pipelines = max(1, config.accumulation // (2 * config.mesh.pipeline))  # of as many graphs
+        batch = config.training.global_batch // config.accumulation * 2 * config.mesh.pipeline * pipelines
+        wrong = f"{compilation(config).text}, and no part of the {config.accumulation} micro-batches compiles sooner"
+        raise UserError(f"{wrong}; set training.global_batch={batch}, which is parted among several graphs")
     if number == config.graph_micro_batches:
         return config
     return change(config, parallel__graph_micro_batches=number)

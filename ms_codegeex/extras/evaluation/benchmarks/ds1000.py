@@ -67,7 +67,7 @@ def read_problems(data: Path, mode: str) -> tuple[str, list[Problem]]:
     if data.is_dir() and (found := _original(data, mode)):
         return "original", found
     if mode != "completion":
-        raise UserError(f"{data}: the simplified format has no insertion problems; give ds1000_data or mode completion")
+        raise UserError(f"{data}: in this format are no insertion problems; give ds1000_data, or --mode completion")
     return "simplified", FILES.problems(data, _row)
 
 

@@ -131,7 +131,7 @@ def read_problem(row: Mapping[str, Any], where: str, _: int) -> Problem:
     name, *texts, tolerance = values_of(row, OWN, where, FORM)
     dataset = DATASETS.get(name.partition("/")[0])
     if dataset is None:
-        raise UserError(f"{where}: task_id {name[:60]!r} begins with neither {' nor '.join(DATASETS)}")
+        raise UserError(f"{where}: task_id is {name[:60]!r}; expected one such as HumanEval/2 or Mbpp/2")
     if not 0 <= tolerance <= sys.float_info.max:
         raise UserError(f"{where}: atol is {tolerance!r}, expected a number of 0 or more")
     calls = [_calls(row, key, name, from_hub, where) for key in ("base_input", "plus_input")]
@@ -147,7 +147,7 @@ def _calls(row: Mapping[str, Any], key: str, name: str, typed: bool, where: str)
     try:
         return calls if typed else [converted(name, call) for call in calls]
     except (TypeError, ValueError, AttributeError, IndexError) as error:
-        raise UserError(f"{where}: {key} has other types than {name[:60]} takes ({error})") from None
+        raise UserError(f"{where}: {key} has other types than {name} takes ({error}); fetch the file again") from None
 
 
 def each(convert: Convert, kind: Convert = list) -> Convert:

@@ -45,24 +45,23 @@ class MultiPlEProblem:
 def read_problems(data: Path, languages: Sequence[str]) -> list[Problem]:
     """The problems in these languages (none: in all that the data has). `UserError` if a language has no problems, or
     lacks a tool chain and `languages` is not given."""
-    foreign = set[str]()
-    problems = FILES.problems(data, partial(_problem, foreign))
-    known = list(dict.fromkeys(problem.labels["language"] for problem in problems))
-    if foreign and not languages:
-        remedy = f"leave them out by naming the others: --language {' '.join(known)}"
-        raise UserError(f"{data}: there is no tool chain for {', '.join(sorted(foreign))}; {remedy}")
+    problems = FILES.problems(data, _problem)
+    names = dict.fromkeys(problem.labels["language"] for problem in problems)
+    known, foreign = (sorted(name for name in names if (name in PLAIN_TOOL_CHAINS) is own) for own in (True, False))
+    if foreign and not (known and languages):
+        others = f"leave them out by naming the others: --language {' '.join(known)}"
+        remedy = others if known else f"give problems in some of {', '.join(PLAIN_TOOL_CHAINS)}"
+        raise UserError(f"{data}: there is no tool chain for {', '.join(foreign)}; {remedy}")
     if absent := [name for name in languages if name not in known]:
         raise UserError(f"--language: {data} has no problems in {', '.join(absent)}; it has {', '.join(known)}")
     return [problem for problem in problems if problem.labels["language"] in (languages or known)]
 
 
-def _problem(foreign: set[str], row: Mapping[str, Any], where: str, _: int) -> Problem | None:
+def _problem(row: Mapping[str, Any], where: str, _: int) -> Problem:
     name, given, prompt, tests, stops = values_of(row, KEYS, where, FORM)
     if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
         raise UserError(f"{where}: stop_tokens is not a list of texts; a row {FORM}")
     language = "go" if given == "go_test.go" else ALIASES.get(given, given)
-    if language not in PLAIN_TOOL_CHAINS:
-        return foreign.add(given)
     labels = {"language": language, "benchmark": name.partition("_")[0].lower()}
     return Problem(f"{language}/{name}", labels, MultiPlEProblem(language, prompt, tests, tuple(stops)))
 

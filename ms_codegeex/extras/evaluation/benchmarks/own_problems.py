@@ -126,7 +126,7 @@ def _check(language: LanguageDescription) -> None:
         words = getattr(language, key)
         own = key == "run" and language.compile and words[0].startswith("./") and FILE.fullmatch(words[0][2:])
         if words and not own and not PROGRAM.fullmatch(words[0]):
-            raise UserError(f"{key}: {words[0][:60]!r} is not a program in PATH; with `compile`, `run` may be ./NAME")
+            raise UserError(f"{key}: {words[0][:60]!r} is not a name in PATH; give one, or ./NAME after `compile`")
     if sorted(PLACE.findall(language.program)) != sorted(PARTS):
         raise UserError(f"program: expected each of {', '.join(f'{{{part}}}' for part in PARTS)} once")
     if language.end.count(TOKEN) != 1 or "witness-" not in language.end:
@@ -175,7 +175,7 @@ def described_files(data: Path) -> list[DescribedFile]:
         if len(found) > 1:
             raise UserError(f"{path}: its problems are in {listed(file.name for file in found)}; keep one of them")
         if language.name in files:
-            raise UserError(f"{path}: name: {language.name} is also that of another description here")
+            raise UserError(f"{path}: name: {language.name} occurs twice here; change this one, and its task_ids")
         files[language.name] = DescribedFile(language, found[0])
     return list(files.values())
 
@@ -262,8 +262,7 @@ class OwnProblems(ToolChainTask):
     def __init__(self, data: Path, tag: bool = False, timeout: float | None = None, cache: Path | None = None) -> None:
         files = described_files(data)
         if not files:
-            known = "for problems in Python, C++, Java, JavaScript, Go or Rust"
-            remedy = f"{known} run `ms-codegeex evaluate humaneval-x --data {data}`"
+            remedy = "for problems in Python, C++, Java, JavaScript, Go or Rust give the task humaneval-x instead"
             raise UserError(f"{data}: no description of a language, such as perl.yaml (docs/benchmarks.md); {remedy}")
         self.languages = {file.language.name: file.language for file in files}
         chains = {name: DescribedToolChain(each, cache) for name, each in self.languages.items()}

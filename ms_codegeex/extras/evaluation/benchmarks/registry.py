@@ -116,8 +116,9 @@ def find_data(name: str) -> Path:
             if (found := Path(folder, path)).exists():
                 return found
     looked = " and ".join(each.replace(":", " ", 1) for each in description.places)
-    remedy = f", or get them: {description.command}" if description.command else ""
-    raise UserError(f"--data: missing, and there is nothing in {looked}; give the file or directory{remedy}")
+    nothing = f", and there is nothing in {looked}" if looked else ""
+    getting = f"{', or get them' if looked else ' that this gets'}: {description.command}"
+    raise UserError(f"--data: missing{nothing}; give the file or directory{getting if description.command else ''}")
 
 
 def build_task(recipe: Recipe, data: Path, timeout: float | None = None, python: Path | None = None) -> Task:

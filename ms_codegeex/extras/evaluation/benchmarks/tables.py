@@ -65,11 +65,11 @@ class ProblemFiles:
     def problems(
         self,
         data: Path,
-        convert: Callable[[dict[str, Any], str, int], Problem | None],
+        convert: Callable[[dict[str, Any], str, int], Problem],
         files: Sequence[Path] | None = None,
     ) -> list[Problem]:
         """The problems in `files`, or in those that `find` finds. `convert` makes one from a row, its place and its
-        number from 0; None leaves it out. `UserError`: a row is not a problem, two have one id, or there are none."""
+        number from 0. `UserError`: a row is not a problem, two have one id, or there are none."""
         problems = dict[str, Problem]()
         rows = ((path, *row) for path in files or self.find(data) for row in numbered_rows(path, MAX_BYTES))
         for index, (path, number, row) in enumerate(rows):
@@ -79,8 +79,6 @@ class ProblemFiles:
             except NO_PROBLEM as error:
                 reason = f"not a problem of {self.name} ({type(error).__name__} {error})"
                 raise UserError(f"{where}: {reason}; a row {self.form}; restore the file") from None
-            if problem is None:
-                continue
             if problem.id in problems:
                 twice = f"task_id {problem.id[:60]} occurs twice; give each file and each problem once"
                 raise UserError(f"{where}: {twice}")

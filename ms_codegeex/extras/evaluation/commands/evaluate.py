@@ -324,7 +324,7 @@ def _check_source(
     if judging.ray_address is not None and judging.judge_engine != "ray":
         raise UserError("--ray-address: is for --judge-engine ray; leave it out, or add --judge-engine ray")
     if judging.judge_engine == "ray" and judging.generate_only:
-        raise UserError("--judge-engine ray: --generate-only judges nothing; leave it out")
+        raise UserError("--judge-engine ray: --generate-only judges nothing; leave one of them out")
     translated = getattr(arguments, "translate_from", None)
     if translated and translated in (arguments.languages or ()):
         raise UserError(f"--language: {translated} is also --translate-from; leave one of them out")
@@ -370,7 +370,7 @@ def _local_model(arguments: argparse.Namespace, needed: bool = False) -> LocalMo
     """`--model` and how it runs; None without one, or if it is `needed` a `UserError`."""
     cpu_level(arguments.cpu_level or AUTO)
     if needed and not arguments.model:
-        raise UserError("--model: missing; a server or a file of samples gives no probabilities of a given text")
+        raise UserError("--model: missing; give it, and no server or samples, which give no probabilities of a text")
     if arguments.model is None:
         if getattr(arguments, "checkpoint", None) is not None:
             raise UserError("--checkpoint: is for a run given as --model; leave it out")

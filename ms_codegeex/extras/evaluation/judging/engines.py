@@ -227,7 +227,7 @@ def described(sample: Sample) -> tuple[str, str]:
     """What a sample is, and how an evaluation leaves it out."""
     if isinstance(sample, Reference):
         return f"the reference of {sample.task_id}", "pass --skip-references"
-    return f"sample {sample.completion_id} of {sample.task_id}", "remove its row from samples.jsonl"
+    return f"sample {sample.completion_id} of {sample.task_id}", "remove its row in samples.jsonl and add --judge-only"
 
 
 def common(answers: Sequence[tuple[JudgeNode, Equipment]]) -> Equipment:

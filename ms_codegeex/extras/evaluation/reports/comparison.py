@@ -25,6 +25,7 @@ from ms_codegeex.extras.evaluation.reports.scores import FORMAT, by_label, in_wo
 PERMUTATIONS, SEED = 10_000, 0
 HARD, EASY = 0.3, 0.7  # mean rate of a problem over the evaluations; the split of CodeGen's paper, as recalled
 STEP = re.compile(r"step-(\d{8,})")  # a checkpoint's name
+SAME = "compare evaluations of the same problems, by --verdicts that they have"
 Counts = tuple[int, int]  # samples judged, samples passed
 Judged = Mapping[str, Mapping[str, Counts]]  # evaluation -> problem -> counts
 Members = dict[str, dict[str, list[str]]]  # group -> evaluation -> problems
@@ -149,7 +150,7 @@ def compare(evaluations: Sequence[Evaluation], mode: str, published: Sequence[Pu
 def _common_groups(evaluations: Sequence[Evaluation], counts: Judged, mode: str) -> Members:
     common = sorted(set.intersection(*(set(judged) for judged in counts.values())), key=_natural)
     if not common:
-        raise UserError(f"compare: no problem was judged ({mode}) in all of {', '.join(counts)}; compare fewer of them")
+        raise UserError(f"compare: no problem was judged ({mode}) in all of {', '.join(counts)}; {SAME}")
     groups = _groups(common, evaluations[0].labels(), counts)
     return {group: dict.fromkeys(counts, members) for group, members in groups.items()}
 
@@ -169,7 +170,7 @@ def _directions(evaluations: Sequence[Evaluation], counts: Judged, mode: str) ->
             for name in judged:
                 groups["all"][name] += common
     if empty := [name for name, problems in groups["all"].items() if not problems]:
-        raise UserError(f"compare: {empty[0]} judged ({mode}) no problem in common with the others; leave it out")
+        raise UserError(f"compare: {empty[0]} judged ({mode}) no problem in common with the others; {SAME}")
     return groups
 
 

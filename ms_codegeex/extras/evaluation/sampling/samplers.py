@@ -186,7 +186,7 @@ class ServerSampler:
             return UserError(f"--url: {self.url} has {lacks}; addresses mostly end in /v1")
         if status is None or status not in range(400, 500) or status in AGAIN:
             return FailedServer(f"{self.url}: {reason}")
-        advice = "leave out --chat" if error.code == "not_a_chat_model" else "see --url-field"
+        advice = "leave out --chat" if error.code == "not_a_chat_model" else "give --url-field NAME=VALUE or NAME=null"
         return UserError(f"--url: {self.url} refuses the request ({reason}); {advice}")
 
     @property
@@ -259,9 +259,9 @@ def open_servers(urls: Sequence[str], make: Callable[[str], ServerSampler]) -> S
         raise failures[urls[-1]]
     for url, failure in failures.items():
         _warn(url, failure)
-    names = {server.model for server in servers}
+    names = sorted({server.model for server in servers})
     if len(names) > 1:
-        raise UserError(f"--url: the servers have different models ({', '.join(sorted(names))}); see --url-model")
+        raise UserError(f"--url: servers have the models {', '.join(names)}; give those of one, or --url-model NAME")
     return ManyServers(servers)
 
 

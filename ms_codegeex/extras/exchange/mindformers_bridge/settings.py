@@ -16,6 +16,7 @@ from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.printing import print_once
 from ms_codegeex.base.shipped import SUFFIXES, find_config, shipped_table
+from ms_codegeex.base.yaml_reading import read_yaml_file
 from ms_codegeex.config.values import parse_overrides
 
 if TYPE_CHECKING:
@@ -49,15 +50,31 @@ def load(path: Path, overrides: Sequence[str] = ()) -> MindFormerConfig:
     path = find_config(path, "mindformers")
     if path.suffix not in SUFFIXES:
         raise UserError(f"--config: {path} is not a YAML file; its name must end in .yaml")
-    config, given = MindFormerConfig(str(path)), parse_overrides(overrides)
+    given = parse_overrides(overrides)
+    try:
+        config = MindFormerConfig(str(path))
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        _check_model({**(read_yaml_file(path) or {}), **given})  # the first thing to know about another model's file
+        refused = f"mindformers refuses {path} ({error.args[0]})"
+        raise UserError(f"--config: {refused}; correct this, or leave it out") from None
     _refuse_misspelt(given, config, {*config, *CONFIG_NAME_TO_CLASS, *GeneralConfig.keys(), *settings(), *_UNLISTED})
     config.merge_from_dict(given)
+    _check_model(config)
     if not config.get("use_parallel"):  # recipes for many devices, run on one
         (config.get("parallel") or {}).pop("enable_parallel_optimizer", None)
     for section in filter(config.get, NUMERIC):
         config[section] = numbers(config[section], section)
     check(config)
     return config
+
+
+def _check_model(config: Mapping[str, Any]) -> None:
+    """`UserError` if a file names no model of ours; newer ones only give the directory that has it."""
+    if not ((config.get("model") or {}).get("arch") or {}).get("type"):
+        name = (config.get("trainer") or {}).get("model_name")
+        found = f"missing, and trainer.model_name is {name}" if name else "missing"
+        raise UserError(f"model.arch.type: {found}; {settings()['model.arch.type']['why']}")
+    check({"model": config["model"]})
 
 
 def _refuse_misspelt(

@@ -1,5 +1,7 @@
 """How many micro-batches a graph has, and the estimate of what compiling it takes."""
 
+import re
+
 import pytest
 from conftest import ROOT
 
@@ -75,8 +77,10 @@ def test_recipes_compile_within_the_bounds(path):
 
 
 def test_a_plan_whose_smallest_graph_takes_too_much_is_refused():
-    with pytest.raises(UserError, match=r"^compilation: about .* choose larger micro-batches, or more devices"):
+    with pytest.raises(UserError, match=r"^compilation: about .* set training.global_batch=380928, which is") as error:
         with_graph(with_micro_batches(997))
+    config = with_micro_batches(997, *re.findall(r"training.global_batch=\d+", str(error.value)))
+    assert config.accumulation == 992 and with_graph(config).graph_micro_batches < 992
 
 
 # benchmarks/RESULTS.md: stages, blocks of one, tensor parallelism; micro-batches of all graphs; seconds, GB.

@@ -47,9 +47,9 @@ def test_where_an_answer_ends(how, text, answer):
         ({"file": None}, "file: missing"),
         ({"file": "../x"}, "file: '../x' is not a name"),
         ({"run": []}, "run: found nothing"),
-        ({"run": ["/bin/sh"]}, "run: '/bin/sh' is not a program in PATH"),
-        ({"run": ["./p"]}, "run: './p' is not a program in PATH"),
-        ({"compile": ["../cc"]}, "compile: '../cc' is not a program in PATH"),
+        ({"run": ["/bin/sh"]}, "run: '/bin/sh' is not a name in PATH"),
+        ({"run": ["./p"]}, "run: './p' is not a name in PATH"),
+        ({"compile": ["../cc"]}, "compile: '../cc' is not a name in PATH"),
         ({"program": "{prompt}{answer}{test}"}, "program: expected each of {prompt}, {answer}, {test}, {end} once"),
         ({"end": "print 1"}, "end: expected a statement that prints witness-{token}-"),
         ({"block": "lines"}, "block"),
@@ -80,7 +80,7 @@ def test_a_description_needs_problems_and_a_name_of_its_own(tmp_path, capsys):
     assert "passed over, without a description: ruby.jsonl.gz" in capsys.readouterr().err
     (tmp_path / "b.yml").write_text(text)
     (tmp_path / "b.jsonl").write_text("")
-    with pytest.raises(UserError, match="Perl is also that of another"):
+    with pytest.raises(UserError, match="Perl occurs twice"):
         problems.described_files(tmp_path)
     (tmp_path / "b.json").write_text("")
     with pytest.raises(UserError, match=r"are in b\.json and b\.jsonl; keep one"):

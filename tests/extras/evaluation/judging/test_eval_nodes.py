@@ -141,7 +141,7 @@ def test_a_sample_that_costs_two_nodes_is_named(tmp_path, samples):
     first, second = (line.split()[1] for line in said)
     assert {node.name for node in engine.nodes} == set("abcd") - {first, second}
     start = f"judging: nodes {first} and {second} were lost while they ran sample 0 of cpp/1; run the same command"
-    assert str(caught.value).startswith(start) and "remove its row from samples.jsonl" in str(caught.value)
+    assert str(caught.value).startswith(start) and "remove its row in samples.jsonl" in str(caught.value)
 
 
 def test_a_sample_that_costs_the_last_two_nodes_is_named():

@@ -116,7 +116,7 @@ def test_a_refusal_of_the_request_is_no_failure_of_the_server(capsys):
 
 def test_servers_that_do_not_fit_together():
     with Server(reply) as one, Server(reply, models=("large",)) as two:
-        with pytest.raises(UserError, match=r"different models \(large, small\); see --url-model"):
+        with pytest.raises(UserError, match=r"have the models large, small; give those of one"):
             opened(one.url, two.url)
         with pytest.raises(UserError, match="occurs twice"):
             opened(one.url, one.url)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from conftest import EOS, ROOT, VOCABULARY, command, small_run, write_config
 from small_models import save_run
 
@@ -334,8 +335,9 @@ REFUSED = {  # settings that would have no effect on these models, or a wrong on
     "model.model_config.use_flash_attention=true": "the fastest attention",
     "run_mode=predict": "run_mode: found predict; this command trains.* generate predicts",
     "model.arch.type=LlamaForCausalLM": "this trains CodeGeeXForCausalLM, .* and Qwen2CoderForCausalLM",
-    "model={arch: {type: ChatGLM2WithPtuning2}, model_config: {compute_dtype: float16}}": "mindformers calls ChatGLM2",
-    "model.model_config.type=ChatGLM2Config": "give preset: 6b",
+    "model={arch: {type: ChatGLM2WithPtuning2}, model_config: {compute_dtype: float16}}": "in mindformers ChatGLM2",
+    "model.model_config.type=ChatGLM2Config": "such as preset: 6b",
+    "model.arch.type=null trainer.model_name=Qwen3": "missing, and trainer.model_name is Qwen3; this trains",
     "use_parallel=True parallel.enable_parallel_optimizer=True": "parallel.optimizer_shard",
     "use_legacy=False": "use_legacy: found False",
     "do_eval=True": "`ms-codegeex train` evaluates",
@@ -355,8 +357,21 @@ def test_settings_that_these_models_do_not_have_are_refused(registered, override
     words = override.split() if override.count("=") == 2 else [override]
     with pytest.raises(UserError, match=REFUSED[override]) as error:
         load(RUNS[0], *words)
-    key, asked = str(error.value).partition(":")[0], words[-1].partition("=")[0]
+    key, asked = str(error.value).partition(":")[0], words[-1 if "parallel" in override else 0].partition("=")[0]
     assert (asked.startswith(key) or key.startswith(asked)) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "model, message", [("Bert", "model.arch.type: found Bert"), (None, "gets an unexpected key: image_size")]
+)
+def test_an_older_file_is_refused_for_its_model_first(registered, tmp_path, model, message):
+    """mindformers refuses keys that it had before."""
+    content = yaml.safe_load((CONFIGS / "tiny_base.yaml").read_text())
+    content |= {"model": {"arch": {"type": model or "CodeGenForCausalLM"}, "model_config": {"type": "CodeGenConfig"}}}
+    content["runner_config"]["image_size"] = 224
+    (tmp_path / "old.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=message):
+        load(tmp_path / "old.yaml")
 
 
 def test_refused_settings_of_the_model_are_refused_without_the_command_too(registered):
@@ -398,7 +413,8 @@ def test_the_page_has_the_table_of_settings():
 
 def test_numbers_that_yaml_takes_for_text_are_numbers(registered, tmp_path):
     base = (CONFIGS / "tiny_base.yaml").read_text().replace("2.0e-3", "2e-3").replace("1.0e-8", "1E-8")
-    (tmp_path / "mine.yaml").write_text(f"{base}model: {{model_config: {{type: CodeGeeXConfig}}}}\noutput_dir: 1e5\n")
+    model = "model: {arch: {type: CodeGeeXForCausalLM}, model_config: {type: CodeGeeXConfig}}"
+    (tmp_path / "mine.yaml").write_text(f"{base}{model}\noutput_dir: 1e5\n")
     steps = ["lr_schedule.total_steps=1e3", "runner_config.epochs=1e0", "seed=1.2e1"]
     config = load(tmp_path / "mine.yaml", "lr_schedule.lr_end=5e-5", "optimizer.betas=[9e-1, 0.95]", *steps)
     counts = [config.lr_schedule.total_steps, config.runner_config.epochs, config.seed]
