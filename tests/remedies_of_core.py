@@ -39,6 +39,7 @@ from ms_codegeex.config.loading import load_config
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation.blocks import block
+from ms_codegeex.generation.choice import TokenChoice, pack
 from ms_codegeex.generation.device_shares import check_devices
 from ms_codegeex.generation.engine import Generator
 from ms_codegeex.generation.grammars import prepared
@@ -459,20 +460,40 @@ def named(wrong: str, group: str = "", right: str | None = None) -> Situation:
     return situation
 
 
-def of_a_kind(content: Any, verb: str, *others: str, only: str = "") -> Situation:
-    """A file of another program, and what the message says to do with it, or with its data."""
+def of_records(rows: list[Any], verb: str) -> Situation:
+    """A file of records in place of a configuration or a model; the command of the message takes it."""
 
     def situation(at: Path) -> Iterator[Call]:
-        file = at / "file.json"
-        file.write_text(json.dumps(content))
-        said = yield failing(f"{verb} {file}")
-        for line in re.findall(rf"`ms-codegeex ({only}[^`]*)`", said):
-            line = line.replace("--model DIR", "--model model").replace("FILE", "pairs.jsonl")
-            yield failing(line.replace("DIR", str(at / line.split()[0])))
-        for other in others:
-            yield failing(other.replace("AT", str(at)))
+        (at / "file.json").write_text(json.dumps(rows))
+        said = yield failing(f"inspect {at}/file.json")
+        line = re.search(f"`ms-codegeex ({verb} .*?)`", said)[1].replace("--model DIR", "--model model")
+        yield failing(line.replace("DIR", str(at / "made")))
 
     return situation
+
+
+def installed(package: str, call: Callable[..., object], otherwise: str = "") -> Situation:
+    """A call without a package, which is there afterwards; `otherwise`: what the call then says."""
+
+    def situation(at: Path) -> Iterator[Call]:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setitem(sys.modules, package, None)
+            yield partial(call, at)
+        if not otherwise:
+            return
+        with pytest.raises(UserError, match=otherwise):
+            call(at)
+        yield lambda: None
+
+    return situation
+
+
+def of_no_extras(at: Path) -> Iterator[Call]:
+    line = f"train --config codegeex_2.6b_8 data.train=corpus output={at / 'run'}"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(sys.modules, "ms_codegeex.extras.jobs.job_files", None)
+        yield failing(f"{line} --job slurm")
+        yield failing(f"{line} --dry-run --nodes 1")
 
 
 def _written(path: Path) -> None:
@@ -502,10 +523,8 @@ def process(program: str, at: Path) -> None:
     run_processes([ProcessSpec("it", (program,), at, at / "log")])
 
 
-DEVICE = {"device_id": "0", "device_ip": "192.168.0.1", "rank_id": "0"}
-TABLE = {"version": "1.0", "server_count": "1", "status": "completed"}
-TABLE["server_list"] = [{"server_id": "10.0.0.1", "device": [DEVICE]}]
 EXAMPLES = [{"prompt": f"def f{n}(x):\n", "completion": f"    return x + {n}\n"} for n in range(24)]
+TEXTS = Path(__file__).read_text().split("\n\n\n")
 BASE: dict[str, Situation | tuple[Situation, ...] | str] = {
     # places
     "set XDG_CACHE_HOME to a folder you can write to": of_a_cache,
@@ -552,21 +571,9 @@ BASE: dict[str, Situation | tuple[Situation, ...] | str] = {
         directory, partial(linked, hard=True), copied_in, quarantine.admit
     ),
     "replace it with a copy of that file if it belongs there": changed(directory, linked, copied_in, quarantine.admit),
-    "{} of kinds": (
-        of_a_kind({"model_name_or_path": "x", "stage": "sft"}, "train --config"),
-        of_a_kind(
-            {"zero_optimization": {}}, "train --config", "train --config run.yaml training.micro_batch=2 output=AT/run"
-        ),
-        of_a_kind(TABLE, "train --config"),
-        of_a_kind({"eval": {}, "hash": "0"}, "inspect"),
-        of_a_kind({"peft_type": "LORA"}, "inspect"),
-        of_a_kind({"model_type": "x"}, "inspect", "inspect model"),
-        of_a_kind(EXAMPLES, "inspect", only="finetune"),
-        of_a_kind(
-            [{"text": text, "language": "python"} for text in Path(__file__).read_text().split("\n\n\n")],
-            "inspect",
-            only="prepare",
-        ),
+    "{} of kinds": (  # and those of base/kinds.yaml, in remedies_of_tables.py
+        of_records(EXAMPLES, "finetune"),
+        of_records([{"text": text, "language": "python"} for text in TEXTS], "prepare"),
     ),
     "give a model of this family, or correct that if it is one": of_a_lookalike,
     # options and devices
@@ -591,10 +598,15 @@ BASE: dict[str, Situation | tuple[Situation, ...] | str] = {
         lambda at: mindspore_directory("x", ["vax"], [], ""),
         lambda at: mindspore_directory("x", [platform.machine()], [], ""),
     ),
+    "run `pip install -r requirements.txt`": installed(
+        "mindspore", lambda at: mindspore_directory("x", [platform.machine()], [], "")
+    ),
+    "run `{}`": installed("openai", lambda at: failing("complete --url http://127.0.0.1:9 x")(), "cannot be reached"),
     "missing, MindSpore {} {}": instead(
         lambda at: mindspore_directory("x", [platform.machine()], ["nothing"], "came without it"),
         lambda at: mindspore_directory("x", [platform.machine()], ["__init__.py"], ""),
     ),
+    "leave the option out, or run `pip install --force-reinstall ms-codegeex`": of_no_extras,
     # processes
     "{} could not be started ({})": instead(lambda at: process("no-such-program", at), lambda at: process("true", at)),
     "{} did not finish within {} s": instead(
@@ -617,9 +629,6 @@ BASE_UNTRIED = {
         ),
         "of a machine with GPUs",
     ),
-    "run `{}`": "needs an index; the names are compared with pyproject.toml",
-    "leave the option out, or run `pip install --force-reinstall ms-codegeex`": "of an installation without extras",
-    "run `pip install -r requirements.txt`": "of a machine without MindSpore",
 }
 
 # --- commands ---
@@ -859,6 +868,19 @@ def of_other_bits(at: Path) -> Iterator[Call]:
     yield lambda: load_model(Path("model"), 4)
 
 
+def of_no_operators(at: Path) -> Iterator[Call]:
+    quantised(at / "made")
+    line = f"generate --model {at / 'made'} --prompt x --max-new-tokens 1 --fast"
+    yield failing(f"{line} --threads 0")
+    yield failing(line)
+
+
+def chosen(at: Path, rows: int) -> None:
+    """The token after one row of logits, with settings for so many."""
+    inputs = np.zeros((1, 9), np.float32), *pack([TokenChoice()], rows, 9), np.zeros((1, 1, 2))
+    compiled_library(1)[0].run("choose", *inputs)
+
+
 def of_a_large_rank(at: Path) -> Iterator[Call]:
     for name, rank in (("large", MAX_ADAPTER_RANK + 1), ("small", MAX_ADAPTER_RANK)):
         save_adapters(at / name, "codegen", Path("small-codegen-hf").absolute(), rank=rank, targets=("query",))
@@ -922,6 +944,9 @@ GENERATION: dict[str, Situation | tuple[Situation, ...] | str] = {
     ),
     "{} of grammars": formed({"json_schema": '{"description": "%s"}' % ("x" * 20000)}, {"json_schema": "{}"}),
     "correct it": formed({"grammar": 'root ::= "x'}, {"grammar": 'root ::= "x"'}),
+    "run `pip install llguidance` where the server runs": installed(
+        "llguidance", lambda at: prepared(SamplingSettings(json_schema="{}"))
+    ),
     "leave out --bits, or give its original": of_other_bits,
     "{} is the most": of_a_large_rank,
     "quantise the model again with this version": requantised(setting("quantised.json", format=0)),
@@ -962,6 +987,8 @@ GENERATION: dict[str, Situation | tuple[Situation, ...] | str] = {
     ),
     "choose 32 or 16": instead(lambda at: generator(cache_bits=8), lambda at: generator(cache_bits=16)),
     "give one made by 'ms-codegeex quantize'": of_fast_decoding,
+    "leave out --threads 0 and --device, or install g++ or 'ziglang'": of_no_operators,
+    "memory is out, or its inputs are wrong": instead(partial(chosen, rows=2), partial(chosen, rows=1)),
     "expected one word": of_a_file(b"two words", b"word", read_key),
 }
 GENERATION_UNTRIED = {
@@ -969,17 +996,14 @@ GENERATION_UNTRIED = {
         (
             "device {} became rank {} of MindSpore's communication",
             "device {} could not load the compiled operators",
-            "memory is out, or its inputs are wrong",
             "{} of scheduler",
             "the program ends",
         ),
         "names no remedy; of a process that fails",
     ),
     "start a new one": "of thousands of models in one process",
-    "run `pip install llguidance` where the server runs": "needs an index",
     "check CUDA_VISIBLE_DEVICES, or give {}": "of a machine with GPUs",
     "give fewer slots, --devices N, or --device cpu": "of a machine with GPUs",
-    "install g++ or 'ziglang'": "of a machine without a compiler",
 }
 CORE = {
     "config": (CONFIG, {}),

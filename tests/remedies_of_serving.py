@@ -16,6 +16,7 @@ import fsspec
 import pytest
 from asking import ask
 from fake_backend import FakeBackend, fake_model
+from openai_server import Server
 from over_http import served
 from remedies_of_core import of_a_file
 from remedies_of_corpora import command, failing
@@ -35,6 +36,7 @@ from ms_codegeex.extras.serving.server import bound
 from ms_codegeex.extras.serving.settings import ServeSettings
 from ms_codegeex.extras.shared import remote
 from ms_codegeex.extras.shared.remote import RemotePath, list_files, parse_location
+from ms_codegeex.extras.terminal import server as terminal_server
 from ms_codegeex.extras.terminal.chat import Chat
 from ms_codegeex.extras.terminal.local import TerminalModel
 from ms_codegeex.extras.terminal.server import RemoteModel
@@ -66,6 +68,19 @@ def of_no_server(at: Path) -> Iterator[Call]:
     yield failing("complete --model model x --max-new-tokens 1")
     with served() as server:
         yield failing(f"complete --url {server.url} x --max-new-tokens 1")
+
+
+def of_another_server(answer: Any) -> Situation:
+    """One that fails, which names no remedy, and one that answers."""
+
+    def situation(at: Path) -> Iterator[Call]:
+        with pytest.MonkeyPatch.context() as patched, Server(lambda body: answer) as wrong:
+            patched.setattr(terminal_server, "SILENCE_SECONDS", 0.1)
+            yield lambda: [*RemoteModel(wrong.url).complete(SamplingSettings(1), {"prompt": "x"})]
+        with Server(lambda body: ("y", "stop")) as right:
+            yield lambda: [*RemoteModel(right.url).complete(SamplingSettings(1), {"prompt": "x"})]
+
+    return situation
 
 
 def of_a_missing_url(at: Path) -> Iterator[Call]:
@@ -158,12 +173,10 @@ TERMINAL: dict[str, Situation | tuple[Situation, ...] | str] = {
     "give one, --file FILE, or pipe it in": without_input(LOCAL, f"{LOCAL} x", f"{LOCAL} --file AT/file"),
     "name it with --language": command(f"{LOCAL} x --stop-at block", f"{LOCAL} x --stop-at block --language go"),
     "start a server with `ms-codegeex serve --model DIR`, or give --model DIR": of_no_server,
+    "{} was silent for {} s": of_another_server(None),
+    "the answer broke off ({})": of_another_server((b'data: {"error": {"message": "x"}}\n\n', "text/event-stream")),
+    "{} {} of server": of_another_server((b"{}", "application/json")),
 }
-TERMINAL_UNTRIED = dict.fromkeys(
-    ("{} was silent for {} s", "the answer broke off ({})", "{} {} of server"),
-    "names no remedy; of another server that fails",
-)
-
 # --- requests and what serves them ---
 
 BODIES: Mapping[str, dict[str, Any]] = {
@@ -432,6 +445,6 @@ SERVING_UNTRIED = {
 }
 SERVED = {
     "extras/shared": (SHARED, SHARED_UNTRIED),
-    "extras/terminal": (TERMINAL, TERMINAL_UNTRIED),
+    "extras/terminal": (TERMINAL, {}),
     "extras/serving": (SERVING, SERVING_UNTRIED),
 }
