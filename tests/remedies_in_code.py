@@ -14,7 +14,7 @@ import ms_codegeex
 from ms_codegeex.base.shipped import shipped_table
 
 PACKAGE = Path(ms_codegeex.__file__).parent
-ERRORS = ("UserError", "RunFailure", "PromptTooLong")
+ERRORS = ("UserError", "RunFailure", "PromptTooLong", "Divergence", "ReplicaFailure", "Rewind")
 SETTING = re.compile(r"(?<![\w.=])([a-z_]+(?:\.\w+)*)=([^\s,;]*[^\s,;.])")
 PLACES = {"N", "DIR", "RUN", "FILE", "value"}
 MOST = 64  # texts of one message

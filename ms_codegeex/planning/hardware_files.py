@@ -33,7 +33,7 @@ Rest = Annotated[float, Field(ge=0, lt=math.inf)]
 HEADER = """# What a run has shown of its devices, by `ms-codegeex plan --measured` (docs/plan.md). Plan with it:
 #   ms-codegeex plan --config FILE parallel.hardware={name}
 """
-REMEDY = "write it with `plan --measured RUN --write-hardware FILE.yaml`"
+REMEDY = "write it with `ms-codegeex plan --config FILE --measured RUN --write-hardware NEW.yaml`"
 
 
 @cache
@@ -126,7 +126,7 @@ def read_hardware_file(path: Path) -> HardwareFile:
     try:
         values = read_yaml_file(path)
     except FileNotFoundError:
-        raise UserError(f"parallel.hardware: {path} does not exist; {REMEDY}, or name a chip") from None
+        raise UserError(f"parallel.calibration: {path} does not exist; {REMEDY}, or set it to null") from None
     if not isinstance(values, Mapping):
         raise UserError(f"{path}: found {type(values).__name__}, expected a hardware file; {REMEDY}")
     try:

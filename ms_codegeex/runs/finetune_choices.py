@@ -277,7 +277,7 @@ def tuned(request: TuningRequest, name: str, source: Source, data: TuningData) -
         raise UserError(f"{key}: --data names what to train on; leave it out")
     ready = next((path for path in map(Path, data.paths) if is_dataset(path)), None)
     if ready and len(data.paths) > 1:
-        raise UserError(f"--data: {ready} is a dataset, which is trained on alone; give the records that made it")
+        raise UserError(f"--data: {ready} is a dataset; give it alone, or the records that made it")
     dataset = ready.absolute() if ready else None
     task = None if ready else data.task or records.recognised_task(data.paths)
     held_out, settings = config.data.validation, None

@@ -9,7 +9,6 @@ from itertools import product
 
 import numpy as np
 
-from ms_codegeex.base.errors import UserError
 from ms_codegeex.config import RunConfig
 
 ROUNDED = 64  # tokens; a length is a multiple of it
@@ -91,7 +90,7 @@ def first_that_fits(
     candidates: Iterable[RunConfig], needed: Callable[[RunConfig], int], budget: int
 ) -> tuple[Fit | None, Fit]:
     """The first of the candidates that needs no more than `budget` bytes, None without any; and the one that needs
-    least of those that were looked at. `UserError` if there is no candidate."""
+    least of those that were looked at; there has to be a candidate."""
     least: Fit | None = None
     for config in candidates:
         fitted = Fit(config, needed(config))
@@ -99,6 +98,5 @@ def first_that_fits(
             return fitted, fitted
         if least is None or fitted.needed < least.needed:
             least = fitted
-    if least is None:
-        raise UserError("training.micro_batch: no combination of the settings is possible; state fewer of them")
+    assert least is not None
     return None, least

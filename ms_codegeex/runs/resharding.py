@@ -138,9 +138,9 @@ def _followed(tensor: LazyTensor, progress: Callable[[int], object]) -> LazyTens
 def _layouts(contents: Contents, mesh: Mesh) -> dict[str, ParameterLayout]:
     model = contents.model.sizes
     if mesh.pipeline > model.attention_layers:
-        raise UserError(f"--pipeline {mesh.pipeline}: the model has only {model.attention_layers} layers")
+        raise UserError(f"--pipeline {mesh.pipeline}: more than {model.attention_layers} layers; give as many or fewer")
     if mesh.data % mesh.optimizer_shard:
-        raise UserError(f"--optimizer-shard {mesh.optimizer_shard}: does not divide --data {mesh.data}")
+        raise UserError(f"--optimizer-shard {mesh.optimizer_shard}: does not divide --data {mesh.data}; give a divisor")
     vocabulary = (contents.state["config"].get("parallel") or {}).get("vocabulary", True)
     known = {layout.name: layout for layout in layouts_on(mesh, model, contents.lora, vocabulary)}
     layouts = {}
@@ -150,7 +150,7 @@ def _layouts(contents: Contents, mesh: Mesh) -> dict[str, ParameterLayout]:
             if layout is None and name.endswith(f".{LORA_A}"):
                 raise untied(str(contents.path), name.removesuffix(f".{LORA_A}"))
             expected = "no such tensor" if layout is None else f"{list(layout.shape)}"
-            raise UserError(f"{contents.path}: {name} is {list(tensor.shape)}, the model has {expected}")
+            raise UserError(f"{contents.path}: {name} is {list(tensor.shape)}, the model has {expected}; restore it")
         _check_parts(layout, mesh)
         layouts[name] = layout
     return layouts
@@ -160,8 +160,8 @@ def _check_parts(layout: ParameterLayout, mesh: Mesh) -> None:
     """`UserError` unless the ranks hold equal parts."""
     rows, axis = layout.shape[0], layout.tensor_axis
     if axis is not None and layout.shape[axis] % mesh.tensor:
-        raise UserError(f"--tensor {mesh.tensor}: does not divide {layout.name}, which is {list(layout.shape)}")
+        raise UserError(f"--tensor {mesh.tensor}: does not divide {layout.name}, {list(layout.shape)}; give a divisor")
     rows //= mesh.tensor if axis == 0 else 1
     if layout.optimizer_sharded and rows % mesh.optimizer_shard:
         whole = f"the {rows} rows of {layout.name} on a device"
-        raise UserError(f"--optimizer-shard {mesh.optimizer_shard}: does not divide {whole}")
+        raise UserError(f"--optimizer-shard {mesh.optimizer_shard}: does not divide {whole}; give a divisor")

@@ -132,7 +132,7 @@ def check_allowed(config: RunConfig, allowed: Collection[str]) -> None:
     for key in allowed:
         if key not in known:
             close = difflib.get_close_matches(key, sorted(known), 1, 0.5)
-            hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(refused)}"
+            hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(refused)}"
             raise UserError(f"--allow-change {key}: changing this key is never refused; {hint}")
 
 
@@ -151,7 +151,7 @@ def changes_since(config: RunConfig, checkpoint: Checkpoint, allowed: Sequence[s
         if refused and not (fits and any(_covers(section, change.key) for section in allowed)):
             accept = f", or accept the change with --allow-change {change.key}" * fits
             wrong = f"{change.now}, but {checkpoint.path} was trained with {change.before}"
-            raise UserError(f"{change.key}: {wrong}; use the same value or choose another output{accept}")
+            raise UserError(f"{change.key}: {wrong}; use the same, or choose another output without --resume{accept}")
     return sorted(changes, key=lambda change: change.key)
 
 
@@ -175,7 +175,7 @@ def check_places(config: RunConfig, checkpoint: Checkpoint) -> None:
     base = checkpoint.state.get("base")
     if weights is not None and base is not None and fingerprint(open_source(Path(weights)).tensors) != base:
         trained = f"another model than that of the adapters in {checkpoint.path}"
-        raise UserError(f"model.weights: {weights} is {trained}; model.weights=DIR names theirs")
+        raise UserError(f"model.weights: {weights} is {trained}; set model.weights=DIR to theirs")
 
 
 def _same_shapes(config: RunConfig, checkpoint: Checkpoint) -> bool:
@@ -243,7 +243,7 @@ def _check_tokenizer(key: str, config: RunConfig, checkpoint: Checkpoint) -> Non
         for name in sorted({*recorded, *current}):
             if recorded.get(name) != current.get(name):
                 wrong = f"{current.get(name)}, but {checkpoint.path} was trained with {recorded.get(name)}"
-                remedy = "choose another output, or a dataset with the same tokenizer"
+                remedy = "use a dataset with the same tokenizer, or choose another output without --resume"
                 raise UserError(f"{key}: tokenizer {name}: {wrong}; {remedy}")
 
 

@@ -51,7 +51,7 @@ def resolve_data(config: RunConfig, corpus: Sequence[str], quiet: bool, servers:
     given = config.data.train is not None or config.data.blend is not None
     if corpus and given:
         key = "data.train" if config.data.blend is None else "data.blend"
-        raise UserError(f"--corpus: {key} is given too; choose one of them")
+        raise UserError(f"--corpus: {key} is given too; leave out --corpus, or set {key}=null")
     if servers > 1 and not given:
         made = "make it with `ms-codegeex prepare --input PATH --output DIR` where all of them can read it"
         raise UserError(f"data.train: {servers} servers need the same prepared dataset; {made}, and set data.train=DIR")
@@ -188,7 +188,7 @@ def _train(
             except DamagedFile as damage:
                 pass_over(begin.checkpoint, run_directory, damage)
                 if node.count > 1:
-                    raise UserError(f"{damage}; it is set aside, start the job again") from None
+                    raise UserError(f"{damage}; it is set aside, start the job again with --resume auto") from None
                 raise
 
         with_restarts(run_directory, restarts, rewinds, attempt)

@@ -24,6 +24,8 @@ from ms_codegeex.config.sections import FaultsConfig
 from ms_codegeex.training.observers import ObservedRun, StepRecord
 
 NORMAL = 1.4826  # a normal distribution's standard deviation over its median absolute deviation
+# what helps a run whose numbers are not finite
+LOWER_RATE = "lower training.schedule.learning_rate and resume with --resume auto --allow-change training.schedule"
 MIN_DEVIATION_OF_MEDIAN = 0.01  # steps of a short test hardly differ: not every one is a spike
 
 
@@ -98,8 +100,7 @@ class Faults:
             raise Divergence(f"{where}: {self.last}, and faults.policy is stop; look at these samples", record.step)
         if self.in_a_row > self.config.most:
             wrong = f"{self.last}, as were the {self.config.most} steps before it (faults.most)"
-            remedy = "training.schedule.learning_rate and resume with --resume auto --allow-change training.schedule"
-            raise Divergence(f"{where}: {wrong}; lower {remedy}", record.step)
+            raise Divergence(f"{where}: {wrong}; {LOWER_RATE}", record.step)
 
     def state(self) -> dict[str, Any]:
         values = {"losses": list(self.losses), "norms": list(self.norms)}

@@ -98,13 +98,12 @@ class RankState:
             if odd.endswith(f".{LORA_A}") and names < set(checkpoint.names):
                 raise untied(str(checkpoint.path), odd.removesuffix(f".{LORA_A}"))
             wrong = f"tensor {odd} is missing from the checkpoint or from the model"
-            remedy = "this checkpoint is of another model, choose another output or checkpoint.resume=null"
-            raise UserError(f"{checkpoint.path}: {wrong}; {remedy}")
+            raise UserError(f"{checkpoint.path}: {wrong}; choose another output without --resume")
         for name, parameter in self.tensors().items():
             shape, stored = placement.shape(name, tuple(parameter.shape)), placement.stored_name(name)
             if shape != checkpoint.shape(stored):
                 wrong = f"tensor {stored} is {checkpoint.shape(stored)}, the model has {shape}"
-                raise UserError(f"{checkpoint.path}: {wrong}; use the model settings of the run, or another output")
+                raise UserError(f"{checkpoint.path}: {wrong}; use the run's model, or another output without --resume")
 
 
 def _held_as_stored(parameter: ms.Parameter, tensor: LazyTensor | None) -> bool:
@@ -190,4 +189,4 @@ class Provenance:
         """`UserError` if the adapters of a checkpoint belong to another model."""
         if self._rank == 0 and checkpoint.state.get("base") != self._base:
             wrong = f"its adapters belong to another model than {self._config.model.weights}"
-            raise UserError(f"{checkpoint.path}: {wrong}; restore that model, or choose another output")
+            raise UserError(f"{checkpoint.path}: {wrong}; restore that model, or set another output without --resume")

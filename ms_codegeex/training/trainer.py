@@ -24,7 +24,7 @@ from ms_codegeex.parallel.context import before_evaluation
 from ms_codegeex.parallel.gradients import narrow_sum, sixteen_bits
 from ms_codegeex.parallel.sharding import Placement, loaded_rows
 from ms_codegeex.training.build import TrainingCells, adamw, build
-from ms_codegeex.training.faults import Faults
+from ms_codegeex.training.faults import LOWER_RATE, Faults
 from ms_codegeex.training.observers import Callback, ObservedRun, StepRecord
 from ms_codegeex.training.progress import Patience, Rates, TrainingProgress
 from ms_codegeex.training.rank_state import Provenance, RankState
@@ -171,12 +171,10 @@ class Trainer(ObservedRun):
         if self.faults.guarded:
             self.faults.judge(loss, norm, lowers_scale=not finite and scale > 1.0)
         elif not finite and scale <= 1.0:  # no loss scale, or one that cannot be lowered
-            wrong = f"loss {loss}, gradient norm {norm}; nothing was saved from this step"
-            look = f"Look at the data around sample {batch.first}"
-            resume = "resume from the last checkpoint that finite steps followed, at a lower rate: --resume auto"
-            how = "--allow-change training.schedule training.schedule.learning_rate=…"
+            wrong = f"loss {loss}, gradient norm {norm}, nothing was saved from this step"
+            look = f"look at the data around sample {batch.first}"
             where = f"step {self.progress.step}"
-            raise Divergence(f"{where}: {wrong}. {look}, or {resume} {how}", self.progress.step)
+            raise Divergence(f"{where}: {wrong}; {look}, or {LOWER_RATE}", self.progress.step)
         return StepRecord(
             step=self.progress.step,
             loss=loss,

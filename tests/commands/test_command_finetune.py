@@ -134,7 +134,7 @@ def test_equal_data_is_prepared_once(model, pairs, tmp_path):
     (folder / "b.txt").rename(folder / "dataset.json")  # as a user may call records
     assert prepared_data([str(folder)], settings, config, quiet=True) != part
     said = command_here("finetune", "--model", model, "--data", folder, part, f"output={tmp_path / 'tuned'}").stderr
-    assert f"{part} is a dataset, which is trained on alone; give the records that made it" in said
+    assert f"{part} is a dataset; give it alone, or the records that made it" in said
 
 
 def chosen(model, pairs, tmp_path, monkeypatch, *words, free=20 * 10**9):

@@ -4,12 +4,10 @@ gives slower ones."""
 from functools import cache
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.runs.fitting import (
     LONGER,
@@ -83,11 +81,6 @@ def test_the_order_in_which_settings_are_wanted():
     assert held == sorted(held, reverse=True) and len(held) == 8  # rounded only if nothing else fits
     stated = list(settings((None,), (None,), (None,), None))
     assert [choice.words() for choice in stated] == [[]]
-
-
-def test_without_a_candidate_the_error_says_so():
-    with pytest.raises(UserError, match="no combination"):
-        first_that_fits([], lambda config: 0, 1)
 
 
 @given(st.integers(1, 10**7))

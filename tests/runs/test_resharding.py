@@ -160,7 +160,7 @@ def test_merge_writes_whole_tensors_into_one_file(tmp_path, capsys):
     ("options", "text"),
     [
         (["--tensor", "3"], "--tensor 3: does not divide"),
-        (["--pipeline", "9"], "--pipeline 9: the model has only 3 layers"),
+        (["--pipeline", "9"], "--pipeline 9: more than 3 layers"),
         (["--data", "2", "--optimizer-shard", "4"], "--optimizer-shard 4: does not divide --data 2"),
         (["--data", "0"], "--data: 0 is out of range; give 1 or more"),
         (["--output", "checkpoints"], "exists already"),

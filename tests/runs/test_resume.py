@@ -282,7 +282,9 @@ def test_other_shapes_are_refused_whatever_is_allowed(started, key, value):
     config, checkpoint = started
     values = config({"train": "a"}).to_dict()
     values["model"][key] = value
-    with pytest.raises(UserError, match=rf"^model\.{key}: {value}, but .* same value or choose another output$"):
+    with pytest.raises(
+        UserError, match=rf"^model\.{key}: {value}, but .* same, or choose another output without --resume$"
+    ):
         changes_since(build_run_config(values), checkpoint({"train": "a"}), [f"model.{key}"])
 
 

@@ -64,10 +64,8 @@ def _complete(config_json: Mapping[str, Any]) -> Mapping[str, Any]:
 def _written(config: Any) -> dict[str, Any]:
     head = config.head_dim
     if config.rotary_dim * 2 != head:
-        raise UserError(
-            f"rotary_dim: {config.rotary_dim} of {head} channels; ChatGLM2's configuration has no such key and its "
-            "software turns half of a head's channels, so this model cannot become a model directory"
-        )
+        wrong = f"{config.rotary_dim} of {head} channels, but ChatGLM2's software always turns half of them"
+        raise UserError(f"rotary_dim: {wrong}; train with model.rotary_dim={head // 2}, or convert it --to mindspore")
     return {
         "architectures": ["ChatGLMModel"],
         "auto_map": {

@@ -24,10 +24,10 @@ def read_config(run: RunDirectory) -> RunConfig:
     try:
         values = read_yaml_file(run.config)
     except FileNotFoundError:
-        raise UserError(f"{run.path}: not a run directory (no config.yaml)") from None
+        raise UserError(f"{run.path}: not a run directory (no config.yaml); name the output of a run") from None
+    if not isinstance(values, Mapping):
+        raise UserError(f"{run.config}: found {type(values).__name__}, expected sections with keys; restore it")
     try:
-        if not isinstance(values, Mapping):
-            raise UserError(f"found {type(values).__name__}, expected sections with keys; restore it")
         return build_run_config(values)
     except UserError as error:
-        raise UserError(f"{run.config}: not the configuration of a run ({error})") from None
+        raise UserError(f"{run.config}: not the configuration of a run ({error}); restore it") from None

@@ -171,8 +171,8 @@ def stress_check(config: RunConfig, run: RunDirectory, rank: int) -> None:
             reason = code if isinstance(code, str) else f"code {code}"
             wrong = f"{config.cluster.stress_check}, but the test of {what} could not be done on {place} ({reason})"
             cause = "this CANN may not have it, or 10 GiB of device memory may not be free"
-            remedy = "With GLOG_v=2 in the environment the worker's log says why; or set it to none"
-            raise UserError(f"cluster.stress_check: {wrong}: {cause}. {remedy}")
+            ways = "see why in the worker's log, with GLOG_v=2 in the environment, or set it to none"
+            raise UserError(f"cluster.stress_check: {wrong}: {cause}; {ways}")
     ms.runtime.reset_peak_memory_stats()  # the run's peak begins after the test
     if rank == 0:
         with contextlib.suppress(OSError):  # a full disk

@@ -48,8 +48,8 @@ class ReplicaCheck(Callback):
         if difference is not None:
             trainer.event("corrupted", hashes_of=self.left, difference=difference)
             found = f"{difference} after step {self.left}; copies were equal after step {self.equal}"
-            remedy = "test it before it trains again. Resume with --resume auto"
-            raise ReplicaFailure(f"{found}. Memory or arithmetic of a device is at fault: {remedy}", self.equal)
+            remedy = "test it before it trains again, and resume with --resume auto"
+            raise ReplicaFailure(f"{found}, memory or arithmetic of a device is at fault; {remedy}", self.equal)
         self.equal = self.left
         for file in files:
             file.unlink(missing_ok=True)

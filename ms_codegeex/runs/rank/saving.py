@@ -24,6 +24,7 @@ from ms_codegeex.base.reading import read_json
 from ms_codegeex.formats.checkpoint import SETTLED_STEPS, Checkpoint, prune, step_name, step_of
 from ms_codegeex.formats.checkpoint_writing import failure_file, plain_state, write_checkpoint
 from ms_codegeex.runs.rank.background import HostCopy, PendingSave, SavedCheckpoint, saves_in_background
+from ms_codegeex.training.faults import LOWER_RATE
 from ms_codegeex.training.observers import Callback, StepRecord
 from ms_codegeex.training.trainer import Trainer
 
@@ -147,8 +148,7 @@ class Checkpoints(Callback):
         if self.skipped >= STREAK and self.saved is not None and not present:
             wrong = f"the last {self.skipped} steps were skipped because gradients were not finite"
             result = f"the run has not converged, and nothing was saved after step {self.saved}"
-            remedy = "training.schedule.learning_rate and resume with --resume auto --allow-change training.schedule"
-            raise Divergence(f"{wrong}; {result}. Lower {remedy}", trainer.progress.step)
+            raise Divergence(f"{wrong}, {result}; {LOWER_RATE}", trainer.progress.step)
         if not present:
             self._save_now(trainer)
         loss = trainer.validation_loss()

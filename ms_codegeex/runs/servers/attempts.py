@@ -41,7 +41,8 @@ def with_restarts(run: RunDirectory, restarts: int, rewinds: int, attempt: Calla
                 raise
             gone_back = gone_back + 1 if _newest(run) == checkpoint else 1
             if gone_back > rewinds:
-                raise RunFailure(f"{back}; the run has gone back {rewinds} times in a row (faults.most)") from None
+                ways = "continue with a higher faults.most, or add faults.policy=skip --allow-change faults.policy"
+                raise RunFailure(f"{back}; the run has gone back {rewinds} times in a row; {ways}") from None
             print_error(f"{back}\nthe run goes back to its newest checkpoint")
         except RunFailure as failure:
             failed += 1

@@ -77,15 +77,16 @@ def resolve_node(
     local = config.devices // count
     if config.device != "cpu" and local > config.parallel.server_devices:
         wrong = f"{config.devices} on {count} server{'s' * (count > 1)} of {config.parallel.server_devices}"
-        remedy = "give the number of servers with --nodes N, a --rank-table FILE"
-        remedy += ", or set parallel.server_devices to the devices of one"
-        raise UserError(f"devices: {wrong} (parallel.server_devices); {remedy}")
+        least = f"set devices={count * config.parallel.server_devices}"
+        ways = "give `train` --nodes N --node-rank K --master-addr HOST:PORT, or --rank-table FILE --node-rank K"
+        larger = f"set parallel.server_devices={local} if a server has as many"
+        raise UserError(f"devices: {wrong} (parallel.server_devices); {least}, or {ways}, or {larger}")
     if local % config.parallel.tensor:
         wrong = f"{local} devices per server split tensor-parallel groups of {config.parallel.tensor} (parallel.tensor)"
         raise UserError(f"--nodes: {wrong}; use fewer servers or a smaller parallel.tensor")
     rank = _node_rank(node_rank, count)
     if count > 1 and master is None:
-        raise UserError(f"--master-addr: missing; {count} servers without a rank table meet at HOST:PORT of server 0")
+        raise UserError(f"--master-addr: missing; give --master-addr HOST:PORT of server 0, where all {count} meet")
     address = _master(master) if master is not None and count > 1 else None
     ranks = range(rank * local, (rank + 1) * local)
     name = f"server {rank}" if count > 1 else "this machine"
@@ -103,12 +104,12 @@ def _check_device(config: RunConfig, rank_table: Path | None, nodes: int | None)
         size = getattr(config.parallel, axis)
         if size > 1:
             wrong = f"{size} on device: cpu, where MindSpore has no kernels for that communication"
-            raise UserError(f"parallel.{axis}: {wrong}; rehearse it with `ms-codegeex rehearse`, or set device: ascend")
+            raise UserError(f"parallel.{axis}: {wrong}; rehearse it with `ms-codegeex rehearse`, or set device=ascend")
 
 
 def _node_rank(node_rank: int | None, count: int) -> int:
     if node_rank is None and count > 1:
-        raise UserError(f"--node-rank: missing; give this server's number, 0 to {count - 1}")
+        raise UserError(f"--node-rank: missing; give --node-rank K, this server's number, 0 to {count - 1}")
     if not 0 <= (node_rank or 0) < count:
         raise UserError(f"--node-rank: found {node_rank}, expected 0 to {count - 1}, one of the job's servers")
     return node_rank or 0

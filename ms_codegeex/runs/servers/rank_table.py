@@ -154,7 +154,7 @@ class _Place:
 
     def object(self) -> _Place:
         if not isinstance(self.value, dict):
-            raise self.problem("an object", "see configs/rank_tables for samples")
+            raise self.problem("an object", "make the table with `ms-codegeex rank-table make`")
         return self
 
     def objects(self) -> Iterator[_Place]:
@@ -363,7 +363,7 @@ def read_hccn_conf(path: Path) -> dict[int, str]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; it is /etc/hccn.conf of the server") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable ({error})") from None
+        raise UserError(f"{path}: not readable ({error}); copy it from the server again") from None
     addresses: dict[int, str] = {}
     for number, line in enumerate(map(str.strip, lines), 1):
         if not line or line.startswith("#"):

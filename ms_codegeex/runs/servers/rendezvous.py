@@ -115,7 +115,7 @@ class Rendezvous:
         content, now = self._read(rank), time.monotonic()
         if content is None or content["job"] != self.job:
             if rank == 0 and content is not None:
-                raise RunFailure("server 0 has started another job in this run directory, so this one was stopped")
+                raise RunFailure("server 0 has begun another job in this run directory, so this ends; start it again")
             # A server may take its time to join; but this server's workers cannot have finished without its workers.
             if rank == 0 or rank in self.seen or self.state == "done":
                 self._silent(rank, self.seen.get(rank, (None,))[0], now)

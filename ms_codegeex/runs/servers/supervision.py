@@ -49,7 +49,7 @@ def reserved_port() -> Iterator[int]:
                 return
         finally:
             os.close(lock)
-    raise RunFailure(f"no free port between {PORTS.start} and {PORTS.stop - 1} on 127.0.0.1")
+    raise RunFailure(f"no port from {PORTS.start} to {PORTS.stop - 1} is free; end a program that has one")
 
 
 def _is_free(port: int) -> bool:

@@ -356,7 +356,7 @@ def test_what_does_not_fit_is_refused(table, keys, flags, message):
     text = str(error.value)
     assert message in text and "\n" not in text
     if "on a CPU" in message:
-        assert "rehearse it with `ms-codegeex rehearse`, or set device: ascend" in text
+        assert "rehearse it with `ms-codegeex rehearse`, or set device=ascend" in text
 
 
 def test_addresses_of_the_scheduler():

@@ -65,7 +65,7 @@ def _sizes(
         fields[name] = float(np.format_float_positional(np.float32(value))) if isinstance(value, float) else value
     table = header.infos.get("token_embd.weight")
     if table is None or len(table.shape) != 2:
-        raise UserError(f"{header.path}: tensor token_embd.weight is missing or not a matrix; is the file complete?")
+        raise UserError(f"{header.path}: tensor token_embd.weight is missing or not a matrix; give a complete file")
     fields["vocab_size"] = table.shape[0]
     if (eos := metadata.get("tokenizer.ggml.eos_token_id")) is not None:
         fields["eos_token_id"] = eos
@@ -88,7 +88,7 @@ def _check_keys(header: GGUFHeader, its: LlamaArchitecture, head_dim: int) -> No
     for key, value in header.metadata.items():
         name = key.removeprefix(f"{its.name}.")
         if name.startswith(_ONLY) and (name not in without_effect or value != without_effect[name]):
-            raise UserError(f"{header.path}: key {key} is {value!r:.80}, which this family does not have")
+            raise UserError(f"{header.path}: key {key} is {value!r:.80}, not of this family; give a model without")
 
 
 def _without_zeros(header: GGUFHeader, its: LlamaArchitecture, config: Any) -> dict[str, LazyTensor]:

@@ -67,7 +67,7 @@ def import_documents(
             for source, ids, mask in documents:
                 writer.add(ids, mask, decode(ids[:-1].tolist()), source)
             if not len(writer):
-                raise UserError(f"{output}: there is no document in the input; nothing was written")
+                raise UserError(f"{output}: there is no document in the input; give files with some")
             splits = writer.write(validation_share)
         further = {"split_by": "document", "splits": splits, "dropped": {}, "files": file_records(directory)}
         description = write_description(directory, known, name, extra, further)
@@ -90,7 +90,7 @@ def export_triplet(
     longest = info["seq_length"]
     seq_length = longest if seq_length is None else seq_length
     if seq_length < longest:
-        raise UserError(f"seq_length {seq_length}: {dataset} has examples of up to {longest} tokens; give as many")
+        raise UserError(f"--seq-length {seq_length}: {dataset} has examples of {longest} tokens; give as many or more")
     examples = IndexedDataset(dataset / split)
     if len(examples) and (size := int(examples.sizes.max())) > longest + 1:
         damage = f"damaged, a row of {size} tokens, seq_length {longest}"
@@ -132,10 +132,10 @@ def import_triplet(
         raise UserError(f"{lacking[0]}: no such file; give the triplet's path without _input_ids, such as tuning/train")
     parts = [IndexedDataset(path) for path in paths]
     if any(not np.array_equal(part.sizes, parts[0].sizes) for part in parts) or not len(parts[0]):
-        raise UserError(f"{prefix}: {', '.join(PARTS)} have rows of different sizes, or none; this is not a triplet")
+        raise UserError(f"{prefix}: {', '.join(PARTS)} have rows of different sizes, or none; give a triplet")
     seq_length = int(parts[0].sizes.max()) - 1
     if seq_length < 2:
-        raise UserError(f"{prefix}: rows of {seq_length + 1} tokens, expected 3 or more; this is not a triplet")
+        raise UserError(f"{prefix}: rows of {seq_length + 1} tokens, expected 3 or more; give a triplet")
 
     def documents() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         for number in range(len(parts[0])):
@@ -155,8 +155,8 @@ def _example(row: list[np.ndarray], source: str) -> tuple[np.ndarray, np.ndarray
     ids, attention, labels = row
     size = int(np.count_nonzero(attention))
     if not size or not (attention[:size] == 1).all():
-        raise UserError(f"{source}: attention_mask is not ones and then zeros; only padding on the right is understood")
+        raise UserError(f"{source}: attention_mask is not ones and then zeros; pad on the right only")
     mask = labels != IGNORED
     if mask[size:].any() or (labels[mask] != ids[mask]).any():
-        raise UserError(f"{source}: labels are neither -100 nor the token at their place; this is not a triplet")
+        raise UserError(f"{source}: labels are neither -100 nor the token at their place; give a triplet")
     return ids[:size], mask[:size].astype(np.uint8)

@@ -47,10 +47,10 @@ def export_mindrecord(
     if read_info(dataset).get("kind") == KIND:
         raise UserError(f"{dataset}: holds examples of fine-tuning, and MindRecord has no mask; export it --to triplet")
     if seed is not None and not 0 <= seed < 2**32:
-        raise UserError(f"seed {seed}: expected 0 to 2**32 - 1, as in a run")
+        raise UserError(f"--seed {seed}: expected 0 to 2**32 - 1, as in a run")
     sequences = PackedSequences(dataset, split, seq_length, seed or 0)
     if not 1 <= files <= sequences.size:
-        raise UserError(f"files {files}: expected 1 to {sequences.size}, the number of rows")
+        raise UserError(f"--files {files}: expected 1 to {sequences.size}, the number of rows")
     check_new(output)
     names = [f"{split}-{number:05d}-of-{files:05d}.mindrecord" for number in range(files)]
     bounds = np.linspace(0, sequences.size, files + 1).astype(np.int64)
@@ -96,7 +96,9 @@ def mindrecord_rows(paths: Sequence[Path]) -> Iterator[tuple[str, np.ndarray]]:
             # a list: given a single name, it would also read the sibling files
             reader = FileReader([str(path)])
         except RuntimeError as error:
-            raise UserError(f"{path}: not readable as MindRecord ({_line(error)}); is its .db next to it?") from None
+            raise UserError(
+                f"{path}: not readable as MindRecord ({_line(error)}); add its .db, or write it again"
+            ) from None
         try:
             if COLUMN not in (columns := reader.schema()):
                 raise UserError(

@@ -74,7 +74,7 @@ def packed_sequences(
     if num_samples is not None and (type(num_samples) is not int or num_samples < 1):
         raise UserError(f"{where}.num_samples: found {num_samples!r}; give the sequences per epoch, or leave it out")
     if column_names != COLUMNS:
-        raise UserError(f"train_dataset.input_columns: found {column_names}; this loader's are {COLUMNS}")
+        raise UserError(f"train_dataset.input_columns: found {column_names}; set it to {COLUMNS}")
     data = open_sequences(Path(dataset_dir), split, seq_length, current_seed())
     if not isinstance(data, PackedSequences):
         raise UserError(

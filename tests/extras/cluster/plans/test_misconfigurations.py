@@ -108,7 +108,7 @@ def test_a_plan_that_needs_too_much_memory(path, words, key, remedy):
 LAUNCHES = [  # overrides, servers, the key or flag, what was found, the remedy
     (TINY, "devices=2 parallel.tensor=2", None, "parallel.tensor", "2 on device: cpu", "ms-codegeex rehearse"),
     (TINY, "devices=2 parallel.pipeline=2 parallel.micro_batches=2", None, "parallel.pipeline", "2 on", "ascend"),
-    (TINY, "devices=2 parallel.optimizer_shard=2", None, "parallel.optimizer_shard", "2 on", "set device: ascend"),
+    (TINY, "devices=2 parallel.optimizer_shard=2", None, "parallel.optimizer_shard", "2 on", "set device=ascend"),
     (CLUSTER, "", None, "devices", "1536 on 1 server of 8", "--nodes N"),
     (CLUSTER, "", 7, "--nodes", "7 servers cannot share devices: 1536", "change one of them"),
     (SERVER, "parallel.tensor=8 training.micro_batch=8 parallel.optimizer_shard=1", 2, "--nodes", "4 devices", "fewer"),

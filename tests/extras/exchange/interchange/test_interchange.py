@@ -163,7 +163,7 @@ def test_a_triplet_as_the_published_packer_writes_it(examples, tmp_path):
     assert IndexedDataset(tmp_path / "out" / "train_labels").dtype == np.int32
     export_triplet(examples, tmp_path / "wide", "validation", 30)
     assert {len(row) for row in documents(tmp_path / "wide", "validation_labels")} == {31}
-    with pytest.raises(UserError, match="seq_length 8"):
+    with pytest.raises(UserError, match="--seq-length 8"):
         export_triplet(examples, tmp_path / "narrow", "train", 8)
 
 
