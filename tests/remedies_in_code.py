@@ -45,7 +45,7 @@ def remedy(message: str) -> str:
 
 def pattern(said: str) -> re.Pattern[str]:
     """What matches the end of a message with this remedy."""
-    said = re.sub(r"^{} of \w+$", "{}", said)
+    said = re.sub(r"^{}( {})* of \w+$", "{}", said)
     return re.compile(".*".join(re.escape(part) for part in said.split("{}")) + r"\Z", re.DOTALL)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,6 +20,7 @@ from remedies_of_corpora import command, failing
 from remedies_of_data import Call, Situation, edited, instead
 
 from ms_codegeex.base.files import write_json
+from ms_codegeex.base.shipped import shipped_directory
 from ms_codegeex.data.datasets.indexed import IndexedWriter
 from ms_codegeex.extras.exchange.gguf_files.header import GGUFHeader
 from ms_codegeex.extras.exchange.gguf_files.reading import open_gguf
@@ -199,6 +201,14 @@ def loaded(*words: str, name: str = "codegeex_tiny") -> Any:
     from ms_codegeex.extras.exchange.mindformers_bridge.settings import load
 
     return load(Path(name), words)
+
+
+def of_a_name(at: Path) -> Iterator[Call]:
+    folder = shutil.copytree(shipped_directory("mindformers"), at / "recipes")
+    (folder / "codegeex_tiny.yaml").rename(folder / "mine")
+    yield lambda: loaded(name=str(folder / "mine"))
+    (folder / "mine").rename(folder / "mine.yaml")
+    yield lambda: loaded(name=str(folder / "mine.yaml"))
 
 
 def set_in(wrong: str, *right: str) -> Situation:
@@ -414,10 +424,7 @@ EXCHANGE: dict[str, Situation | str | tuple[Situation | str, ...]] = {
         lambda at: rates({"type": "PolynomialWithWarmUpLR", "warmup_steps": 0, "decay_steps": 3, "power": 0.5}),
         lambda at: rates({"type": "PolynomialWithWarmUpLR", "warmup_steps": 0, "decay_steps": 20, "power": 0.5}),
     ),
-    "its name must end in .yaml": instead(
-        lambda at: ((at / "a").write_text("a: 1"), loaded(name=str(at / "a"))),
-        lambda at: ((at / "a.yaml").write_text("a: 1"), loaded(name=str(at / "a.yaml"))),
-    ),
+    "its name must end in .yaml": of_a_name,
     "did you mean {}?": set_in("load_checkpiont=a.ckpt", "load_checkpoint=a.ckpt"),
     "{} of settings": (
         set_in("model.model_config.pet_config={pet_type: LoRA}", ""),

@@ -76,7 +76,9 @@ KINDS: dict[str, Situation] = {
         {"train_micro_batch_size_per_gpu": 1}, "train --config run.yaml output={at}/out training.micro_batch=1"
     ),
     "`python -m ms_codegeex.mindformers_bridge --config {}` trains it if its model is one of ours (docs/exchange.md)": (
-        inspected({"run_mode": "train", "runner_config": {}, "trainer": {"model_name": "Qwen3"}}, bridged)
+        inspected(
+            {"run_mode": "train", "runner_config": {}, "trainer": {"model_name": "Qwen3"}}, bridged, name="other.yaml"
+        )
     ),
     "give the files that it names": inspected({"d": {"file_name": "a.jsonl"}}, "inspect corpus"),
     "`ms-codegeex rank-table check {}` checks it": inspected({"server_list": []}, CHECKED),

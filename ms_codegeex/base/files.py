@@ -151,7 +151,7 @@ def shared_files(*paths: Path, synced: bool = True) -> Iterator[list[Path]]:
             os.replace(name, path)
     except OSError as error:
         for name in temporary:
-            name.unlink(missing_ok=True)
+            remove(name)
         raise unwritable(paths[0].parent, error) from error
 
 

@@ -97,7 +97,9 @@ def entries(directory: Path, folders: bool = False) -> list[str]:
                 if os.path.isdir(entry.path) if folders else not entry.is_dir(follow_symlinks=False):
                     names.append(entry.name)
     except OSError as error:
-        raise UserError(f"{directory}: cannot be read as a directory ({error.strerror})") from None
+        raise UserError(
+            f"{directory}: cannot be read as a directory ({error.strerror}); restore it or name another"
+        ) from None
     return sorted(names)
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import UserError, remedy_of
 from ms_codegeex.base.json_reading import MalformedText, parse_json
 
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY  # a pipe without a writer must not block
@@ -49,7 +49,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         with open_regular(path) as stream:
             yield stream
     except OSError as error:
-        raise UserError(f"{path}: could not be read ({error.strerror})") from None
+        raise UserError(f"{path}: could not be read ({error.strerror}); {remedy_of(error, 'restore it')}") from None
 
 
 def _descriptor(name: Path | str, path: Path, flags: int = 0, folder: int | None = None) -> int:
@@ -154,7 +154,7 @@ def read_json(path: Path, maximum: int = MAX_JSON, parse: Callable[[bytes], Any]
     try:
         return json_of(read_regular(path, maximum), path, parse)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError(f"{path}: no such file; restore it or name another") from None
     except OSError as error:
         raise UserError(f"{path}: not readable as JSON ({error.strerror}); restore or recreate it") from None
 
@@ -184,4 +184,4 @@ def given_content(name: str, option: str) -> tuple[bytes, str]:
             data = limited(sys.stdin.buffer, Path("standard input"), MAX_TEXT)
         return data, io.TextIOWrapper(io.BytesIO(data), "utf-8-sig").read()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{option}: {name} cannot be read as text ({error})") from None
+        raise UserError(f"{option}: {name} cannot be read as text ({error}); give a file in UTF-8") from None

@@ -99,7 +99,7 @@ def run(arguments: Arguments, ranks: int | None = None) -> None:
     from ms_codegeex.formats.sources import open_source
 
     if arguments.keep_code and (arguments.to != "hf" or arguments.tokenizer is not None):
-        raise UserError("--keep-code: is for --to hf with the tokenizer of IN; leave out --tokenizer, or this option")
+        raise UserError("--keep-code: is for the tokenizer of IN; give --to hf without --tokenizer, or leave it out")
     if arguments.layout == "mindformers" and arguments.to != "mindspore":
         raise UserError("--layout: mindformers is one of MindSpore's; choose --to mindspore, or leave the option out")
     if (file := gguf_file(arguments.model)) is not None:

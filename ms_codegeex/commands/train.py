@@ -228,10 +228,10 @@ def _print_job(arguments: argparse.Namespace, config: RunConfig) -> None:
         "script": "--job is a script already; leave it out",
         "json": "the figures of a job are in summary.json of its run directory; leave it out",
     }
-    for name, remedy in senseless.items():
+    for name, instead in senseless.items():
         value = getattr(arguments, name)
         if value not in (None, []) and value is not False and (name, value) != ("restarts", 0):  # --node-rank 0 counts
-            raise UserError(f"--{name.replace('_', '-')}: has no meaning in a job file: {remedy}")
+            raise UserError(f"--{name.replace('_', '-')}: has no meaning in a job file: {instead}")
     servers = jobs.servers_of(config, arguments.rank_table)
     if arguments.nodes not in (None, servers):
         these = f"{servers} server{'s' * (servers > 1)} of {config.parallel.server_devices} (parallel.server_devices)"

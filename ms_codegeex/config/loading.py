@@ -45,8 +45,8 @@ def _with_chip(values: dict[str, Any]) -> dict[str, Any]:
     try:
         content = read_yaml_file(Path(name))
     except FileNotFoundError:
-        remedy = "write it with `plan --measured RUN --write-hardware FILE.yaml`, or name a chip"
-        raise UserError(f"parallel.hardware: {name} does not exist; {remedy}") from None
+        write = "`ms-codegeex plan --config RUN/config.yaml --measured RUN --write-hardware FILE.yaml`"
+        raise UserError(f"parallel.hardware: {name} does not exist; write it with {write}, or name a chip") from None
     base = content.get("base") if isinstance(content, Mapping) else None
     if not isinstance(base, str):
         raise UserError(f"parallel.hardware: {name} names no chip as its base; add one, such as base: ascend910b")

@@ -87,7 +87,7 @@ def _start(weights: Any, grow: Any) -> tuple[str | None, tuple[str, ...]]:
 
 def _fresh(fresh: Any, sizes: DecoderConfig) -> tuple[str, ...]:
     if not isinstance(fresh, list | tuple) or not all(isinstance(part, str) and part for part in fresh):
-        raise UserError(f"model.fresh: found {fresh!r}; expected a list of parts of parameters' names, such as [head]")
+        raise UserError(f"model.fresh: found {fresh!r}; expected parts of parameters' names, such as [embedding]")
     names = sizes.parameter_shapes() if fresh else {}
     for part in fresh:
         if not any(part in name for name in names):

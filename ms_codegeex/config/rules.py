@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -100,6 +99,15 @@ def _loaded_at_once(mesh: Mesh) -> int:
     return mesh.data * mesh.tensor * mesh.pipeline
 
 
+def _shared_batch(config: RunConfig, mesh: Mesh) -> str:
+    """A micro-batch near the one given that the devices of a replica can share, and the batch that it divides."""
+    batch = -(-config.local_batch // mesh.tensor) * mesh.tensor
+    sizes = [x for x in range(mesh.tensor, batch + 1, mesh.tensor) if batch % x == 0]
+    size = max((x for x in sizes if x <= config.micro_batch), default=sizes[0])
+    more = f" training.global_batch={batch * mesh.data}" * (batch != config.local_batch)
+    return f"training.micro_batch={size}{more}"
+
+
 def _layers(config: RunConfig) -> dict[str, Any]:
     sizes, after = config.model.sizes, config.model.sizes.table.last_blocks
     counted = f"model.num_layers {sizes.num_layers}" + (f" and the {after} after them" if after else "")
@@ -131,18 +139,18 @@ def _lacks_kernel(config: RunConfig, mesh: Mesh) -> bool:
 
 
 FUSION_RULES: Rules = {
-    "parallel.fusion.attention: there is no such kernel for device: {c.device}, only for ascend; set it, or leave the "
-    "key out": lambda c, m: c.parallel.fusion.attention and c.device != "ascend",
+    "parallel.fusion.attention: there is no such kernel for device: {c.device}, only for ascend; leave the key "
+    "out": lambda c, m: c.parallel.fusion.attention and c.device != "ascend",
     "parallel.fusion.attention: parallel.hardware: {c.parallel.hardware} has no such kernel; set it to what you have, "
     "or leave the key out": lambda c, m: c.parallel.fusion.attention and _lacks_kernel(c, m),
+    "parallel.fusion.documents: only fused attention takes the ends of documents, and this run composes "
+    "attention{found[0]} leave the key out": lambda c, m: (
+        c.parallel.fusion.documents
+        and ("attention" not in chosen_kernels(c) or c.training.attention_rate)
+        and [f": {cause}, or" if (cause := attention_obstacle(c)) else ";"]
+    ),
     "parallel.fusion.attention: {found}, or leave the key out": lambda c, m: (
         c.parallel.fusion.attention and attention_obstacle(c)
-    ),
-    "parallel.fusion.documents: only fused attention takes the ends of documents, and this run composes "
-    "attention{found[0]}; leave the key out": lambda c, m: (
-        c.parallel.fusion.documents
-        and "attention" not in chosen_kernels(c)
-        and [f": {cause}" if (cause := attention_obstacle(c)) else ""]
     ),
     "parallel.fusion.norm: RMSNorm's kernel exists on Ascend only, not on device: {c.device}; leave the key "
     "out": lambda c, m: c.parallel.fusion.norm and c.device != "ascend" and c.model.sizes.rms_norm,
@@ -163,8 +171,9 @@ FROZEN_RULES: Rules = {
         c.device == "cpu" and "bf16" in (c.lora.frozen, c.training.precision)
     ),
     "lora.frozen: {c.lora.frozen}, but training.precision: {c.training.precision}, and device: {c.device} multiplies "
-    "frozen weights in their own type; set training.precision={c.lora.frozen}, or lora.frozen=fp32": lambda c, m: (
-        c.device != "cpu" and c.lora.frozen != c.training.precision
+    "frozen weights in their own type; set lora.frozen={found} and training.precision={found}, or "
+    "lora.frozen=fp32": lambda c, m: (
+        c.device != "cpu" and c.lora.frozen != c.training.precision and {"gpu": "fp16"}.get(c.device, c.lora.frozen)
     ),
 }
 # Heads that begin by attending to the token before.
@@ -293,9 +302,7 @@ MESH_RULES: Rules = {
         c.parallel.micro_batches and c.local_batch % c.parallel.micro_batches
     ),
     "training.micro_batch: {c.micro_batch} does not divide the {c.local_batch} sequences of a device; set "
-    "training.micro_batch={found} or another divisor": lambda c, m: (
-        c.local_batch % c.micro_batch and math.gcd(c.micro_batch, c.local_batch)
-    ),
+    "{found}": lambda c, m: c.local_batch % c.micro_batch and _shared_batch(c, m),
     "parallel.sequence: shards rows over parallel.tensor, which is 1; set it to false": lambda c, m: (
         m.tensor == 1 and c.parallel.sequence
     ),
@@ -308,8 +315,8 @@ MESH_RULES: Rules = {
     "parallel.server_devices {c.parallel.server_devices}; choose a divisor": lambda c, m: (
         c.parallel.server_devices % m.tensor
     ),
-    "training.micro_batch: {c.micro_batch} sequences of a replica cannot be divided equally among the {m.tensor} "
-    "devices that load them (parallel.tensor); choose a multiple": lambda c, m: c.micro_batch % m.tensor,
+    "training.micro_batch: {c.micro_batch} sequences of a replica cannot be divided among the {m.tensor} devices "
+    "that load them (parallel.tensor); set {found}": lambda c, m: c.micro_batch % m.tensor and _shared_batch(c, m),
     "parallel.stage_layers: {c.parallel.stage_layers} for parallel.pipeline 1, which is not a pipeline; leave "
     "parallel.stage_layers out or choose more stages": lambda c, m: m.stage_layers and m.pipeline == 1,
     "parallel.stage_layers: {c.parallel.stage_layers} are {found} numbers for parallel.pipeline {m.pipeline}; give one "
@@ -331,9 +338,8 @@ MESH_RULES: Rules = {
         and {"parts": m.pipeline * m.virtual_stages, **_layers(c)}
     ),
     "parallel.micro_batches: {c.accumulation} is not a multiple of parallel.pipeline {m.pipeline}, which "
-    "parallel.virtual_stages {m.virtual_stages} needs; choose a multiple": lambda c, m: (
-        m.virtual_stages > 1 and c.accumulation % m.pipeline
-    ),
+    "parallel.virtual_stages {m.virtual_stages} needs; choose a multiple, or change "
+    "training.global_batch": lambda c, m: m.virtual_stages > 1 and c.accumulation % m.pipeline,
     **_without(
         lambda c, m: m.virtual_stages > 1,
         "parallel.virtual_stages: {m.virtual_stages} was never executed together with OBSTACLE; leave one of the two "

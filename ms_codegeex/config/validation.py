@@ -117,10 +117,11 @@ def validated(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
         return _adapter(cls).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
-        key, given, kind = prefix + ".".join(str(part) for part in first["loc"]), first["input"], first["type"]
-        remedy = ""
-        if kind == "string_type" and isinstance(given, bool | float):
-            remedy = "; put it in quotes"
+        key = prefix + ".".join(part for part in map(str, first["loc"]) if "[" not in part)  # a union's member has one
+        given, kind = first["input"], first["type"]
+        remedy = "; write {NAME: VALUE}" if kind == "dict_type" else ""
+        if kind == "string_type" and isinstance(given, bool | float | Mapping):
+            remedy = "; put it in quotes (in a shell '\"…\"')"
         elif kind in ("list_type", "tuple_type") and isinstance(given, str | int | float):
             remedy = f"; write [{given}]"
         raise UserError(f"{key}: found {given!r:.200}; {first['msg'][0].lower()}{first['msg'][1:]}{remedy}") from None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,14 +77,17 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         key, separator, value = text.partition("=")
         if not separator or not all(key.split(".")):
             raise UserError(f"'{text}': not an override; write key=value, for example training.steps=40")
+        remedy = f"quote it as {shlex.quote(json.dumps(value, ensure_ascii=False))}"
         try:
             parsed = with_home(parse_yaml(value)) if value else None
         except MalformedText:
-            raise UserError(f"{key}: found {value!r}, which is not a YAML value; quote it as '\"{value}\"'") from None
+            if value[0] in "[{":
+                remedy = "correct it, in quotes if it has spaces"
+            raise UserError(f"{key}: found {value!r}, which is not a YAML value; {remedy}") from None
         if _has_comment(value, parsed):
-            raise UserError(f"{key}: found {value!r}, where YAML takes # for a comment; quote it as '\"{value}\"'")
+            raise UserError(f"{key}: found {value!r}, where YAML takes # for a comment; {remedy}")
         if key.startswith(f"{BLEND}."):
-            raise UserError(f"{key}: weights are given together; write {BLEND}={{DIR: WEIGHT, DIR: WEIGHT}}")
+            raise UserError(f"{key}: weights are given together; write '{BLEND}={{DIR: WEIGHT, DIR: WEIGHT}}'")
         for part in reversed(key.split(".")):
             parsed = {part: parsed}
         tree = merged(tree, parsed)

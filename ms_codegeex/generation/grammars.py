@@ -24,7 +24,6 @@ LIMITS = {
     "precompute_large_lexemes": False,
     "verbose_errors": False,
 }
-MAX_DEPTH = 128
 MAX_VALUES = 8  # of one answer
 ONE = ("additionalItems", "additionalProperties", "contains", "else", "if", "items", "not", "propertyNames", "then",
        "unevaluatedItems", "unevaluatedProperties")  # fmt: skip
@@ -94,21 +93,19 @@ def _checked(text: str, field: str) -> tuple[str, str]:
     return found, text
 
 
-def demanding(schema: Any, depth: int = 0) -> Any:
+def demanding(schema: Any) -> Any:
     """A JSON schema without keywords that ask for nothing, which the library refuses by their names: `not: false`,
-    `uniqueItems: false`, `propertyNames` beside the type `array`. `UserError` if it is nested too deep."""
-    if depth > MAX_DEPTH:
-        raise UserError(f"nested deeper than {MAX_DEPTH} levels; give a schema of fewer")
+    `uniqueItems: false`, `propertyNames` beside the type `array`."""
     if not isinstance(schema, dict):
         return schema
     kept = {name: value for name, value in schema.items() if not _idle(name, value, schema)}
     for name, value in kept.items():
         if name in NAMED and isinstance(value, dict):
-            kept[name] = {key: demanding(each, depth + 1) for key, each in value.items()}
+            kept[name] = {key: demanding(each) for key, each in value.items()}
         elif name in SEVERAL and isinstance(value, list):
-            kept[name] = [demanding(each, depth + 1) for each in value]
+            kept[name] = [demanding(each) for each in value]
         elif name in ONE:
-            kept[name] = demanding(value, depth + 1)
+            kept[name] = demanding(value)
     return kept
 
 

@@ -84,7 +84,8 @@ class QuantisedModel:
         for name, (dtype, shape) in expected.items():
             given = self._file.tensors[name].dtype, self._file.tensors[name].shape
             if given[1] != shape or dtype not in (None, given[0]):
-                raise UserError(f"{self.path / TENSORS}: {name} is {given[0]} {given[1]}, expected {dtype} {shape}")
+                wrong = f"{name} is {given[0]} {given[1]}, not {dtype} {shape}"
+                raise UserError(f"{self.path / TENSORS}: {wrong}; quantise the model again")
 
     def matrix(self, name: str, rows: slice = WHOLE, columns: slice = WHOLE) -> QuantisedMatrix:
         """[n, k], or a part of it"""

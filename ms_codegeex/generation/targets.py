@@ -71,7 +71,9 @@ def _check(weights: Weights, compiled: bool, sizes: SlotSizes) -> None:
     if sizes.activation_bits == 8 and weights.bits not in (8, 4):
         raise UserError("--fast: the model has no 8-bit or 4-bit weights; give one made by 'ms-codegeex quantize'")
     if not compiled and sizes.activation_bits == 8:
-        raise UserError("--fast: needs the operators that a C++ compiler makes for CPUs; install g++ or 'ziglang'")
+        raise UserError(
+            "--fast: needs compiled operators; leave out --threads 0 and --device, or install g++ or 'ziglang'"
+        )
 
 
 def warn_if_slower(network: Network) -> None:

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.json_reading import MalformedText, parse_json
+from ms_codegeex.base.json_reading import MAX_NESTING, MalformedText, parse_json
 from ms_codegeex.base.printing import print_once
 from ms_codegeex.extras.serving.answering import Piece
 from ms_codegeex.extras.serving.backend import StreamedAnswer
 from ms_codegeex.extras.serving.schemas import ChatMessage, ChosenTool, Function
-from ms_codegeex.generation.grammars import MAX_DEPTH
 
 MAX_TOOLS = 128
 UNUSED = {"X-Unused-Fields": "tools"}  # header of an answer for which tools were left out
@@ -135,8 +134,8 @@ def _schema(functions: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 def _moved(value: Any, place: str, depth: int = 0) -> Any:
     """A part of a schema whose root is now at `place`. `UserError` if it is nested too deep."""
-    if depth > MAX_DEPTH:
-        raise UserError(f"tools: a schema is nested deeper than {MAX_DEPTH} levels; give one of fewer")
+    if depth > MAX_NESTING:
+        raise UserError(f"tools: a schema is nested deeper than {MAX_NESTING} levels; give one of fewer")
     if isinstance(value, list):
         return [_moved(each, place, depth + 1) for each in value]
     if not isinstance(value, dict):

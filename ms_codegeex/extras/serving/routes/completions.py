@@ -177,7 +177,7 @@ def conversation_plan(
     use = tool_use(tools, body.tool_choice, body.parallel_tool_calls, template(model).tools_text, model.name)
     read = str if model.special_tokens else model.tokenizer.said
     text = chat_prompt(messages, model, field, read, use)
-    ids = model.encode(text, field=field, remedy="leave out the oldest ones", special=True)
+    ids = model.encode(text, field=field, remedy="leave out what is oldest", special=True)
     given = MAX_CHAT_TOKENS if body.max_tokens is None else body.max_tokens
     maximum = model.context if given < 0 else given
     stop, likeliest = template(model).stop, body.top_logprobs or 0
@@ -236,7 +236,7 @@ def text_of(message: ChatMessage, field: str) -> str:
         raise UserError(f"{field}: one of the {message.role} has no content; give its text")
     texts = [part if isinstance(part, str) else part.type in TEXT_PARTS and part.text for part in message.content or ()]
     if not all(isinstance(text, str) for text in texts):
-        raise UserError(f"{field}: a part is not text; this model reads text only")
+        raise UserError(f"{field}: a part is not text, all that this model reads; send parts of type text, with a text")
     return "".join(map(str, texts))
 
 
