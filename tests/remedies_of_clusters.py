@@ -8,13 +8,18 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 from remedies_of_corpora import command, failing
 from remedies_of_data import Call, Situation, instead, run
 
+from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.config.loading import load_config
+from ms_codegeex.extras.cluster.commands import rehearse
 from ms_codegeex.extras.cluster.plans.search import with_graph
-from ms_codegeex.extras.cluster.rehearsal.execute import check_executable
+from ms_codegeex.extras.cluster.rehearsal.communicator import FileCommunicator
+from ms_codegeex.extras.cluster.rehearsal.execute import check_executable, check_memory
 from ms_codegeex.extras.cluster.rehearsal.first_contact import contact_config
 from ms_codegeex.extras.cluster.rehearsal.shrink import parse_mesh
 from ms_codegeex.runs.files.resolved_config import write_config
@@ -22,7 +27,6 @@ from ms_codegeex.runs.files.run_directory import RunDirectory
 
 CONFIG = "codegeex_13b_64"
 PLAN = f"plan --config {CONFIG} model.num_layers=3"
-REHEARSE = "rehearse --config codegen_tiny data.seq_length=64 device=ascend parallel.hardware=ascend910b --devices 2"
 
 
 def made(at: Path) -> RunDirectory:
@@ -75,9 +79,26 @@ def of_a_broken_table(move: bool) -> Situation:
     return after(broken, mended)
 
 
-def checked(*words: str) -> object:
+def checked(*words: str, steps: int = 4) -> object:
     """What a rehearsal that executes refuses."""
-    return check_executable(load_config(Path("codegen_tiny"), ["data.seq_length=64", *words]), 4)
+    return check_executable(load_config(Path("codegen_tiny"), ["data.seq_length=64", "devices=2", *words]), steps)
+
+
+def phase(compiles: bool = False, executes: bool = False, **given: object) -> Callable[[Path], object]:
+    """What a rehearsal with these options refuses."""
+    options = {**dict.fromkeys(("streams", "ranks", "target", "mesh", "steps", "taken")), **given}
+    return lambda at: rehearse._check_phase(SimpleNamespace(**options), compiles, executes)
+
+
+def of_a_folder_of_messages(at: Path) -> Iterator[Call]:
+    sender = FileCommunicator(at / "none", 0)
+    yield lambda: sender.send("m", np.ones(1), [1])
+    (at / "none").mkdir()
+
+
+def of_a_late_message(at: Path) -> Iterator[Call]:
+    yield lambda: FileCommunicator(at, 1, seconds=0).receive("m", 0)
+    FileCommunicator(at, 0).send("m", np.ones(1), [1])
 
 
 def contact(*words: str) -> Callable[[Path], object]:
@@ -169,14 +190,21 @@ CLUSTERS: dict[str, Situation | tuple[Situation, ...]] = {
         f"{PLAN} --devices 24", f"{PLAN} --devices 24 --search"
     ),
     "set training.global_batch={}, which is parted among several graphs": of_a_prime_number_of_micro_batches,
+    "{} of search": command(f"{PLAN} parallel.tensor=3", PLAN),
     # rehearse
-    "leave one of the two out": (
-        command(f"{REHEARSE} --compile --mesh data=2", f"{REHEARSE} --help"),
-        command(f"{REHEARSE} --first-contact --steps 4", f"{REHEARSE} --help"),
+    "leave one of the two out": instead(
+        phase(mesh="data=2", compiles=True), phase(mesh="data=2", executes=True), phase(compiles=True)
     ),
-    "give less, or leave it out": command(f"{REHEARSE} --first-contact --taken 64", f"{REHEARSE} --help"),
-    "expected distinct, all, or numbers from 0 to {}": command(f"{REHEARSE} --compile --ranks 7", f"{REHEARSE} --help"),
-    "give 4 or more": command(f"{REHEARSE} --execute --steps 2", f"{REHEARSE} --help"),
+    "{} of rehearse": instead(phase(streams=True, compiles=True), phase(streams=True, target="ascend", compiles=True)),
+    "expected distinct, all, or numbers from 0 to {}": instead(
+        *(lambda at, text=text: rehearse._ranks(text, 2) for text in ("7", "distinct", "all", "0,1"))
+    ),
+    "give 4 or more": instead(lambda at: checked(steps=2), lambda at: checked(steps=4)),
+    "choose a smaller mesh, for example --mesh data=2,tensor=2": instead(
+        lambda at: check_memory(Mesh(1 << 20, 1)), lambda at: check_memory(parse_mesh("data=2,tensor=2"))
+    ),
+    "the folder must exist, be empty at the start and allow hard links": of_a_folder_of_messages,
+    "rank {} waited {} s for message {} from rank {}, which has ended, hangs or never sends it": of_a_late_message,
     "give --devices N or a parallel.* key above 1, or --compile alone": instead(
         lambda at: checked("devices=1"), lambda at: checked("devices=2"), lambda at: checked("parallel.data=2")
     ),
@@ -192,20 +220,18 @@ CLUSTERS: dict[str, Situation | tuple[Situation, ...]] = {
 
 
 CLUSTERS_UNTRIED = {
+    "give less, or leave it out": "starts the workers of a first contact",
     "give --devices N": "the configuration itself refuses such a number first",
     "give another one, such as output={}-2": "a whole ladder; carried out in first_run/test_ladder.py",
     "add device=cpu to try it here": "a whole ladder; carried out in first_run/test_ladder.py",
     "climb these first, on one server, without --nodes and --rank-table": "needs two servers",
     "`ms-codegeex doctor` says what is missing": "needs a device that MindSpore cannot use",
-    "choose a smaller mesh, for example --mesh data=2,tensor=2": "of a machine with little free memory",
     "set device to ascend or gpu": "a rehearsal that compiles; carried out in commands/test_command_rehearse.py",
-    "the folder must exist, be empty at the start and allow hard links": "needs another file system",
     "run `pip install ziglang`": "installs a package",
     "run `pip install ziglang` and take this compiler off PATH, or repair it": "installs a package",
     # what only an error of a rehearsal's own can cause, said for a report
     **dict.fromkeys(
         (
-            "rank {} waited {} s for message {} from rank {}, which has ended, hangs or never sends it",
             "rank {} receives {} {} from rank {}, which sends {} {}",
             "rank {} holds {}, its layout says {}",
             "it knows {} of one tensor",
@@ -213,9 +239,7 @@ CLUSTERS_UNTRIED = {
             "the graph must be this rank's, compiled under semi_auto_parallel",
             "no streams were assigned ({})",
             "{} of operators",
-            "{} of rehearse",
             "{} of execution_program",
-            "{} of search",
             "{} is not one of the {} ranks 0 to {}",
         ),
         "no mistake of a user's",

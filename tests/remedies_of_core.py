@@ -992,11 +992,13 @@ GENERATION: dict[str, Situation | tuple[Situation, ...] | str] = {
     "expected one word": of_a_file(b"two words", b"word", read_key),
 }
 GENERATION_UNTRIED = {
+    "load the model again": "of a program that uses the engine after one of its processes has ended",
     **dict.fromkeys(
         (
             "device {} became rank {} of MindSpore's communication",
             "device {} could not load the compiled operators",
             "{} of scheduler",
+            "{} of network",
             "the program ends",
         ),
         "names no remedy; of a process that fails",
