@@ -201,7 +201,7 @@ def _known(path: Path, result: dict[str, Any]) -> list[str]:
     from ms_codegeex.formats.peft import description_of
 
     with suppress(UserError):  # the readers of models report it, and a run may have no checkpoint yet
-        if path.is_dir():
+        if path.is_dir() and "description" not in result:
             result["description"] = description_of(path).to_json()
         return [*description_from(result.get("description", {}), path).lines()]
     return []

@@ -25,7 +25,7 @@ _SQUARE = "blocks.{i}.attention.output.weight"  # in every family; ranks share i
 # a model with these sizes of a preset has the preset's other sizes, too
 _TELLING = ("hidden_size", "num_layers", "intermediate_size")
 # What a family rotates by, unless its base is a size, whether `config.json` says so at the top, as `rope_scaling` or,
-# since transformers 5, as `rope_parameters`.
+# since transformers 5, as `rope_parameters`. Where it is a size, transformers takes this base for a missing one, too.
 _ROPE = {"rope_theta": 10_000, "rope_type": "default", "type": "default"}
 QUANTISED_KEYS = ("quantization_config", "quantization", "compression_config")
 # other keys of a size, in classes and versions of transformers, that count where the family's own is missing or null
@@ -141,7 +141,7 @@ class FamilyFormats:
         for key in values:  # most others are of other programs
             if not key.endswith("_token_id") and (near := difflib.get_close_matches(str(key), absent, 1, MISSPELT)):
                 raise UserError(f"config.json: {key} is unknown, and {near[0]} is not there; rename or remove the key")
-        return self._checked(read, self.data.sizes.keys, "config.json")
+        return self._checked({**_ROPE, **read}, self.data.sizes.keys, "config.json")
 
     def to_json(self, config: Any, base: Mapping[str, Any] | None = None) -> dict[str, Any]:
         data = self.data.sizes

@@ -7,7 +7,6 @@ import math
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,12 @@ def describe_model(directory: Path) -> dict[str, Any]:
         dtypes[tensor["dtype"]] = dtypes.get(tensor["dtype"], 0) + math.prod(tensor["shape"])
     its_family, its = model_types().get(str(model.config["model_type"]), (None, None))
     tokenizer, refused = [name for name in TOKENIZER_FILES if (directory / name).is_file()], []
-    for reader, there in ((partial(open_source, say=list), its_family), (load_tokenizer, its_family and tokenizer)):
+    known: dict[str, Any] = {}
+
+    def describe(place: Path) -> None:  # a released model's marks, too, which no file of its directory names as such
+        known["description"] = open_source(place, say=list).description.to_json()
+
+    for reader, there in ((describe, its_family), (load_tokenizer, its_family and tokenizer)):
         try:
             _ = reader(directory) if there else None
         except UserError as error:
@@ -54,6 +58,7 @@ def describe_model(directory: Path) -> dict[str, Any]:
         "tokenizer": tokenizer,
         "tokenizer_unread_elsewhere": unread_elsewhere(directory, "`ms-codegeex convert --to hf` writes its class"),
         "files": {path.name: size_of(path) for path in sorted(directory.iterdir()) if path.name[0] != "."},
+        **known,
     }
 
 

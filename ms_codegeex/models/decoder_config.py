@@ -63,7 +63,10 @@ class DecoderConfig:
             raise UserError(f"model.eos_token_id: {wrong}; {remedy}")
         turned, head = self.rotary_dim, self.head_dim
         if turned % 2 or turned > head:
-            raise UserError(f"model.rotary_dim: {turned} of {head} channels; give an even number up to {head}")
+            key, remedy = "rotary_dim", f"give an even number up to {head}"
+            if "rotary_dim" not in asdict(self):  # type: ignore[call-overload]
+                key, remedy = "num_heads", "choose a divisor of model.hidden_size that leaves an even number"
+            raise UserError(f"model.{key}: {turned} of {head} channels of a head are turned in pairs; {remedy}")
 
     @property
     def head_dim(self) -> int:

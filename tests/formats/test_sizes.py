@@ -71,6 +71,14 @@ def test_what_a_file_does_not_record_has_the_default_of_its_field(tmp_path):
     assert open_source(tmp_path / "hf").fields == FIELDS["codegen"]
 
 
+def test_a_rotary_base_that_is_not_recorded_is_that_of_transformers(tmp_path):
+    convert(save_run(tmp_path / "run", "qwen2", parameters("qwen2")), "hf", tmp_path / "hf")
+    recorded = read_json(tmp_path / "hf" / "config.json")
+    del recorded["rope_theta"]
+    write_json(tmp_path / "hf" / "config.json", recorded)
+    assert open_source(tmp_path / "hf").fields == FIELDS["qwen2"] | {"rotary_base": 10_000}
+
+
 @pytest.mark.parametrize("size, near", [("score_fp32", "scores_fp32"), ("wings", None)])
 def test_an_unknown_size_in_a_checkpoint_is_refused(tmp_path, size, near):
     path = save_run(tmp_path / "run", "codegen", parameters("codegen"), **{size: 3})

@@ -129,6 +129,7 @@ def test_what_an_fp16_run_computes_in_fp32(wide):
         ("codegeex2", "rotary_dim", 33),
         ("codegeex2", "rotary_dtype", "fp8"),
         ("codegeex2", "norm_eps", 0.0),
+        ("qwen2", "num_heads", 128),
     ],
 )
 def test_sizes_that_do_not_fit_name_the_key(name, field, value):

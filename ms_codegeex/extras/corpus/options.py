@@ -45,7 +45,7 @@ class DatasetOptions:
     )
     tokenizer: str = option(
         "codegeex, codegen-nl, codegen-multi, codegen-mono, or a directory with a tokenizer's files, such as a "
-        "model directory; CodeGeeX2's is always a directory (default: codegeex)",
+        "model directory; those of CodeGeeX2 and Qwen2 are always directories (default: codegeex)",
         "NAME|DIR",
         "codegeex",
     )

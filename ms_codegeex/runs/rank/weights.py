@@ -170,6 +170,8 @@ def _check_sizes(model: ModelConfig, where: str, family: str, theirs: Any, ids: 
         return
     grown = [name for name, size in GROWABLE.items() if size in odd and size in larger]
     ways = [" ".join(odd.values())]
+    if "vocab_size" in odd and model.sizes.eos_token_id >= theirs.vocab_size:  # it would have no row
+        ways[0] += f" model.eos_token_id={theirs.eos_token_id}"
     if grown:
         rest = [word for name, word in odd.items() if name not in larger]
         ways.append(" ".join([*rest, f"model.grow=[{','.join(sorted({*grown, *model.grow}))}]"]))

@@ -8,6 +8,7 @@ import small_models
 from tokenizer_files import write_chatglm, write_qwen2
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.cli import main
 from ms_codegeex.data.infilling.sentinels import JOINED, ORDERS, Sentinels, joined_files, sentinels
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.extras.serving.infilling import infill_prompt
@@ -108,7 +109,7 @@ def qwen2(tmp_path_factory):
     return load_tokenizer(write_qwen2(tmp_path_factory.mktemp("qwen2")))
 
 
-def test_a_released_directory_is_asked_with_its_tokenizers_marks(qwen2, tmp_path):
+def test_a_released_directory_is_asked_with_its_tokenizers_marks(qwen2, tmp_path, capsys):
     """One of ours says itself whether the model has learnt them."""
     (tmp_path / "run/tokenizer").mkdir(parents=True)
     run = save_run(tmp_path / "run", qwen2, None, vocab_size=736, eos_token_id=qwen2.eos_id)
@@ -119,6 +120,9 @@ def test_a_released_directory_is_asked_with_its_tokenizers_marks(qwen2, tmp_path
     source = open_source(tmp_path / "hf")
     marks = source.description.infill
     assert (marks.prefix, marks.files[2], marks.order) == ("<|fim_prefix|>", "<|file_sep|>filename\n", ORDERS["psm"])
+    capsys.readouterr()
+    assert main(["inspect", str(tmp_path / "hf"), "--json"]) == 0
+    assert sentinels(json.loads(capsys.readouterr().out)["description"]["infill"]) == marks
     convert(source, "hf", tmp_path / "again", progress=False)
     assert sentinels(json.loads((tmp_path / "again/serving.json").read_text())["infill"]) == marks
     model = described_model(load_model(tmp_path / "again"), tmp_path / "again")

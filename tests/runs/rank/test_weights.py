@@ -87,6 +87,7 @@ def test_without_weights_there_are_none():
         ("codegen", {"num_layers": 3}, "set model.num_layers=2"),
         ("codegen", {"layer_norm_eps": 1e-5}, "has layer_norm_eps 1e-06, the run's model 1e-05; set"),
         ("codegen", {"vocab_size": 32}, "set model.vocab_size=24, or model.grow=[vocabulary]"),
+        ("qwen2", {"vocab_size": 32, "eos_token_id": 30}, "model.vocab_size=24 model.eos_token_id=3, or model.grow"),
         ("codegen", {"vocab_size": 20, "grow": ["vocabulary"]}, "set model.vocab_size=24"),
         ("codegen", {"max_position_embeddings": 32}, "or model.grow=[context]"),
         ("codegeex", {"max_position_embeddings": 16}, "the run's model 16; set model.max_position"),
