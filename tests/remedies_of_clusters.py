@@ -221,7 +221,6 @@ CLUSTERS: dict[str, Situation | tuple[Situation, ...]] = {
 
 CLUSTERS_UNTRIED = {
     "give less, or leave it out": "starts the workers of a first contact",
-    "give --devices N": "the configuration itself refuses such a number first",
     "give another one, such as output={}-2": "a whole ladder; carried out in first_run/test_ladder.py",
     "add device=cpu to try it here": "a whole ladder; carried out in first_run/test_ladder.py",
     "climb these first, on one server, without --nodes and --rank-table": "needs two servers",

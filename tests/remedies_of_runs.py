@@ -650,6 +650,12 @@ MODELS: dict[str, Situation | str | tuple[Situation | str, ...]] = {
     "set model.vocab_size={} or more, or model.eos_token_id to one of its ids": sizes(
         {"eos_token_id": 99, "vocab_size": 100}, {"eos_token_id": 5}, eos_token_id=99
     ),
+    "choose a divisor of model.hidden_size that leaves an even number": instead(
+        *(
+            lambda at, heads=heads: family("qwen2").config.build_config("tiny", {"num_heads": heads})
+            for heads in (128, 4)
+        )
+    ),
     "give an even number up to {}": sizes({"rotary_dim": 4}, rotary_dim=3),
     "choose fp32, fp16 or bf16": sizes(*({"rotary_dtype": x} for x in ("fp32", "fp16", "bf16")), rotary_dtype="x"),
     "known are {}": instead(

@@ -83,6 +83,13 @@ def of_another_server(answer: Any) -> Situation:
     return situation
 
 
+def of_no_list_of_models(at: Path) -> Iterator[Call]:
+    with Server(lambda body: ("y", "stop"), models=b"{}") as odd, Server(lambda body: ("y", "stop")) as right:
+        yield lambda: RemoteModel(odd.url)
+        yield lambda: RemoteModel(odd.url, name="small")
+        yield lambda: RemoteModel(right.url)
+
+
 def of_a_missing_url(at: Path) -> Iterator[Call]:
     yield lambda: list_files(RemotePath("memory://remedies/here"))
     fsspec.filesystem("memory").pipe_file("/remedies/here/a", b"x")
@@ -123,6 +130,7 @@ SHARED: dict[str, Situation | tuple[Situation, ...] | str] = {
     ),
     "is a variable empty?": instead(lambda at: parse_location("s3:///"), lambda at: parse_location("s3://bucket/")),
     "expected http(s)://HOST[:PORT]/v1": of_an_address,
+    "{} of server_answers": of_no_list_of_models,
     "{} has {}": at_server("--name other x", "--name SAID x"),
 }
 SHARED_UNTRIED = {
