@@ -102,6 +102,7 @@ MORE = {
 FAMILIES = {
     "codegen": ["model.family=codegen", "model.preset=tiny", "model.rotary_dim=4", "training.dropout=0"],
     "codegeex2": ["model.family=codegeex2", "model.preset=tiny", "model.rotary_dim=8", "training.dropout=0"],
+    "qwen2": ["model.family=qwen2", "model.preset=tiny", "training.dropout=0"],
 }
 RECOMPUTED, NOT_RECOMPUTED = "training.recompute=full", "training.recompute=none"
 FAMILY_MESHES = [("codegeex2", ["devices=4", "training.global_batch=8", "parallel.optimizer_shard=2", RECOMPUTED])]
