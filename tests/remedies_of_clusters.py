@@ -17,7 +17,7 @@ from remedies_of_data import Call, Situation, instead, run
 from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.extras.cluster.commands import rehearse
-from ms_codegeex.extras.cluster.plans.search import with_graph
+from ms_codegeex.extras.cluster.plans.search import with_graph, without_mesh
 from ms_codegeex.extras.cluster.rehearsal.communicator import FileCommunicator
 from ms_codegeex.extras.cluster.rehearsal.execute import check_executable, check_memory
 from ms_codegeex.extras.cluster.rehearsal.first_contact import contact_config
@@ -190,6 +190,9 @@ CLUSTERS: dict[str, Situation | tuple[Situation, ...]] = {
         f"{PLAN} --devices 24", f"{PLAN} --devices 24 --search"
     ),
     "set training.global_batch={}, which is parted among several graphs": of_a_prime_number_of_micro_batches,
+    "give --devices N": instead(
+        lambda at: without_mesh(Path(CONFIG), ["devices=null"]), lambda at: without_mesh(Path(CONFIG), ["devices=32"])
+    ),
     "{} of search": command(f"{PLAN} parallel.tensor=3", PLAN),
     # rehearse
     "leave one of the two out": instead(

@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
+import pytest
 import small_models
 from cluster_runs import config as cluster
 from cluster_runs import values as cluster_values
@@ -185,7 +185,8 @@ def gpus(wrong: tuple[dict[str, Any], Driver], *right: tuple[dict[str, Any], Dri
 
     def checked(settings: dict[str, Any], driver: Driver, at: Path) -> None:
         config = configured(**{"device": "gpu", "training__precision": "fp16"} | settings)
-        with patch.object(memory_check, "probe_gpu_backend", lambda: GpuBackend((), driver, "")):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(memory_check, "probe_gpu_backend", lambda: GpuBackend((), driver, ""))
             check_gpus(config, config.devices)
 
     return instead(partial(checked, *wrong), *(partial(checked, *each) for each in right))
@@ -384,11 +385,19 @@ class Clock:
         self.meanwhile()
 
 
+@contextlib.contextmanager
+def clocked() -> Iterator[Clock]:
+    """The clock of servers that meet."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(rendezvous, "time", clock := Clock())
+        yield clock
+
+
 def meeting(happens: Callable[[rendezvous.Rendezvous, rendezvous.Rendezvous, Path], object]) -> Situation:
     """Two servers; what one does ends the other. Then both start again."""
 
     def situation(at: Path) -> Iterator[Call]:
-        with patch.object(rendezvous, "time", Clock()) as clock:
+        with clocked() as clock:
 
             def both(folder: Path = at) -> list[rendezvous.Rendezvous]:
                 first = rendezvous.Rendezvous(folder, 0, 2).__enter__()
@@ -412,7 +421,7 @@ def meeting(happens: Callable[[rendezvous.Rendezvous, rendezvous.Rendezvous, Pat
 
 
 def of_no_server_0(at: Path) -> Iterator[Call]:
-    with patch.object(rendezvous, "time", Clock()) as clock:
+    with clocked() as clock:
         yield lambda: rendezvous.Rendezvous(at, 1, 2).__enter__()
         first = rendezvous.Rendezvous(at, 0, 2).__enter__()
         clock.meanwhile = first._write

@@ -141,7 +141,7 @@ def test_the_run_gets_what_set_env_of_cann_has_set(tmp_path):
 @pytest.mark.parametrize(
     "words, message",
     [
-        ((*TABLE,), "--node-rank: missing; give this server's number, 0 to 1"),
+        ((*TABLE,), "--node-rank: missing; give --node-rank K, this server's number, 0 to 1"),
         (("--rank-table",), "--rank-table needs a value"),
     ],
 )

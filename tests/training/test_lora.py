@@ -310,7 +310,10 @@ def test_dropout_acts_on_the_input_of_the_adapter_alone():
             {"lora": {"rank": 4, "frozen": "fp16"}, "device": "ascend", "devices": 2},
             "set devices=1, or lora.frozen=fp32",
         ),
-        ({"lora": {"rank": 4, "frozen": "fp16"}, "device": "ascend"}, "set training.precision=fp16, or lora.frozen"),
+        (
+            {"lora": {"rank": 4, "frozen": "fp16"}, "device": "ascend"},
+            "set lora.frozen=fp16 and training.precision=fp16, or",
+        ),
         ({"lora": {"frozen": "int4"}}, "lora.frozen: int4, but all weights are trained"),
         (
             {"lora": {"rank": 4, "frozen": "int8"}, "devices": 2},

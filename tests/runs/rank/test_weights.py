@@ -113,7 +113,7 @@ def test_another_family_is_named(models):
         ({"grow": ["layers"]}, "model.grow: found .'layers'.; expected a list of vocabulary and context"),
         ({"grow": "context"}, "model.grow: found 'context'"),
         ({"grow": [["context"]]}, "model.grow: found ..'context'..; expected a list"),
-        ({"fresh": "head"}, "model.fresh: found .head.; expected a list"),
+        ({"fresh": "head"}, "model.fresh: found .head.; expected parts of"),
         ({"fresh": ["hed"]}, "model.fresh: no parameter.s name contains .hed.; one of them is embedding"),
     ],
 )

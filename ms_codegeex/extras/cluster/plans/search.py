@@ -259,7 +259,7 @@ def without_mesh(path: Path, overrides: Sequence[str]) -> RunConfig:
     free = [f"{key}={json.dumps(value)}" for key, value in FREE.items()]
     config = load_config(path, [*overrides, *free, "devices=1"])
     if type(found) is not int or found < 1:
-        raise UserError(f"devices: found {found}")  # the caller shows what the file itself was refused for
+        raise UserError(f"devices: found {found}, expected their number; give --devices N")
     return replace(config, devices=found)
 
 

@@ -281,11 +281,13 @@ def router(backend: Backend) -> APIRouter:
 
     @routes.post("/v1/completions", response_model=Completion)
     async def completions(body: CompletionRequest, request: Request) -> Response:
+        """Continue a prompt."""
         plan = await prepared(request, lambda: completion_plan(body, backend))
         return await respond(CompletionResponder(plan, backend, body), body, request)
 
     @routes.post("/v1/chat/completions", response_model=ChatCompletion)
     async def chat(body: ChatRequest, request: Request) -> Response:
+        """Answer in a conversation, if the model is tuned for that."""
         plan = await prepared(request, lambda: chat_plan(body, backend))
         return await respond(ChatResponder(plan, backend, bool(body.logprobs)), body, request)
 

@@ -265,11 +265,13 @@ def router(backend: Backend) -> APIRouter:
 
     @every.post("/infill", tags=["infill"], response_model=NativeAnswer | list[NativeAnswer] | dict[str, Any])
     async def infill(body: InfillRequest, request: Request) -> Response:
+        """The text between a prefix and a suffix; a list if several were requested."""
         responder = await prepared(request, lambda: infill_responder(body, backend))
         return await respond(responder, Sampling(stream=body.stream), request)
 
     @routes.post("/apply-template")
     async def apply_template(body: TemplateRequest, request: Request) -> dict[str, str]:
+        """The prompt of a conversation, for models that were tuned for conversations."""
         return {"prompt": chat_prompt(body.messages, chosen_model(backend, body.model))}
 
     @routes.get("/slots", responses={503: {"description": "no slot is free, with fail_on_no_slot=1"}})

@@ -292,6 +292,7 @@ def router(backend: Backend) -> APIRouter:
 
     @routes.post("/v1/responses", response_model=ResponseObject)
     async def responses(body: ResponsesRequest, request: Request) -> Response:
+        """Answer in a conversation, if the model is tuned for that. Answers are not stored."""
         plan = await prepared(request, lambda: responses_plan(body, backend))
         return await respond(ResponsesResponder(plan, backend, body), body, request)
 

@@ -34,15 +34,18 @@ def router(backend: Backend, metrics: Metrics) -> APIRouter:
     @routes.get("/v1/models/", include_in_schema=False)
     @routes.get("/v1/models")
     async def models() -> ModelList:
+        """The served model, alone and with each adapter."""
         return ModelList(data=[described(each) for each in backend.models.values()])
 
     @routes.get("/v1/models/{name:path}")
     async def model(name: str) -> ServedModelObject:
+        """A served model by its name."""
         return described(chosen_model(backend, name))
 
     @routes.head("/health", include_in_schema=False)
     @routes.get("/health")
     async def health() -> dict[str, str]:
+        """Whether the process is alive: always 200. Needs no key."""
         return {"status": "ok"}
 
     @routes.head("/ready", include_in_schema=False)
@@ -54,6 +57,7 @@ def router(backend: Backend, metrics: Metrics) -> APIRouter:
 
     @routes.get("/metrics", response_class=Response)
     async def measured() -> Response:
+        """Measurements in Prometheus' text format."""
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     return routes

@@ -125,10 +125,12 @@ def router(backend: Backend) -> APIRouter:
 
     @routes.post("/translate", response_model=TaskAnswer)
     async def translate(body: TranslationRequest, request: Request) -> Response:
+        """The code in another language."""
         return await answered("translate", body, request, backend)
 
     @routes.post("/sql", response_model=TaskAnswer)
     async def sql(body: SqlRequest, request: Request) -> Response:
+        """An SQL statement."""
         return await answered("sql", body, request, backend)
 
     def of_code(task: str) -> Callable[[TaskRequest, Request], Awaitable[Response]]:

@@ -75,10 +75,12 @@ def router(backend: Backend) -> APIRouter:
 
     @routes.post("/detokenize")
     def detokenize(body: DetokenizeRequest) -> dict[str, str]:
+        """The text of ids, under llama.cpp's name and vLLM's."""
         return dict.fromkeys(("content", "prompt"), tokenizer.decode(body.tokens))
 
     @routes.get("/tokenizer_info")
     def tokenizer_info() -> dict[str, str | None]:
+        """Names of the special tokens; documents begin with none."""
         eos = tokenizer.token_bytes(tokenizer.eos_id).decode("utf-8", "replace")
         return {"tokenizer_class": tokenizer.name, "eos_token": eos, "bos_token": None, "pad_token": None}
 
