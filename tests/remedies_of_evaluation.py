@@ -677,7 +677,6 @@ def of_no_model(line: str, without: str = "") -> Situation:
 
     def situation(at: Path) -> Iterator[Call]:
         shutil.copytree("model", at / "model")
-        (at / "model/provenance.json").unlink()
         yield failing(f"{line} {without} --output {at}/out")
         yield failing(f"{line} --model {at}/model --output {at}/out")
 
