@@ -179,7 +179,7 @@ class Ours:
 class Transformers:
     """transformers with torch."""
 
-    def __init__(self, name: str, directory: Path, threads: int, _: str):
+    def __init__(self, name: str, directory: Path, threads: int):
         import torch
         from transformers import AutoModelForCausalLM
 
@@ -202,7 +202,7 @@ class Transformers:
 class CTranslate2:
     """CTranslate2 with a converted model."""
 
-    def __init__(self, name: str, directory: Path, threads: int, _: str):
+    def __init__(self, name: str, directory: Path, threads: int):
         import ctranslate2
 
         path, kind = directory.with_name(f"{directory.name}-{name}"), name.partition("-")[2]
@@ -220,7 +220,7 @@ class CTranslate2:
 class LlamaCpp:
     """llama.cpp with 8 sequences, by the functions of its C library that llama-cpp-python passes on."""
 
-    def __init__(self, name: str, directory: Path, threads: int, _: str):
+    def __init__(self, name: str, directory: Path, threads: int):
         import llama_cpp
 
         self.library = llama_cpp
@@ -266,7 +266,8 @@ def serve(name: str, directory: Path, threads: int, cpu_level: str) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print goes to standard error
     kinds = {"ours": Ours, "transformers": Transformers, "ctranslate2": CTranslate2, "llama_cpp": LlamaCpp}
-    engine = kinds[name.partition("-")[0]](name, directory, threads, cpu_level)
+    kind = name.partition("-")[0]
+    engine = kinds[kind](name, directory, threads, *[cpu_level] * (kind == "ours"))
     print(json.dumps("ready"), file=answers, flush=True)
     for line in sys.stdin:
         batch, length, new = json.loads(line)

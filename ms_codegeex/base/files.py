@@ -213,6 +213,8 @@ def atomic_file(path: Path, check: Callable[[Path], object] | None = None) -> Ab
 
 
 def atomic_directory(path: Path, check: Callable[[Path], object] | None = None) -> AbstractContextManager[Path]:
+    """The same for a directory, which replaces `path` as a whole. If `path` is a symbolic link, the link stays and the
+    directory that it points to is replaced."""
     return _replacing(Path(path), Path.mkdir, check, "what was there before is unchanged")
 
 

@@ -64,6 +64,7 @@ class Chip:
 
     @property
     def generation(self) -> str:
+        """The name of the chip, of which this may be a part (`PARTS`)."""
         return ASCEND_910B.name if self.name in PARTS else self.name
 
     def peak(self, precision: str) -> float:

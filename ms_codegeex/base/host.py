@@ -91,6 +91,7 @@ def check_memory(available: int | None, needed: int) -> str | None:
 
 
 def available_cores() -> int:
+    """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

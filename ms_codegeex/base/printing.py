@@ -75,6 +75,7 @@ def print_content(text: str | bytes) -> None:
 
 
 def print_coloured(text: str) -> None:
+    """Print a text with our own colours on standard output. Everything else in it must have gone through `visible`."""
     _print(f"{text}\n", sys.stdout)
 
 

@@ -104,4 +104,5 @@ def _whole(values: Sequence[Fraction]) -> tuple[list[int], bool]:
 
 
 def corpora_of(stages: Sequence[BlendStage]) -> list[str]:
+    """Names of the corpora, in the order in which the stages bring them."""
     return list(dict.fromkeys(name for stage in stages for name in stage.corpora))

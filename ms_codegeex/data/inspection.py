@@ -135,6 +135,7 @@ def report_path(dataset: Dataset) -> str:
 
 
 def origin(prefix: Path, number: int) -> dict[str, Any]:
+    """`source`, `language` and `sha256` (hex) of a document, each None where it is not recorded."""
     row = read_document_row(prefix, number) or {}
     return {**{name: row.get(name) for name in ("source", "language")}, "sha256": row["sha256"].hex() if row else None}
 

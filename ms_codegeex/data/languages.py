@@ -50,6 +50,7 @@ def _keys() -> dict[str, Language]:
 
 
 def lookup(name: str) -> Language | None:
+    """The language called `name`, or None. Case, spaces, `-` and `_` do not matter; aliases such as `js` are known."""
     return _keys().get(name) or _keys().get(_key(name))
 
 

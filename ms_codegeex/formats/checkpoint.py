@@ -188,6 +188,7 @@ class Checkpoint:
         return tuple(self._tensor(name)["shape"])
 
     def dtype(self, name: str) -> str:
+        """A tensor's dtype, e.g. "float32"."""
         return self._tensor(name)["dtype"]
 
     def slices(self, name: str) -> list[dict[str, Any]]:
@@ -291,6 +292,8 @@ def step_of(path: Path) -> int:
 
 
 def newest_sound(root: Path, reasons: list[str] | None = None, verify: bool = True) -> Checkpoint | None:
+    """The newest sound checkpoint in `root`, or None. Without `verify` it is only intact: whoever reads it hashes what
+    it reads. The reasons for skipping later ones are added to `reasons`."""
     return _first_sound(reversed(list_checkpoints(root)), reasons if reasons is not None else [], verify)
 
 
@@ -372,6 +375,8 @@ def set_aside(path: Path, why: str) -> Path:
 
 
 def set_doubtful_aside(root: Path, first: int, keep_one: bool) -> list[Path]:
+    """Set aside the checkpoints of step `first` and later ones; with `keep_one` not the oldest of all: a run has to
+    begin somewhere. Returns their new paths."""
     paths = list_checkpoints(root)[keep_one:]
     return [set_aside(path, "doubtful") for path in paths if step_of(path) >= first]
 

@@ -114,6 +114,7 @@ class Target:
 
 
 def _record(source: Source) -> dict[str, Any]:
+    """What a file without a place for it has to say besides the sizes, for `open_source`."""
     record: dict[str, Any] = {"description": source.description.to_json()}
     with contextlib.suppress(UserError):  # it has none that is known
         tokenizer = source.tokenizer()

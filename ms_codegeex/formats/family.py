@@ -144,6 +144,7 @@ class FamilyFormats:
         return self._checked({**_ROPE, **read}, self.data.sizes.keys, "config.json")
 
     def to_json(self, config: Any, base: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """`config.json` of a model directory with parameters like ours, float32; keys of `base` we do not know stay."""
         data = self.data.sizes
         return {
             "model_type": data.model_type,

@@ -222,6 +222,7 @@ def read_texts(path: Path) -> list[str]:
 
 
 def read_origin(path: Path) -> dict[str, Any] | None:
+    """What `write_mindspore` was given as `origin` for the file at `path`; None if it did not write it."""
     return None if is_safetensors(path) else _Checkpoint(Path(path)).origin
 
 

@@ -158,6 +158,7 @@ class SafetensorsFile:
         return position
 
     def position(self, name: str) -> int:
+        """The first byte of the tensor in the file."""
         return self._start + self._begins[name]
 
     def _view(self, name: str) -> np.ndarray:

@@ -86,6 +86,7 @@ class LazyTensor:
         return np.asarray(array, dtype=NUMPY_DTYPES[self.dtype], order="C")
 
     def float32(self) -> np.ndarray:
+        """The numbers as a new FP32 array; exact for the narrower types, bfloat16 included."""
         array = self.array()
         return from_bfloat16(array) if self.dtype == "bfloat16" else array.astype(np.float32)
 
@@ -125,6 +126,7 @@ def dtype_name(array: np.ndarray) -> str:
 
 
 def from_array(array: np.ndarray, dtype: str | None = None) -> LazyTensor:
+    """A tensor that is already in memory; `dtype` is needed only for bfloat16 bits held as uint16."""
     return LazyTensor(dtype or dtype_name(array), tuple(array.shape), lambda: array)
 
 
@@ -177,6 +179,7 @@ def read_bytes(path: Path, start: int, into: np.ndarray) -> Iterator[np.ndarray]
 
 
 def from_bfloat16(bits: np.ndarray) -> np.ndarray:
+    """The bits of bfloat16 numbers as FP32, which is exact."""
     return (bits.astype(np.uint32) << 16).view(np.float32)  # the upper half of an FP32
 
 

@@ -97,6 +97,7 @@ class _Archive:
         self._size = path.stat().st_size
 
     def _read(self, archive: zipfile.ZipFile, name: str, largest: int) -> bytes:
+        """A small record, which must be stored uncompressed and within its limit."""
         info, what = self._records[name], name.partition("/")[2]
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
             raise UserError(f"{self.path}: its {what} is compressed, which PyTorch never does; save it with torch.save")

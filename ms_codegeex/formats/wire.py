@@ -113,6 +113,7 @@ def varint(value: int) -> bytes:
 
 
 def number_field(number: int, value: int) -> bytes:
+    """A field with a number that is not negative."""
     return varint(number << 3 | VARINT) + varint(value)
 
 

@@ -116,6 +116,7 @@ class Code:
         return opened + context + line + self._text[self._place :]
 
     def scan(self, piece: str) -> int | None:
+        """The number of characters of the next piece after which a block ends; None if none ends in it."""
         return next(self._ends(piece), None)
 
     def _operand(self) -> bool:

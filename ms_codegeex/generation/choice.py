@@ -31,6 +31,7 @@ class TokenChoice(Drawing):
     best: int = 0
 
     def row(self, allowed: int) -> list[float]:
+        """The operator's settings; ids from `allowed` on are never chosen."""
         return [*(getattr(self, name) for name in DRAWING), self.uniform, self.given, allowed]
 
 

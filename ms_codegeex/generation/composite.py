@@ -147,10 +147,12 @@ class CompositeAttention(nn.Cell):
         return keys, self.write_values(self.values, there, self.gather(self.values, here, 0))
 
     def read(self, slot: Tensor) -> tuple[Tensor, Tensor]:
+        """The keys and values of a slot, int32 [1], each [groups * (capacity + 1), d]."""
         here = slot * self.whole + self.inside
         return self.gather(self.keys, here, 0), self.gather(self.values, here, 0)
 
     def write(self, slot: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Such keys and values to a slot, int32 [1]."""
         there = slot * self.whole + self.inside
         return self.write_keys(self.keys, there, keys), self.write_values(self.values, there, values)
 
@@ -211,6 +213,7 @@ class CompositeRead(nn.Cell):
         self.attention = attention
 
     def construct(self, slot: Tensor) -> tuple[Tensor, Tensor]:
+        """int32 [1] -> as `CompositeAttention.read`"""
         return self.attention.read(slot)
 
 
@@ -222,6 +225,7 @@ class CompositeWrite(nn.Cell):
         self.attention = attention
 
     def construct(self, slot: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """int32 [1], and what `CompositeRead` gives -> slot"""
         self.attention.write(slot, keys, values)
         return slot
 
@@ -399,6 +403,7 @@ class CompositeCells:
                 setattr(parent, name, CompositeLinear(cell, factors, self._chosen))
 
     def use_adapters(self, numbers: np.ndarray) -> None:
+        """Set the adapters of the next pass's rows, int32 [m]."""
         if self._chosen is not None:
             self._chosen.set_data(Tensor(np.pad(numbers, (0, MAX_PASS_ROWS - len(numbers)))))
 

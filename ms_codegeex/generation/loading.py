@@ -170,5 +170,6 @@ def _loaded(name: str, path: Path, model: LoadedModel) -> Adapter:
 
 
 def of_matrix(adapters: Sequence[Adapter], name: str) -> list[LoraTerm | None] | None:
+    """Each adapter's addition to the product with this matrix; None if none adds anything."""
     additions = [adapter.matrices.get(name) for adapter in adapters]
     return additions if any(each is not None for each in additions) else None

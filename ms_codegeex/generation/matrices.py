@@ -71,6 +71,7 @@ class TensorWeights:
         return rounded if (rows, columns) == (WHOLE, WHOLE) else rounded.part(rows, columns)
 
     def vector(self, name: str, rows: slice = WHOLE) -> np.ndarray:
+        """FP32 [n], or a part of it"""
         return self.tensors[name].window((rows,)).float32()
 
     def packed(self, name: str, blocks: bool = False) -> PackedMatrix:

@@ -99,6 +99,7 @@ class QuantisedModel:
         return matrix if (rows, columns) == (WHOLE, WHOLE) else matrix.part(WHOLE, columns)
 
     def vector(self, name: str, rows: slice = WHOLE) -> np.ndarray:
+        """FP32 [n], or a part of it"""
         return self._file.tensors[name].window((rows,)).float32()
 
     def packed(self, name: str, blocks: bool = False) -> PackedMatrix:

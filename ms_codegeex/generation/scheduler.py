@@ -360,6 +360,8 @@ class Scheduler:
                 planned.append((Part(request.slot, begin, ids, choices, request.states), request))
 
     def _shortened(self, prompts: Sequence[Request], counts: list[int]) -> list[int]:
+        """The rows of prompts, few for those of a crowd: a typist's next request has to wait for the end of the pass.
+        That costs little where the time of a pass grows with its rows."""
         crowds, few, found = self._crowds() if self.engine.rows_cost else set(), CROWD, []
         for request, count in zip(prompts, counts, strict=True):
             if request.group in crowds:

@@ -104,6 +104,8 @@ class Shares:
         return self._clock() - self._of(group).seen < TYPING_SECONDS
 
     def left_free(self, present: Collection[str], slots: int) -> int:
+        """The number of slots that are left free for groups that may ask again at once, a quarter of all at most; none
+        for those `present`."""
         return min(slots // 4, sum(self._typed(each) for each in self._groups if each not in present))
 
     def next(self, waiting: Collection[str], in_slots: Collection[str], due: Mapping[str, int]) -> str:

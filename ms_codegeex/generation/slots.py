@@ -85,9 +85,11 @@ class SlotEngine:
         return padded if padded <= self._maximum else max(padded, MIN_PROMPT_ROWS)
 
     def clear(self, slot: int, adapter: int = 0) -> None:
+        """Forget the slot's contents. Its next ids are computed with adapter number `adapter` (0: none)."""
         self.cached[slot], self.adapter[slot] = [], adapter
 
     def common(self, slot: int, ids: Sequence[int], adapter: int = 0) -> int:
+        """How many of the first `ids` the slot holds, computed with adapter number `adapter` (0: none)."""
         return shared(self.cached[slot], ids) if self.adapter[slot] == adapter else 0
 
     def keep(self, slot: int, ids: Sequence[int], adapter: int = 0) -> int:
@@ -139,10 +141,12 @@ class SlotEngine:
         return {slot: result[slot] for slot in sequences}
 
     def logits(self, slot: int, ids: Sequence[int], adapter: int = 0) -> np.ndarray:
+        """FP32 [V]: scores of the token that follows `ids`."""
         begin = self.keep(slot, ids, adapter)
         return self._read(self.network.score, slot, ids, begin, [TokenChoice()])[-1]
 
     def all_logits(self, slot: int, ids: Sequence[int], adapter: int = 0) -> np.ndarray:
+        """FP32 [len(ids), V]: scores of the token that follows each of `ids`."""
         self.clear(slot, adapter)
         return self._read(self.network.score, slot, ids, 0, [TokenChoice()] * len(ids))
 

@@ -19,6 +19,7 @@ ACTIVATIONS = {ops.GeLU: 1, FastGelu: 2}  # as `Activation` in kernels/numbers.h
 def _operator(
     library: str, name: str, shapes: Callable[..., Any], results: int = 1, bprop: Callable | None = None
 ) -> ops.Custom:
+    """An operator with FP32 results, whose shapes follow from those of the inputs."""
     types = ms.float32 if results == 1 else (ms.float32,) * results
     return ops.Custom(f"{library}:{name}", out_shape=shapes, out_dtype=lambda *_: types, func_type="aot", bprop=bprop)
 

@@ -82,14 +82,17 @@ class DecoderConfig:
 
     @property
     def rotary_dim(self) -> int:
+        """Channels of each head that rotary positions rotate; 0: none."""
         return 0
 
     @property
     def scores_fp32(self) -> bool:
+        """Whether queries are multiplied with keys in FP32 in an FP16 run."""
         return False
 
     @property
     def softmax_fp32(self) -> bool:
+        """Whether the softmax of an FP16 run is FP32."""
         return True
 
     @property
@@ -204,6 +207,7 @@ def rotary_turns(
 
 
 def _rounded(values: np.ndarray, precision: str) -> np.ndarray:
+    """FP32 numbers that `precision` (fp32, fp16, bf16) can represent, rounded to nearest even."""
     values = values.astype(np.float32)
     if precision == "fp16":
         return values.astype(np.float16).astype(np.float32)

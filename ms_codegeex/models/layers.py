@@ -165,6 +165,7 @@ class Embedding(nn.Cell):
         self.gather, self.widen = ops.Gather(), None
 
     def construct(self, indices: Tensor) -> Tensor:
+        """int32 [...] -> FP32 [..., hidden]"""
         rows = self.gather(self.weight, indices, 0)
         return rows if self.widen is None else self.widen(rows, ms.float32)
 

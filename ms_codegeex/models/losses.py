@@ -64,6 +64,7 @@ class _ChunkedSum(nn.Cell):
         self.sum, self.zeros, self.widen = ops.ReduceSum(), ops.ZerosLike(), ops.Cast()
 
     def _wide(self, table: Tensor, hidden: Tensor) -> Tensor:
+        """The table in FP32, which waits for the hidden states: a frozen one may be held in fewer bits."""
         return table if table.dtype == ms.float32 else self.widen(ops.depend(table, hidden), ms.float32)
 
     def _logits(self, hidden: Tensor, table: Tensor, bias: Tensor) -> Tensor:
@@ -168,4 +169,5 @@ class Sums(nn.Cell):
         self.count, self.join, self.nothing = ops.ReduceSum(keep_dims=True), ops.Concat(0), Tensor([0.0], ms.float32)
 
     def construct(self, loss: Tensor, mask: Tensor) -> Tensor:
+        """FP32 [1], FP32 [rows] -> FP32 [3]: loss, Σ mask, 0"""
         return self.join((loss, self.count(mask), self.nothing))

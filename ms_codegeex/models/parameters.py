@@ -68,6 +68,7 @@ class LayerParameter:
         return self.layer.role.linear and len(self.shape) == 2
 
     def axis_on(self, config: Any, tensor: int) -> int | None:
+        """The axis that `tensor` devices split; None: each holds all of it."""
         whole = tensor == 1 or (self.layer.role.by_groups and config.num_kv_groups % tensor != 0)
         return None if whole else self.axis
 

@@ -17,6 +17,7 @@ def group_name(ranks: list[int]) -> str:
 
 
 def ranks_in_group_name(name: str) -> tuple[int, ...] | None:
+    """The members of one of our groups; None for a group of MindSpore, even if its name begins with one of ours."""
     ranks = name.removeprefix(PREFIX).split("-") if name.startswith(PREFIX) else ["none"]
     return tuple(map(int, ranks)) if all(map(str.isdecimal, ranks)) else None
 

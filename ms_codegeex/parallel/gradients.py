@@ -56,11 +56,14 @@ def narrow_sum(reduce: Any, devices: int, half: ms.Type, sent: ms.Type) -> Calla
 
 
 def sixteen_bits(config: RunConfig) -> ms.Type | None:
+    """The type in which a run's gradients travel; None: they stay FP32."""
     types = {"fp16": ms.float16, "bf16": ms.bfloat16}
     return types[config.training.precision] if config.parallel.short_gradients else None
 
 
 def use_gradient_functions(half: ms.Type | None = None) -> None:
+    """Register the functions of this file with MindSpore, in this process, before a graph is compiled. `half`: the
+    16-bit type that gradients are sent in; None: as they are."""
     for operator, function in FUNCTIONS.items():
         bprop_getters.register(operator)(_getter(partial(function, half=half), bprop_getters[operator.__name__]))
 

@@ -202,6 +202,7 @@ class Placement:
         return self.layouts is None or self._layout(name)[1].stage == self.mesh.coordinates(self.rank)[0]
 
     def elsewhere(self, name: str) -> bool:
+        """Whether the tensor, which may be anything that a step keeps, belongs to a weight of another stage."""
         return self.layouts is not None and split_moment(name)[1] in self.layouts and not self.here(name)
 
     def stored_name(self, name: str) -> str:
@@ -212,6 +213,7 @@ class Placement:
         return prefix + (layout.copy_of or layout.name)
 
     def window(self, name: str) -> tuple[slice, ...] | None:
+        """The slice of the whole tensor that this rank holds; None: all of it."""
         return None if self.layouts is None else self._layout(name)[1].window(self.mesh, self.rank)
 
     def shape(self, name: str, local: tuple[int, ...]) -> tuple[int, ...]:

@@ -196,6 +196,7 @@ class Strategies:
         _shard(rotary, "up down", heads)
 
     def sample_keys(self, keys: SampleKeys) -> None:
+        """numbers of samples [batch]"""
         _shard(keys, "shift multiply odd", (self.data,), ())
         _shard(keys, "xor", (self.data,), (self.data,))
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 
 def runs_again(setting: str, minimum: str) -> bool:
+    """Whether the backward pass repeats an operator. `setting`: what its block recomputes: none, selective or full.
+    `minimum`: the cheapest setting that repeats this operator: selective or full; "" if none does."""
     return bool(minimum) and setting in ("full", minimum)
 
 
@@ -147,6 +149,7 @@ class MicroBatch:
 
     @property
     def mask_needs_input(self) -> bool:
+        """Whether recomputation has to repeat what a dropout is applied to: a kernel's mask comes with its result."""
         return self.dropout and "dropout" in self.fused
 
     @property

@@ -207,6 +207,8 @@ def attention(model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes) -> tu
 
 
 def _rotation(sizes: TensorSizes, score: int, graph_kernel: bool) -> Vector:
+    """Rotary positions of queries and keys: cast, pairs swapped, two products, sum, cast, in FP32; the same
+    backward. The swap is a separate kernel."""
     byte = sizes.byte
     per_element = 2 * byte + 2 * FP32 + score if graph_kernel else _cast(byte, FP32) + 11 * FP32 + _cast(FP32, score)
     moved = per_element * (sizes.heads + sizes.kv)
@@ -342,6 +344,7 @@ def head(
 
 
 def border(shape: MicroBatch, sizes: TensorSizes, stage: int) -> ModelPart:
+    """The FP32 input of a fused norm that follows a recomputed block: it is kept, where others are cast again."""
     kept = FP32 * sizes.stream if "norm" in shape.fused and shape.bytes < FP32 else 0
     return ModelPart("border of recomputation", stage, 1, (Vector("norm input", 0, 0, kept),))
 

@@ -148,6 +148,7 @@ def write_hardware_file(path: Path, found: HardwareFile) -> None:
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
+    """Changes whenever the file is written; () for a missing file."""
     try:
         status = path.stat()
     except OSError:

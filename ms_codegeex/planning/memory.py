@@ -179,6 +179,8 @@ def _most_open(config: RunConfig, sizes: Sequence[float], stage: int) -> float:
 
 
 def _gradients(config: RunConfig, sums: ParameterSums) -> float:
+    """FP32. Sharded ones exist whole only until their bucket is reduce-scattered; accumulation keeps them whole until
+    the last micro-batch, and one buffer more as large as the parameters."""
     own, whole = FP32 * sums.own_trained, FP32 * sums.shared_trained
     if config.accumulation > 1 or config.mesh.pipeline > 1:
         return 2 * own + whole

@@ -86,6 +86,7 @@ def _norm(layer: Layer, sizes: TensorSizes, shape: MicroBatch) -> tuple[Vector, 
 
 
 def _lookup(layer: Layer, sizes: TensorSizes, size: int) -> Vector:
+    """Lookup of a whole table in FP32, with its cast; the result is kept."""
     name = layer.name.removesuffix("_embedding").replace("_", "-")
     return Vector(f"{name} lookup", 10 * sizes.hidden, 10 * sizes.hidden, size)
 

@@ -19,6 +19,7 @@ def uses_compiled_operators(config: RunConfig) -> bool:
 
 
 def finds_compiled_operators(config: RunConfig) -> bool:
+    """Whether a run trains with them on this machine, which builds them on first use."""
     return uses_compiled_operators(config) and library_path() is not None
 
 

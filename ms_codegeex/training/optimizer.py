@@ -81,6 +81,7 @@ def _aclnn_adamw(
     v: Parameter,
     gradient: Tensor,
 ) -> Tensor:
+    """Update one parameter with the kernel that corrects the bias itself, for step `hyper[5]`."""
     rate, beta1, beta2, epsilon, _, step = hyper
     return kernel(parameter, m, v, v, gradient, step, rate, beta1, beta2, decay, epsilon, False, False)[0]
 
@@ -245,4 +246,5 @@ class AdamW(nn.Cell):
         return ops.depend(lr, ops.assign(self.step, ops.depend(self.step + 1, lr)))
 
     def square(self, gradients: tuple[Tensor, ...]) -> Tensor:
+        """Σ gradient² over all of them, FP32 scalar, by the compiled operator"""
         return self.squares(*gradients)[0]

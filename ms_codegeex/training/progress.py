@@ -56,6 +56,7 @@ class Patience:
 
     @property
     def exhausted(self) -> bool:
+        """Whether the run should end; never without a limit."""
         return bool(self.limit) and self.worse >= self.limit
 
     def start(self, loss: float) -> None:

@@ -193,6 +193,7 @@ class TrainStep(nn.TrainOneStepCell):
         return sums, self.grad(network, self.weights)(inputs, labels, loss_mask, samples, sensitivity)
 
     def mark(self, last: Tensor) -> Tensor:
+        """FP32 [3]: `OVERFLOWED` in the last position if the register shows an overflow until `last` was computed."""
         overflowed = self.register.overflowed(last)
         return self.square_place * ops.select(overflowed, Tensor(OVERFLOWED, ms.float32), Tensor(0.0, ms.float32))
 

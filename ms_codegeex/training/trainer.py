@@ -97,6 +97,7 @@ class Trainer(ObservedRun):
         return self.stopped or self.finished
 
     def stop(self) -> None:
+        """End the run after this step. All ranks have to stop after the same one."""
         self.stopped = True
 
     @property

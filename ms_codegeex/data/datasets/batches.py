@@ -27,6 +27,7 @@ ENDS_INSIDE = "ends_inside"  # true in dataset.json if examples have the end tok
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
+    """splitmix64's finaliser, uint64 -> uint64 (Steele et al., 2014)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
@@ -86,6 +87,7 @@ class Batch:
         return [self.rows(i * size, (i + 1) * size) for i in range(count)]
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The arrays in the order in which the networks take them."""
         return self.inputs, self.labels, self.loss_mask, self.samples
 
 
@@ -153,6 +155,7 @@ class Sequences(ABC):
         return numbers - start[segment] < size[segment]
 
     def training_batch(self, first: int, count: int) -> Batch:
+        """Samples with the global numbers first..first+count-1, in the seed's order; epochs follow each other."""
         numbers = np.arange(first, first + count, dtype=np.int64)
         return self.read(self.indices(numbers), numbers)
 

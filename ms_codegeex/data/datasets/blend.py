@@ -53,6 +53,7 @@ class _Table:
     before: np.ndarray  # int64 [corpora]: samples of each in earlier stages
 
     def given(self, samples: int) -> np.ndarray:
+        """The number of samples of each corpus before sample `first` + `samples`, int64 [corpora]."""
         periods, rest = divmod(samples, len(self.turns))
         return self.before + periods * self.weights + np.bincount(self.turns[:rest], minlength=len(self.weights))
 

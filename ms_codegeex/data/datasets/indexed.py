@@ -27,6 +27,7 @@ AGAIN = "prepare it again with --replace"  # what to do with a damaged dataset
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
+    """The dtype of ids on disk: uint16 where they fit, int32 otherwise."""
     return np.dtype("<u2" if vocab_size <= _SMALL_VOCABULARY else "<i4")
 
 
@@ -135,6 +136,7 @@ class IndexedDataset:
                 raise UserError(f"{_file(self.prefix, '.bin')}: {found}, so another tokenizer made it; {AGAIN}")
 
     def _check(self, sizes: np.ndarray, pointers: np.ndarray, starts: np.ndarray, data_bytes: int) -> np.ndarray:
+        """Document boundaries in ids, int64 `[documents + 1]`, after checking that the files are consistent."""
         if sizes.size and sizes.min() <= 0:
             raise damaged_dataset(self._index_path, f"sequence {int(sizes.argmin())} has size {int(sizes.min())}")
         bounds = np.concatenate(([0], np.cumsum(sizes)))

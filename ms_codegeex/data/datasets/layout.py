@@ -28,6 +28,7 @@ REPORT_FORMAT, REPORT_VERSION = "ms-codegeex report", 1
 
 
 def mask_path(prefix: Path) -> Path:
+    """The file that says which tokens of the split `prefix` the loss counts: uint8, one byte per token."""
     return prefix.with_name(prefix.name + ".mask")
 
 

@@ -201,6 +201,7 @@ def held_out_like(name: str, directories: Sequence[str]) -> str:
 
 
 def reaches(config: RunConfig, step: int) -> bool:
+    """Whether the run may continue after `step` steps; with `training.tokens`, that is not known before."""
     return config.training.tokens is not None or step < config.steps
 
 
@@ -225,6 +226,8 @@ def training_data(config: RunConfig) -> Sequences | Blend:
 
 
 def lacks_validation(config: RunConfig) -> str:
+    """The dataset that a run is evaluated on, if none is named and its validation split is empty, as with `prepare
+    --validation-share 0`; otherwise an empty text."""
     directory = _last_corpus(config)
     return directory if config.data.validation is None and evaluated_split(directory) == "train" else ""
 

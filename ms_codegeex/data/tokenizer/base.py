@@ -79,6 +79,7 @@ class Tokenizer(ABC):
         return self.vocab_size
 
     def is_unused(self, number: int) -> bool:
+        """Whether an id is unused: `encode` never gives it, and it is neither the end token nor part of the prefix."""
         return number >= self.vocab_size
 
     def may_be_changed(self, data: bytes, size: int) -> bool:
@@ -113,6 +114,8 @@ class Tokenizer(ABC):
         return {"name": self.name, "fingerprint": self.fingerprint}
 
     def decode(self, ids: Iterable[int]) -> str:
+        """Text of a whole sequence; broken UTF-8 becomes U+FFFD. For ids that continue others use `continuation`: a
+        tokenizer may remove a space from the front of a text, but not in the middle of one."""
         return b"".join(self._pieces((), ids)).decode("utf-8", "replace")
 
     def file_texts(self, ids: Sequence[int]) -> list[str]:

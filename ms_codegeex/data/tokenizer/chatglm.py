@@ -109,6 +109,7 @@ class CodeGeeX2Tokenizer(Tokenizer):
         return ids[len(self._break) :] if ids[: len(self._break)] == self._break else self.encode(text)
 
     def encode_prompt(self, text: str, special: bool = True) -> list[int]:
+        """`[gMASK] sop` and the ids of the text, in which names of special tokens are text."""
         return [*self.prefix, *self.encode(text)]
 
     def _pieces(self, before: Sequence[int], ids: Iterable[int]) -> Iterator[bytes]:

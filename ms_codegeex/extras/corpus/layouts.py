@@ -114,10 +114,12 @@ class Table:
     texts: tuple[str, ...]
 
     def of(self, record: Mapping[str, Any], task: str = "") -> RecordLayout | None:
+        """The layout of a record: the first that fits it, one of this task if there is one; None if none fits."""
         wanted = (layout for layout in self.layouts if layout.task == task and layout.fits(record))
         return next(wanted, None) or next((layout for layout in self.layouts if layout.fits(record)), None)
 
     def names(self, task: str, use: str) -> tuple[str, ...]:
+        """The fields that hold `use` in the layouts of a task, in their order."""
         listed = (name for layout in self.layouts if layout.task == task for name in layout.uses.get(use, "").split())
         return tuple(dict.fromkeys(listed))
 

@@ -379,5 +379,6 @@ def of_texts(stated: Iterable[Stated]) -> list[Stated]:
 
 
 def nearest_licence(stated: Iterable[Stated], path: str) -> str:
+    """The first licence for `path` that is known, else the first one; empty: none is stated."""
     names = [name for paths, name in stated if paths is None or paths.fullmatch(path)]
     return next((name for name in names if UNKNOWN not in judge((name,), ())[0]), next(iter(names), ""))

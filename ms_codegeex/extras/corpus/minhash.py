@@ -123,6 +123,8 @@ def _lexer(language: str) -> Any | None:
 
 
 def bands_for(threshold: float) -> int:
+    """The number of bands of a signature. Two signatures that agree in a share `threshold` of their places must agree
+    in all of at least one band, so there is one band more than places in which they may differ."""
     differing = math.floor((1 - threshold) * PERMUTATIONS + 1e-9)
     return max(differing + 1, 2)
 
@@ -139,4 +141,5 @@ def band_keys(signatures: np.ndarray, bands: int) -> np.ndarray:
 
 
 def are_similar(signatures: np.ndarray, others: np.ndarray, threshold: float) -> np.ndarray:
+    """Whether the rows of two arrays of signatures agree in a share `threshold` of their places, bool `[documents]`."""
     return np.mean(signatures == others, axis=1) >= threshold

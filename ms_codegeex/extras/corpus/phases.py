@@ -58,6 +58,7 @@ class Flags:
             self.bits[places] |= np.uint8(1 << bit)
 
     def at(self, numbers: np.ndarray) -> np.ndarray:
+        """The flags of `numbers`, bool `[numbers]`."""
         return (self.bits[numbers >> 3] >> (numbers & 7).astype(np.uint8) & 1).astype(bool)
 
     def between(self, first: int, end: int) -> np.ndarray:
@@ -187,6 +188,8 @@ class Phases:
     def by_block(
         self, phase: str, make: Maker, chosen: Flags | None = None, save: Callable[[Path, Any], None] | None = None
     ) -> None:
+        """Save `make(directory, block, rows)` for the blocks that have no result yet, with `save` or else `save_array`.
+        `rows` are the positions in the block of the `chosen` documents, int64; None: all."""
         tasks = (
             (path, block, None if chosen is None else np.packbits(chosen.between(block.first, block.end)))
             for path, block in zip(self.paths(phase), self.blocks, strict=True)

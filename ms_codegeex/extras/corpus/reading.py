@@ -64,6 +64,7 @@ class Unit:
 
     @property
     def held_out(self) -> bool:
+        """Whether its documents are for validation."""
         return self.files[0].held_out
 
     @property

@@ -173,6 +173,7 @@ def _decoded(value: bytes) -> bytes:
 
 
 def is_assigned(value: bytes) -> bool:
+    """Whether this may be a secret that its name announces."""
     return 12 <= len(value) <= _LONGEST and (is_random(value) or is_mixed(value))
 
 

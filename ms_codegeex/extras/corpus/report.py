@@ -84,6 +84,7 @@ def _bars(languages: Mapping[str, Any], name: str) -> Html:
 
 
 def _histogram(lengths: Mapping[str, Any]) -> Html:
+    """A bar for each range of lengths: `documents[i]` have at least `edges[i]` and less than `edges[i + 1]` tokens."""
     edges, documents = lengths.get("edges", []), lengths.get("documents", [])
     if not any(documents):
         return note("No documents.")

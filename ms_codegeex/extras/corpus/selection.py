@@ -177,6 +177,7 @@ def _large_packages(
 
 
 def _numbers(names: Iterable[str], seed: int) -> np.ndarray:
+    """The first 64 bits of the names' hashes, uint64 `[names]`: of hundreds of millions, no two are likely to agree."""
     hashes = np.frombuffer(b"".join([hash_key(seed, name) for name in names]), ">u8")  # four numbers each
     return hashes[::4].astype(np.uint64)
 
@@ -335,5 +336,7 @@ def _placed(keys: str, left_out: list[int], directory: Path, block: DocumentBloc
 
 
 def placed_documents(phases: Phases) -> Iterator[tuple[Shard, np.ndarray]]:
+    """Each shard with what became of its documents, int8 `[documents]`: `TRAIN`, `VALIDATION`, or -1 - n for the reason
+    n of `REASONS`."""
     for block, path in zip(phases.blocks, phases.paths("placed"), strict=True):
         yield from block.by_shard(np.load(path, allow_pickle=False))

@@ -56,6 +56,7 @@ class ShardJob:
 
 
 def shard_name(key: str, unit: Unit) -> str:
+    """Name of a unit's shard without ending. It depends on key, unit and stamp, so a stale shard is never found."""
     return hashlib.sha256(f"{key} {unit!r}".encode()).hexdigest()[:40]
 
 

@@ -170,6 +170,7 @@ def _labels(bases: Iterable[Path | RemotePath]) -> dict[Path | RemotePath, str]:
 
 
 def printable(path: Path | RemotePath | PurePosixPath | str) -> str:
+    """`path` as valid Unicode: JSON files cannot hold the lone surrogates of a name that is not UTF-8."""
     return os.fsencode(str(path)).decode("utf-8", "replace")
 
 

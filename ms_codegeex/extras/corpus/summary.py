@@ -107,6 +107,7 @@ class Summary:
         return {name: {each: counts[each] for each in ("documents", "bytes")} for name, counts in ordered}
 
     def length_histogram(self) -> dict[str, list[int]]:
+        """Kept documents by length: `documents[i]` of them have `edges[i]` to `edges[i + 1] - 1` tokens."""
         counts = self.lengths or [0]
         return {"edges": [0, *(_SHORTEST << number for number in range(len(counts)))], "documents": counts}
 

@@ -42,10 +42,12 @@ class Tally:
 
     @property
     def first(self) -> tuple[str, str] | None:
+        """The source of the first broken input and its problem, or None."""
         return next((_first(reason, entry) for reason, entry in self.problems.items()), None)
 
     @property
     def left(self) -> Entries:
+        """The reasons for which something was read but not kept: dropped or broken."""
         return {**self.dropped, **self.problems}
 
     def add(self, event: Event, records: bool = False) -> None:
@@ -62,6 +64,7 @@ class Tally:
         self._add("dropped", reason, {**counts, "examples": first, "suffixes": {}})
 
     def keep(self, records: bool) -> None:
+        """Count a document that is kept."""
         self.kept, self.records = self.kept + 1, self.records + records
 
     def merge(self, later: Tally, lines: int = 0) -> None:

@@ -101,10 +101,12 @@ class TokenizerSettings:
 
     @property
     def added(self) -> int:
+        """How many ids of a byte-level tokenizer follow that of its end token."""
         return own_extra_tokens(self.whitespace_run) if self.family == "codegeex" else AFTER_END[self.family]
 
     @property
     def end_token(self) -> int | None:
+        """The id that ends a document; None for codegeex2, whose command tokens follow what the text gives."""
         return None if self.family == "codegeex2" else self.vocab_size - 1 - self.added
 
     @property

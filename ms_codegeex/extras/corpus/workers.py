@@ -106,6 +106,7 @@ def _start_worker(watched: Connection, inherited: Connection | None, prepare: Ca
 
 
 def _may_fork() -> bool:
+    """Whether a process may be forked from this one: it is known to have a single thread, and macOS does not object."""
     try:
         return sys.platform == "linux" and len(os.listdir("/proc/self/task")) == 1
     except OSError:  # /proc is not mounted

@@ -161,6 +161,7 @@ class Asker:
         return self.tokenizer.truncate_prompt(ids, room)
 
     def loss(self, prompt: Sequence[int], middle: Sequence[int]) -> Score:
+        """The negative log-probability of the middle."""
         logprobs = self.generator.log_probabilities([*prompt, *middle])[-len(middle) :]
         return Score(-float(logprobs.astype(np.float64).sum()), len(middle))
 

@@ -25,6 +25,7 @@ MAX_LEVELS, MAX_NAMES = 6, 20_000  # of a search for files
 
 
 def encode(row: Mapping[str, Any]) -> bytes:
+    """One line. Lone surrogates, which a model may write, are kept as escapes."""
     return json.dumps(row).encode("ascii") + b"\n"
 
 

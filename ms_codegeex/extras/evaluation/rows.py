@@ -109,5 +109,6 @@ def current_results(samples: Iterable[Row], results: Iterable[Row]) -> list[Row]
 
 
 def in_order(rows: Iterable[dict[str, Any]], order: Iterable[RowKey]) -> list[dict[str, Any]]:
+    """Rows in the order of these keys; rows with other keys follow, sorted."""
     positions = {each: position for position, each in enumerate(order)}
     return sorted(rows, key=lambda row: (positions.get(key(row), len(positions)), *key(row)))

@@ -74,6 +74,7 @@ def _unindented() -> Scanner:
 
 
 def first_unindented(text: str) -> int | None:
+    """The start of the first line that is neither blank nor indented, None if there is none."""
     match = UNINDENTED.search(text)
     return None if match is None else match.start()
 
@@ -134,6 +135,7 @@ python_stop = first_of(unindented, words(PYTHON_STOPS))
 
 
 def through_last_brace(text: str) -> str:
+    """The text through the last closing brace, or all of it if there is none."""
     return text[: text.rfind("}") + 1] or text
 
 

@@ -130,9 +130,12 @@ class Task(ABC):
         return n
 
     def reference(self, problem: Problem) -> Sample | None:
+        """The canonical solution as a sample, None if the benchmark has none."""
         return None
 
     def trial(self, problem: Problem) -> Sample | None:
+        """A program that passes wherever this problem's language or library works: the canonical solution, or one of
+        ours. None: there is nothing to try."""
         return self.reference(problem) if self.runs_programs else None
 
     def flaw(self, sample: Sample) -> str:
@@ -150,6 +153,7 @@ class Task(ABC):
         return {}
 
     def tools(self) -> Mapping[str, str]:
+        """Name of a tool chain or interpreter -> its version. Verdicts on references are valid for these only."""
         return {}
 
     def calibrate(self, judgements: Iterable[Judgement]) -> Mapping[str, float]:

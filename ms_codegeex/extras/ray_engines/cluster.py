@@ -100,6 +100,7 @@ def placement(ray: Any, node: ClusterNode) -> Any:
 
 
 def program_version() -> tuple[str, str]:
+    """The versions of this program and of Python, which must be the same on all nodes."""
     return __version__, platform.python_version()
 
 

@@ -237,6 +237,8 @@ class Backend(Admission):
             answer.tell()
 
     def feed_prompt(self, number: int, scored: Sequence[ChosenToken] = (), mean: bytes | None = None) -> None:
+        """Take the ids of a prompt but the first, with their log-probabilities, or the `mean` of its last hidden states
+        in little-endian FP32 numbers."""
         if number in self.answers:
             self.answers[number].scored, self.answers[number].mean = scored, mean
 

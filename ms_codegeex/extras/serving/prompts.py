@@ -127,6 +127,7 @@ class UserCode:
 
     @property
     def tag(self) -> str:
+        """The family's tag line with its newline; empty if it has none."""
         return tag_line(self.family, self.language.name)
 
     def remark(self, english: str, chinese: str) -> str:

@@ -48,6 +48,8 @@ NEVER = -1e5  # added to a logit: far below all others, and several of them are 
 
 
 def _biases(value: Any) -> Any:
+    """A logit bias as pairs of an id or a text and a number. llama.cpp's server reads pairs too, texts for the ids of
+    all their tokens, and false for never."""
     pairs = list(value.items()) if isinstance(value, dict) else value
     if not isinstance(pairs, list) or len(pairs) > MAX_BIASES:
         raise PydanticCustomError("bias", f"expected an object or a list with {MAX_BIASES} entries at most")

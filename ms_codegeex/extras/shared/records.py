@@ -98,6 +98,7 @@ class _EarlyEnd(Exception):
 
 
 def archive_kind(name: str) -> str | None:
+    """`jsonl`, `parquet` or `arrow` for a file name with one of `ENDINGS` in any case, otherwise None."""
     name = name.lower()
     return next((kind for ending, kind in ENDINGS.items() if name.endswith(ending)), None)
 

@@ -84,6 +84,7 @@ class RemotePath:
         return PurePosixPath(*self.parts[len(base.parts) :])
 
     def is_relative_to(self, other: object) -> bool:
+        """Whether this is in the directory `other`; never in a local one."""
         return isinstance(other, RemotePath) and self.parts[: len(other.parts)] == other.parts
 
     def exists(self) -> bool:

@@ -48,6 +48,7 @@ class RemoteModel:
         self.name, self.chat = found["id"], bool(found.get("chat")) or not self.extended
 
     def complete(self, settings: SamplingSettings, request: Mapping[str, Any]) -> Iterator[AnswerPart]:
+        """Continue the `prompt` of a request. Fields that are None are left out."""
         return self._stream("completions", request, settings)
 
     def converse(self, settings: SamplingSettings, messages: Sequence[tuple[str, str]]) -> Iterator[AnswerPart]:

@@ -83,4 +83,5 @@ build_config = partial(from_preset, CodeGeeX2Config, PRESETS, "6b")
 
 
 def default_tokenizer(preset: str | float | None) -> str:
+    """Name of the tokenizer. The user supplies its directory; this package contains none."""
     return "codegeex2"

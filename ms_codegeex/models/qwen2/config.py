@@ -85,4 +85,5 @@ build_config = partial(from_preset, Qwen2CoderConfig, PRESETS, "7b")
 
 
 def default_tokenizer(preset: str | float | None) -> str:
+    """Name of the tokenizer. The user supplies its directory; this package contains none."""
     return "qwen2"

@@ -63,6 +63,7 @@ class History:
 
     @property
     def step(self) -> int:
+        """The newest step that is still valid."""
         return self.log[-1]["step"] if self.log else 0
 
     @property

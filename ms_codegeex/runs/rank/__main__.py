@@ -164,6 +164,7 @@ def compiled_operators(config: RunConfig, callbacks: Sequence[Callback]) -> Path
 
 
 def _threads(variable: str) -> int:
+    """Threads of this process, which the launcher has set; all cores for what OpenMP alone understands."""
     return int(variable) if variable.isdecimal() and int(variable) else available_cores()
 
 

@@ -212,6 +212,7 @@ def plot_loss(log: Path, picture: Path) -> None:
 
 
 def _over_ranks(number: float) -> float:
+    """The sum of a number, exact in FP32, over all ranks; called by all of them."""
     import mindspore as ms
     from mindspore import Tensor, ops
 

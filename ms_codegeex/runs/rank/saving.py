@@ -240,6 +240,7 @@ class Checkpoints(Callback):
         return True
 
     def _failed(self, trainer: Trainer, pending: PendingSave, error: UserError) -> None:
+        """Try again later: a full disk must not end a run before its last step."""
         again = trainer.progress.step + RETRY_STEPS
         self.due = True
         if self.writers.count == 1:

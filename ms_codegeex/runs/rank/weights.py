@@ -124,6 +124,7 @@ def _check_tokenizers(
 
 
 def _starting_adapters(config: RunConfig, source: Source) -> Mapping[str, LazyTensor]:
+    """The tensors of `lora.weights`, which must be those that the run trains."""
     lora = config.lora
     if lora.weights is None:
         return {}
@@ -145,6 +146,8 @@ def _starting_adapters(config: RunConfig, source: Source) -> Mapping[str, LazyTe
 
 
 def _fitting_source(model: ModelConfig, ids: int = 0, say: Callable[[str], object] = print_once) -> Source:
+    """The model at `model.weights`. `ids`: how many of them the dataset has. `say` gets what the user has to
+    know; the ranks need not repeat what the command said before."""
     source = open_source(Path(str(model.weights)), say=say)
     _check_sizes(model, str(source.path), source.family.name, source.config, ids)
     return source

@@ -43,6 +43,7 @@ def listed_cores(text: str) -> list[int]:
 
 
 def usable_cores() -> list[int]:
+    """Numbers of the cores this process may use."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(available_cores()))
 
 

@@ -145,6 +145,7 @@ class HangWatch:
         return behind[0] if len(behind) == 1 < len(steps) else None
 
     def _describe(self, pid: int, frames: list[re.Match[str]]) -> str:
+        """A process, its phase and step, its state, and the innermost calls of its main thread."""
         if (rank := self.workers.ranks.get(pid)) is None:
             return self.workers.label(pid)
         pulse = self.pulses.get(pid, _Pulse())
@@ -171,6 +172,7 @@ def _done(process: psutil.Process) -> tuple[float, int]:
 
 
 def _frames(log: Path, start: int) -> list[re.Match[str]]:
+    """The main thread's calls, innermost first, from the stacks after `start`."""
     with contextlib.suppress(OSError), log.open("rb") as stream:
         stream.seek(start)
         stacks = _STACK.findall(stream.read().decode("utf-8", "replace"))

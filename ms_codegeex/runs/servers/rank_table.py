@@ -184,6 +184,7 @@ def is_address(text: str) -> bool:
 
 
 def _server_id(entry: _Place) -> str:
+    """Any text, as HCCL takes it; one that looks like an IP address must be one."""
     value = entry.text()
     if not value.strip() or not value.isprintable() or len(value) > SERVER_ID_LENGTH:
         raise entry.problem(f"1 to {SERVER_ID_LENGTH} printable characters", "use the server's address")

@@ -92,6 +92,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         return bytes([int(piece[3:5], 16)]) if self.sp_model.is_byte(number) else piece.replace(SPACE, " ").encode()
 
     def build_inputs_with_special_tokens(self, token_ids_0, token_ids_1=None):
+        """`[gMASK] sop` and the text; after a second text the end token, as in the release."""
         return [*self._prefix, *token_ids_0, *([] if token_ids_1 is None else [*token_ids_1, self.eos_token_id])]
 
     def get_special_tokens_mask(self, token_ids_0, token_ids_1=None, already_has_special_tokens=False):

@@ -193,6 +193,7 @@ def _updated(dtype: ms.Type, saturates: bool, scale: float) -> tuple[float, floa
 
 
 def _overflow(dtype: ms.Type, saturates: bool) -> str:
+    """A step whose FP16 gradient overflows changes no weight and lowers the loss scale; another one updates."""
     weight, updated, _ = _updated(dtype, saturates, 1024.0)
     if not updated or weight == 0.5:
         return "a step without an overflow did not update the weight"

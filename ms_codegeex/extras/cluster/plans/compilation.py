@@ -58,5 +58,6 @@ def compilation(config: RunConfig, micro_batches: int | None = None) -> Compilat
 
 
 def bounded_graph(config: RunConfig) -> int | None:
+    """The most micro-batches of a graph whose compilation is bounded; None if even the fewest take too much."""
     possible = (x for x in range(config.accumulation, 0, -1) if config.fills_graph(x))
     return next((x for x in possible if compilation(config, x).bounded), None)

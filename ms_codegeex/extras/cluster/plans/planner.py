@@ -168,10 +168,12 @@ class Plan:
 
     @property
     def spare(self) -> float:
+        """The share of the usable memory that the largest stage leaves free; negative: the plan does not fit."""
         return 1 - max(stage.total for stage in self.memory) / self.chip.usable_memory
 
     @property
     def fits(self) -> bool:
+        """Whether every stage fits into the memory a run may use."""
         return self.spare >= 0
 
     @property
@@ -345,6 +347,7 @@ def _schedules(plan: Plan) -> list[tuple[str, dict[str, Any], bool]]:
 
 
 def _overlaps(plan: Plan) -> list[Improvement]:
+    """Upper bounds: communication overlapped with computation that does not depend on it."""
     time, micro = plan.time, plan.config.accumulation
     slowest = time.slowest
     savings = {

@@ -58,6 +58,7 @@ def _file() -> dict[str, Any]:
 
 @cache
 def published_steps(chip: str) -> tuple[PublishedStep, ...]:
+    """The published runs on a chip, by its name; none: empty."""
     return tuple(
         PublishedStep(f"{model}-{name}", devices, times, group["source"], f"{group['stack']}: {model}")
         for group in _file()["runs"].get(chip, ())

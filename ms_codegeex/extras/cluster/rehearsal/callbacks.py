@@ -86,6 +86,7 @@ class Callbacks:
 
 
 def _array(address: int | None, shape: list[int], dtype: str) -> np.ndarray:
+    """A tensor of MindSpore, not copied."""
     kind = np.dtype("uint16" if dtype == "bfloat16" else dtype)
     content = ctypes.c_char * (math.prod(shape) * kind.itemsize)
     return np.frombuffer(content.from_address(address) if address else content(), kind).reshape(shape)

@@ -191,6 +191,7 @@ def _count(groups: Counter[tuple[int, ...]], wrong: Sequence[tuple[int, ...]]) -
 
 
 def _planned_scale(config: RunConfig) -> str:
+    """BF16 has the range of FP32, so neither needs a loss scale."""
     training = config.training
     return f"{training.loss_scale.initial:g}, dynamic" if training.precision == "fp16" else "1, constant"
 

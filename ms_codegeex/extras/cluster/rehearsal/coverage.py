@@ -11,6 +11,7 @@ COMPOSED = ("graph_kernel", "attention", "norm")  # fused kernels that an execut
 
 
 def memory_of_stages(config: RunConfig) -> list[tuple[int, float, float]]:
+    """For each stage: its number, GiB that the plan needs on one of its devices, GiB that a run may use there."""
     chip = hardware_of(config)
     return [(s, x.total / GIB, chip.usable_memory / GIB) for s, x in enumerate(stage_memory(config, chip))]
 

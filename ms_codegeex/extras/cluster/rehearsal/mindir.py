@@ -139,6 +139,7 @@ def parameter_name(name: str) -> str:
 
 
 def executed(model: ModelProto) -> list[str]:
+    """The kind of every operator that a step runs, in the order of the graph."""
     return [kind.op_type for calls, _, kind in _nodes(model) for _ in range(calls)]
 
 

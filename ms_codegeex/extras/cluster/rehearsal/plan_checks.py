@@ -76,6 +76,7 @@ def _check(kind: str, planned: Mapping[str, str], found: Mapping[str, str]) -> P
 
 
 def members(mesh: Mesh, collective: PlannedCollective, rank: int) -> tuple[int, ...]:
+    """The global ranks of a planned collective that `rank` takes part in, in the order of the group."""
     return tuple(sorted(group_ranks(mesh, collective.group, rank, collective.phase)))
 
 

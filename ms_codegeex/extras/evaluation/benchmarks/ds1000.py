@@ -125,6 +125,8 @@ FIGURE_CALLS = ("plt.show()", "plt.clf()", "plt.close()", "savefig")
 
 
 def prompt(text: str, mode: str) -> str:
+    """What the model reads: the full prompt, including its last line break, or the text before the insertion point: a
+    model that only continues text cannot use the text after it."""
     return text if mode == "completion" else text.partition("[insert]")[0].strip() + "\n"
 
 

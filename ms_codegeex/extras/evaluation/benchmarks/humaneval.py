@@ -65,6 +65,8 @@ class HumanEval(PythonTask):
         return self.sample(problem, completion_id, prompt, answer, clean)
 
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
+        """The program runs in an empty dictionary, not as `__main__`. Published is what the original runner checks.
+        Strict: no threads were left running, either."""
         report = self.run(program(problem.data, sample), sandbox, seconds=self.timeout, bare=True)
         return judgement(sample, both_verdicts(report), [report.execution])
 
@@ -82,6 +84,7 @@ def program(row: HumanEvalProblem, sample: Sample) -> str:
 
 
 def read_problem(row: Mapping[str, Any], where: str, index: int) -> Problem:
+    """The problem in a row, whose id is its number if it has none."""
     name = index if row.get("task_id") is None else row["task_id"]
     return Problem(str(name), {}, HumanEvalProblem(*values_of(row, KINDS, where, FORM)))
 

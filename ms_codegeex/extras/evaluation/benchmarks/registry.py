@@ -97,6 +97,7 @@ BENCHMARKS = {
 
 @cache
 def with_key(key: str) -> tuple[str, ...]:
+    """The benchmarks that have a key of recipes; none if all have it."""
     return tuple(name for name, each in BENCHMARKS.items() if key in each.keys)
 
 

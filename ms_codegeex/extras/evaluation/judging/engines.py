@@ -35,6 +35,7 @@ class Equipment:
 
 
 def sandbox_for(task: Task, mode: str) -> Sandbox | None:
+    """This machine's sandbox (`mode` as in `open_sandbox`); None for a task that runs no programs."""
     return open_sandbox(mode) if task.runs_programs else None
 
 

@@ -155,6 +155,7 @@ def read_value(data: bytes, at: int, depth: int) -> tuple[Any, int]:
 
 
 def first_wrong(checks: Sequence[Check], values: Sequence[Any]) -> int | None:
+    """The first value that is not the expected one, None if all that were given are right."""
     pairs = enumerate(zip(checks, values, strict=False))
     return next((number for number, (check, value) in pairs if not check.accepts(value)), None)
 

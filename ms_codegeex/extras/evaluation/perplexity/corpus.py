@@ -129,6 +129,7 @@ def evaluate_corpus(
 
 
 def _scored(model: Scorer, paths: Sequence[Path], tally: Tally) -> Iterator[tuple[list[int], np.ndarray]]:
+    """The ids of each document or example, with what comes before it, and which of them are scored: bool [ids]."""
     for path in map(Path, paths):
         examples = _examples(model, path, tally)
         for ids, mask in examples or ():

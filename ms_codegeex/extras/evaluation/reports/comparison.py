@@ -41,6 +41,7 @@ class Evaluation:
 
     @property
     def source(self) -> str | None:
+        """The language that is translated from; None: nothing is translated."""
         return self.report.get("settings", {}).get("recipe", {}).get("translate_from")
 
     @property

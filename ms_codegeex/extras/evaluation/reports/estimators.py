@@ -28,6 +28,7 @@ def pass_at_k(samples: int, passed: int, k: int) -> float:
 
 
 def table(counts: Sequence[tuple[int, int]], ks: Sequence[int]) -> np.ndarray:
+    """float64 [problems, len(ks)]: `pass_at_k` of each (samples, passed)."""
     known = {pair: [pass_at_k(*pair, k) for k in ks] for pair in set(counts)}
     return np.array([known[pair] for pair in counts], np.float64).reshape(len(counts), len(ks))
 

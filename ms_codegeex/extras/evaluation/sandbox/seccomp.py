@@ -74,6 +74,7 @@ def refuse(error: int) -> bytes:
 
 
 def when(number: int, body: list[bytes]) -> list[bytes]:
+    """Run the body for this system call only. It must end in a return."""
     return [instruction(JUMP_EQUAL, number, 0, len(body)), *body]
 
 

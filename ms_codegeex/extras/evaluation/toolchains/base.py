@@ -52,6 +52,7 @@ LIBRARY = re.compile(r"=> (/.*) \(0x")  # in a line of ldd
 
 
 def places_of(name: str) -> list[Path]:
+    """Where a command is, in the order of PATH."""
     folders = dict.fromkeys(f"{os.environ.get('PATH', '')}:{PATH}".split(":"))
     return [Path(path) for folder in folders if folder and (path := shutil.which(name, path=folder))]
 
@@ -76,6 +77,7 @@ def outside_system(*paths: Path) -> dict[str, Path]:
 
 
 def parts_of(root: Path, *names: str) -> dict[str, Path]:
+    """For `readable`: the parts that a tool needs of its directory, which may be a home or have unrelated files."""
     return outside_system(*(root / name for name in names))
 
 
@@ -152,9 +154,11 @@ class ToolChain(ABC):
 
     @property
     def tool(self) -> Path | None:
+        """The path of the compiler or interpreter, None without it."""
         return program_of(next(iter(self.programs)))
 
     def version(self) -> str | None:
+        """The installed versions, in one line; None if something is missing."""
         return None if self.lacking() else output_of(str(self.tool), self.version_option, **self.asking)
 
     def has(self, name: str) -> bool:
@@ -178,6 +182,7 @@ class ToolChain(ABC):
         """The commands for one program, which runs for at most `seconds`. Call `prepare` first."""
 
     def readable(self) -> dict[str, Path]:
+        """Paths that the sandbox must show in addition to the system: path in the sandbox -> path on this machine."""
         return {self.inside: self.cache, **(with_libraries(self.tool) if self.shows_tool else {})}
 
     @property

@@ -74,6 +74,7 @@ class Rust(Rustc):
     sources = tuple(PLACES.values())
 
     def version(self) -> str | None:
+        """The versions of rustc and the crates, None if something is missing."""
         version = super().version()
         return version and ", ".join([version, *(self.crates(name)[0].name for name in self.libraries)])
 

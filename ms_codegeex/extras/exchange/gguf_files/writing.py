@@ -106,6 +106,8 @@ class _OutputTensor:
 
 
 def _typed(name: str, tensor: LazyTensor, wanted: str, head: str) -> _OutputTensor:
+    """The tensor as it is written: norms and vectors FP32, matrices of the `wanted` type. Where the rows do not
+    divide into blocks it is FP16, as in llama.cpp's converter."""
     kind = "F32" if len(tensor.shape) < 2 else _HEAD_TYPES.get(wanted, wanted) if name == head else wanted
     if kind in _NUMPY:
         return _OutputTensor(name, tensor, kind, tensor.shape)

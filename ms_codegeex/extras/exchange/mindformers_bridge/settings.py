@@ -54,7 +54,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> MindFormerConfig:
     try:
         config = MindFormerConfig(str(path))
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        _check_model({**(read_yaml_file(path) or {}), **given})  # the first thing to know about another model's file
+        content = read_yaml_file(path) or {}
+        if "model" not in given and isinstance(content, Mapping):  # the first thing to know about another model's file
+            _check_model(content)
         refused = f"mindformers refuses {path} ({error.args[0]})"
         raise UserError(f"--config: {refused}; correct this, or leave it out") from None
     _refuse_misspelt(given, config, {*config, *CONFIG_NAME_TO_CLASS, *GeneralConfig.keys(), *settings(), *_UNLISTED})
@@ -70,11 +72,13 @@ def load(path: Path, overrides: Sequence[str] = ()) -> MindFormerConfig:
 
 def _check_model(config: Mapping[str, Any]) -> None:
     """`UserError` if a file names no model of ours; newer ones only give the directory that has it."""
-    if not ((config.get("model") or {}).get("arch") or {}).get("type"):
-        name = (config.get("trainer") or {}).get("model_name")
+    model, trainer = config.get("model"), config.get("trainer")
+    arch = model.get("arch") if isinstance(model, Mapping) else None
+    if not isinstance(arch, Mapping) or not arch.get("type"):
+        name = trainer.get("model_name") if isinstance(trainer, Mapping) else None
         found = f"missing, and trainer.model_name is {name}" if name else "missing"
         raise UserError(f"model.arch.type: {found}; {settings()['model.arch.type']['why']}")
-    check({"model": config["model"]})
+    check({"model": model})
 
 
 def _refuse_misspelt(

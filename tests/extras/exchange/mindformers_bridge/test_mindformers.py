@@ -372,6 +372,15 @@ def test_an_older_file_is_refused_for_its_model_first(registered, tmp_path, mode
     (tmp_path / "old.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(UserError, match=message):
         load(tmp_path / "old.yaml")
+    with pytest.raises(UserError, match="gets an unexpected key: image_size"):  # the file's model may not be meant
+        load(tmp_path / "old.yaml", "model.arch.type=CodeGenForCausalLM")
+
+
+@pytest.mark.parametrize("content", ["[]", "model: x", "model: {arch: x}", "trainer: x", "{}"])
+def test_a_file_of_other_content_is_refused_in_a_line(registered, tmp_path, content):
+    (tmp_path / "odd.yaml").write_text(content)
+    with pytest.raises(UserError, match=r"^(--config: mindformers refuses|model\.arch\.type: missing)"):
+        load(tmp_path / "odd.yaml")
 
 
 def test_refused_settings_of_the_model_are_refused_without_the_command_too(registered):

@@ -97,6 +97,7 @@ class Unpickler(pickle._Unpickler):
         pickle._Unpickler.load_build(self)
 
     def load_obj(self) -> None:
+        """An operation of protocol 1 that `Pickler` never writes."""
         raise pickle.UnpicklingError("an object of protocol 1 is not plain data")
 
     dispatch: ClassVar[dict] = {

@@ -63,6 +63,7 @@ def settle_program(homes: list, covered: list, user: int, group: int) -> None:
 
 
 def received(channel: _socket.socket) -> list:
+    """The descriptors for the next supervisor, the control socket first; none when the other end has hung up."""
     data, extra, _, _ = channel.recvmsg(1, _socket.CMSG_SPACE(4 * MAXIMUM))
     return memoryview(b"".join(content for _, _, content in extra)).cast("i").tolist() if data else []
 

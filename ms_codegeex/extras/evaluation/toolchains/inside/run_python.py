@@ -26,6 +26,7 @@ def compiled(name: str) -> tuple:
 
 
 def write_all(write: object, descriptor: int, data: bytes) -> None:
+    """Write to a pipe that may be full."""
     while data:
         data = data[write(descriptor, data) :]
 
