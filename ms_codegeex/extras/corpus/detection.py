@@ -184,14 +184,14 @@ def _encoding_by_letters(data: bytes) -> str:
             text = data.decode(name)
         except UnicodeError:
             continue
-        words, characters = listed.split(), Counter(text)
+        words = listed.split()
         pairs = len(words[0]) == 2
-        units = Counter(map(add, text, text[1:])) if pairs else characters
+        units = Counter(map(add, text, text[1:]) if pairs else text)
         found = {unit: n for unit, n in units.items() if min(unit) > "\x7f" and (pairs or unit.isalpha())}
-        number, signs = sum(found.values()), sum(n for each, n in characters.items() if each > "\x7f")
+        number = sum(found.values())
         if number >= _LEAST_LETTERS:
             frequent = {*words} if pairs else {*listed}
-            share = sum(found[unit] for unit in frequent & found.keys()) / max(number, signs / 2)
+            share = sum(found[unit] for unit in frequent & found.keys()) / number
             shares.append((share, share >= _LEAST_SHARE[pairs], name))
     (most, enough, name), *others = sorted(shares, reverse=True) or [(0, False, "")]
     return name if enough and most >= _TIMES * max((share for share, *_ in others), default=0) else ""

@@ -294,6 +294,7 @@ def test_the_letters_of_a_text_show_its_encoding(encoding):
         CZECH.encode("iso8859-2"),  # not declared
         COMMENTS["cp1251"].encode("koi8-r"),
         COMMENTS["cp1251"].encode("cp866"),
+        ("測試" + "中文" * 6).encode("big5"),  # in EUC-JP mostly hiragana
         COMMENTS["gb18030"].encode("gb18030") + COMMENTS["cp1251"].encode("cp1251"),
         "הגדרת אופן הקריאה של הקובץ והחזרת ההצלחה\n".encode("cp1255"),
         "Ορισμός του τρόπου ανάγνωσης του αρχείου\n".encode("cp1253"),
