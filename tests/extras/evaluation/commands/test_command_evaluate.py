@@ -220,6 +220,7 @@ def test_infilling_by_a_model_that_reads_prefixes_only(model, evaluate, tmp_path
 
 @pytest.mark.strict_sandbox
 def test_ds1000_from_the_model_to_the_report(model, evaluate, tmp_path):
+    pytest.importorskip("pandas", reason="which DS-1000 needs beside NumPy")
     data = small_benchmarks.ds1000(tmp_path)
     report = evaluate("ds1000", "--model", model, "--data", data, *SHORT, "--check-references")
     assert report["references"]["Numpy"]["passed"] == 2
