@@ -15,7 +15,8 @@ SMALL_WORLDS, WORLD_MULTIPLE, MAX_WORLD = (1, 2, 4), 8, 4096
 
 @dataclass(frozen=True)
 class Mesh:
-    """Sizes of the axes. `optimizer_shard` consecutive replicas share one copy of weights and optimizer state.
+    """Sizes of the axes. `optimizer_shard` consecutive replicas share one copy of weights and optimizer state;
+    `optimizer_level`: of what besides (`parallel.optimizer_level`).
     `stage_layers`: how many layers each stage has; none: numbers that differ by one at most. `virtual_stages`: into how
     many parts of neighbouring layers each stage is divided; the parts of all stages follow one another in turn."""
 
@@ -25,6 +26,17 @@ class Mesh:
     optimizer_shard: int = 1
     stage_layers: tuple[int, ...] = ()
     virtual_stages: int = 1
+    optimizer_level: int = 1
+
+    @property
+    def shards_sums(self) -> bool:
+        """Whether sums of gradients, and tables of tokens, are sharded as the optimizer state is."""
+        return self.optimizer_shard > 1 and self.optimizer_level > 1
+
+    @property
+    def gathers_twice(self) -> bool:
+        """Whether no gathered weight is kept between forward and backward pass."""
+        return self.optimizer_shard > 1 and self.optimizer_level == 3
 
     @property
     def stage_size(self) -> int:
@@ -85,7 +97,10 @@ class Mesh:
     def __str__(self) -> str:
         text = f"data {self.data} x tensor {self.tensor} x pipeline {self.pipeline}"
         text += f", virtual stages {self.virtual_stages}" if self.virtual_stages > 1 else ""
-        return f"{text}, optimizer shards {self.optimizer_shard}" if self.optimizer_shard > 1 else text
+        if self.optimizer_shard == 1:
+            return text
+        level = f" at level {self.optimizer_level}" if self.optimizer_level > 1 else ""
+        return f"{text}, optimizer shards {self.optimizer_shard}{level}"
 
 
 def check_world(key: str, world: int) -> None:

@@ -123,7 +123,7 @@ def _undivided_rows(config: RunConfig, mesh: Mesh) -> dict[str, Any]:
     for layer in model.table.patterns if shard > 1 else ():
         for parameter in layer.parameters(model):
             rows = parameter.shape[0] // (mesh.tensor if parameter.axis_on(model, mesh.tensor) == 0 else 1)
-            if parameter.shared_by_replicas(model, mesh.tensor) and rows % shard:
+            if parameter.shared_by_replicas(model, mesh.tensor, mesh.shards_sums) and rows % shard:
                 return {"rows": rows, "parameter": parameter, "layer": layer}
     return {}
 
@@ -366,6 +366,19 @@ MESH_RULES: Rules = {
     "parallel.optimizer_shard: {m.optimizer_shard} does not divide the {found[rows]} rows that parallel.tensor "
     "{m.tensor} leaves of {found[parameter].name} ({found[layer].rows} {found[parameter].shape[0]}); MindSpore "
     "would silently leave it unsharded. Choose a divisor": _undivided_rows,
+    "parallel.optimizer_level: {m.optimizer_level} for parallel.optimizer_shard 1, which shards nothing; set "
+    "parallel.optimizer_shard, or leave it out": lambda c, m: m.optimizer_level > 1 and m.optimizer_shard == 1,
+    "parallel.optimizer_level: 3 with parallel.pipeline {m.pipeline}, which MindSpore does not compile; choose "
+    "2": lambda c, m: m.optimizer_level == 3 and m.pipeline > 1,
+    **_without(
+        lambda c, m: m.optimizer_level > 1,
+        "parallel.optimizer_level: {m.optimizer_level} was never executed together with OBSTACLE; leave one of the two "
+        "out",
+        {
+            "parallel.overlap.parts: {c.parallel.overlap.parts}": lambda c, m: c.parallel.overlap.parts > 1,
+            "lora.rank: {c.lora.rank}": lambda c, m: c.lora.rank > 0,
+        },
+    ),
     "training.recompute_blocks: nothing is recomputed; set training.recompute=full or leave it out": lambda c, m: (
         c.training.recompute_blocks is not None and c.training.recompute == "none"
     ),

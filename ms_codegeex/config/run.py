@@ -66,7 +66,7 @@ class RunConfig:
         parallel = self.parallel
         rest = max(1, self.devices // (parallel.tensor * parallel.pipeline))
         axes = parallel.data or rest, parallel.tensor, parallel.pipeline, parallel.optimizer_shard
-        return Mesh(*axes, tuple(parallel.stage_layers or ()), parallel.virtual_stages)
+        return Mesh(*axes, tuple(parallel.stage_layers or ()), parallel.virtual_stages, parallel.optimizer_level)
 
     @property
     def partitioned(self) -> bool:

@@ -315,6 +315,11 @@ class ParallelConfig:
     optimizer_shard: Positive = 1
     """Replicas over which weights and optimizer state of the matrices are sharded; 1: every replica holds all of
     them."""
+    optimizer_level: Literal[1, 2, 3] = 1
+    """What `parallel.optimizer_shard` shards besides. 2: sums of gradients over micro-batches, each of which then
+    reduces its own, and tables of tokens, unless input and output share one. 3: also, every micro-batch gathers weights
+    twice, for its forward and for its backward pass, instead of keeping them; not with `parallel.pipeline`
+    ([plan.md](plan.md#the-model))."""
     sequence: bool = False
     """With `parallel.tensor`: the rows of LayerNorms and residuals are sharded over those devices too."""
     short_gradients: bool = False

@@ -72,12 +72,15 @@ class LayerParameter:
         whole = tensor == 1 or (self.layer.role.by_groups and config.num_kv_groups % tensor != 0)
         return None if whole else self.axis
 
-    def shared_by_replicas(self, config: Any, tensor: int) -> bool:
+    def shared_by_replicas(self, config: Any, tensor: int, tables: bool = False) -> bool:
         """Whether optimizer sharding splits its rows. It splits only weights of linear layers; tables, norms and biases
-        are not split (CodeGeeX release). Nor are weights that tensor parallelism does not split: MindSpore 2.9 shards
-        those over replicas but gathers them over neighbouring ranks, so that the training is wrong (an executed
-        rehearsal shows it)."""
-        return self.matrix and (tensor == 1 or self.axis_on(config, tensor) is not None)
+        are not split (CodeGeeX release), but with `tables` those of tokens are, unless two layers share one. Nor are
+        weights that tensor parallelism does not split: MindSpore 2.9 shards those over replicas but gathers them over
+        neighbouring ranks, so that the training is wrong (an executed rehearsal shows it)."""
+        table = tables and self.layer.role is VOCABULARY and len(self.shape) == 2
+        if table and any(layer.copy_of for layer in config.table.last):
+            return False
+        return (self.matrix or table) and (tensor == 1 or self.axis_on(config, tensor) is not None)
 
     @property
     def product(self) -> bool:

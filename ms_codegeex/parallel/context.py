@@ -32,6 +32,8 @@ def engine_settings(config: RunConfig, rank: int) -> dict:
     sharding = {"parallel_optimizer_threshold": 0}  # KB: weights of any size are sharded
     if mesh.optimizer_shard > 1:
         sharding["optimizer_weight_shard_size"] = mesh.optimizer_shard
+        if mesh.optimizer_level > 1:
+            sharding["optimizer_level"] = f"level{mesh.optimizer_level}"
     interleaved = {"pipeline_config": {"pipeline_interleave": True, "pipeline_scheduler": "1f1b"}}
     return {
         "parallel_mode": "semi_auto_parallel",

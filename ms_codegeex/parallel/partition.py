@@ -126,7 +126,7 @@ def _fuse(network: CausalLoss, tail: Sequence[nn.Cell], groups: int) -> None:
         return
     for i, block in enumerate(blocks):
         _bucket(block, i * groups // len(blocks) + 1)
-    for cell in tail:
+    for cell in (*tail, *filter(None, [network.model.head])):
         _bucket(cell, groups)
 
 

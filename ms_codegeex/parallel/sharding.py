@@ -26,8 +26,8 @@ GRADIENT_SUMS = "accu_grads."  # prefix of the buffers that sum gradients over m
 class ParameterLayout:
     """Place of a parameter. Optimizer sharding splits axis 0 of what tensor parallelism leaves. `copy_of`: the
     parameter on another stage that this one always equals; checkpoints hold only that one. What is not `trained` has
-    neither gradient nor optimizer state. `matrix`: whether it is the weight of a block's linear layer. `held`: the type
-    of its numbers."""
+    neither gradient nor optimizer state. `matrix`: whether it is the weight of a block's linear layer; `product`: of
+    any. `held`: the type of its numbers."""
 
     name: str
     shape: tuple[int, ...]
@@ -37,6 +37,7 @@ class ParameterLayout:
     copy_of: str | None = None
     trained: bool = True
     matrix: bool = False
+    product: bool = False
     held: str = "fp32"
 
     @property
@@ -113,9 +114,11 @@ def parameter_layouts(model: DecoderConfig, mesh: Mesh, vocabulary: bool = True)
     layouts = []
     for each, stage in (*((each, 0) for each in first), *of_blocks, *of_ends):
         axis = None if each.layer.role is VOCABULARY and not vocabulary else each.axis_on(model, mesh.tensor)
-        sharded = mesh.optimizer_shard > 1 and each.shared_by_replicas(model, mesh.tensor)
+        split = mesh.tensor == 1 or axis is not None
+        sharded = mesh.optimizer_shard > 1 and split and each.shared_by_replicas(model, mesh.tensor, mesh.shards_sums)
         copy_of = f"{each.layer.copy_of}.weight" if each.layer.copy_of else None
-        layouts.append(ParameterLayout(each.name, each.shape, stage, axis, sharded, copy_of, matrix=each.matrix))
+        kinds = {"matrix": each.matrix, "product": each.product}
+        layouts.append(ParameterLayout(each.name, each.shape, stage, axis, sharded, copy_of, **kinds))
     return tuple(layouts)
 
 

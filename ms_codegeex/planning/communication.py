@@ -149,22 +149,24 @@ def _inputs_and_sums(config: RunConfig) -> Counter[tuple]:
 
 def parameter_collectives(config: RunConfig, layout: ParameterLayout) -> list[tuple[str, str, int, str, str]]:
     """(operation, group, bytes, dtype, purpose) of one parameter in one step. A weight is cast before it is gathered,
-    but not for the parts of a single micro-batch; its gradient is reduced in FP32, or as a short gradient in 16 bits.
-    """
+    but not a table that is looked up, nor for the parts of a single micro-batch; its gradient is reduced in FP32, or as
+    a short gradient in 16 bits. `parallel.optimizer_level` says what each micro-batch does."""
     mesh, precision = config.mesh, config.training.precision
     sent, width = (precision, 2) if config.parallel.short_gradients else ("fp32", 1)
-    if config.parallel.overlap.parts > 1 and config.accumulation == 1:
+    if not layout.product or (config.parallel.overlap.parts > 1 and config.accumulation == 1):
         precision = "fp32"
+    gathers = config.accumulation * (1 + layout.product) if mesh.gathers_twice else 1
+    sums = config.accumulation if mesh.shards_sums else 1
     size = FP32 * layout.local_size(mesh)
     calls = []
     if layout.optimizer_sharded:
         gathered = size * mesh.optimizer_shard
         narrow = gathered if precision == "fp32" else gathered // 2
-        calls.append(("AllGather", "optimizer", narrow, precision, "weight"))
+        calls += [("AllGather", "optimizer", narrow, precision, "weight")] * gathers
     if not layout.trained:
         return calls
     if layout.optimizer_sharded:
-        calls.append(("ReduceScatter", "optimizer", gathered // width, sent, "gradient"))
+        calls += [("ReduceScatter", "optimizer", gathered // width, sent, "gradient")] * sums
         if mesh.data > mesh.optimizer_shard:
             calls.append(("AllReduce", "replica", size // width, sent, "gradient"))
     elif layout.tensor_axis is None and mesh.tensor > 1:

@@ -112,7 +112,8 @@ def _activations(config: RunConfig, parts: list[ModelPart], stage: int) -> tuple
 class ParameterSums:
     """Elements on one device of a stage: its shards; the whole weights of what replicas share; the same of what is
     trained, and the number of such parameters; the shapes of the trained matrices of blocks. `bytes`, `shared_bytes`:
-    of its shards, and of the whole weights that replicas share."""
+    of its shards, and of the whole weights that replicas share. `tables`, `output`: whole tables of tokens that
+    replicas share, and the one of them that is the output layer."""
 
     own: int
     shared: int
@@ -122,6 +123,8 @@ class ParameterSums:
     matrices: tuple[tuple[int, ...], ...]
     bytes: int
     shared_bytes: int
+    tables: int = 0
+    output: int = 0
 
 
 @lru_cache(maxsize=256)
@@ -139,7 +142,9 @@ def _sums(
         whole = sum(size for _, size in shared)
         held, split = (sum(x.local_bytes(mesh) for x, _ in each) for each in (local, shared))
         counts = own[0], whole, own[1], sum(trained), len(trained)
-        result.append(ParameterSums(*counts, matrices, held, split * mesh.optimizer_shard))
+        tables = [[size for x, size in shared if not x.matrix and x.product >= output] for output in (False, True)]
+        split *= mesh.optimizer_shard
+        result.append(ParameterSums(*counts, matrices, held, split, *map(sum, tables)))
     return tuple(result)
 
 
@@ -155,12 +160,17 @@ def muon_shapes(config: RunConfig, stage: int) -> tuple[tuple[int, ...], ...]:
 def _gathered(config: RunConfig, sums: ParameterSums, parts: list[ModelPart], stage: int, chip: Chip) -> float:
     """Whole weights, gathered once a step in the compute type and kept; casts to 16 bits of those that no optimizer
     shards, or one block's if they are recomputed. The parts of a single micro-batch cast what is gathered in FP32. A
-    network that is called for every micro-batch casts in each call, and keeps that until the call's backward pass."""
+    network that is called for every micro-batch casts in each call, and keeps that until the call's backward pass.
+    Weights that are gathered twice exist in two buckets: the one in use, and the next."""
     whole, narrow = float(sums.shared_bytes), config.parallel.overlap.parts == 1 or config.accumulation > 1
+    if config.mesh.gathers_twice:
+        width = FP32 if config.training.precision == "fp32" else 2
+        return width * (2 * _bucket(config, sums, sums.shared) + sums.output)
     if config.training.precision == "fp32" or config.lora.frozen != "fp32":
         return whole  # what is held in 16 bits needs no cast; those of adapters are small
-    if config.mesh.optimizer_shard > 1 and narrow:  # cast before they are gathered
-        whole, parts = whole / 2, [part for part in parts if part.name == "head"]
+    if config.mesh.optimizer_shard > 1 and narrow:  # cast before they are gathered, but for the table that is looked up
+        whole = whole / 2 + 2 * (sums.tables - sums.output)
+        parts = [part for part in parts if part.name == "head" and not sums.output]
     casts = [(2 * sum(o.k * o.n for o in part.operators if isinstance(o, MatMul) and o.weight), part) for part in parts]
     forgotten = ("full", "selective") if chip.kind == "ascend" else ("full",)
     again = max((size for size, part in casts if part.recompute in forgotten), default=0)
@@ -169,6 +179,12 @@ def _gathered(config: RunConfig, sums: ParameterSums, parts: list[ModelPart], st
         kept[part.virtual_stage] += size * part.count * (part.recompute not in forgotten)
     calls = config.parallel.overlap.parts if config.accumulation > 1 else 1
     return whole + again + calls * _most_open(config, kept, stage)
+
+
+def _bucket(config: RunConfig, sums: ParameterSums, elements: int) -> float:
+    """Elements of a bucket of the blocks' whole weights or gradients, of which all stages' are `elements`."""
+    buckets = config.parallel.fusion.allreduce_groups or sums.shared_count
+    return (elements - sums.tables) / max(1, buckets)
 
 
 def _most_open(config: RunConfig, sizes: Sequence[float], stage: int) -> float:
@@ -180,11 +196,11 @@ def _most_open(config: RunConfig, sizes: Sequence[float], stage: int) -> float:
 
 def _gradients(config: RunConfig, sums: ParameterSums) -> float:
     """FP32. Sharded ones exist whole only until their bucket is reduce-scattered; accumulation keeps them whole until
-    the last micro-batch, and one buffer more as large as the parameters."""
-    own, whole = FP32 * sums.own_trained, FP32 * sums.shared_trained
-    if config.accumulation > 1 or config.mesh.pipeline > 1:
-        return 2 * own + whole
-    return own + whole / (config.parallel.fusion.allreduce_groups or max(1, sums.shared_count))
+    the last micro-batch unless their sums are sharded, and one buffer more as large as the parameters."""
+    own, whole, accumulates = sums.own_trained, sums.shared_trained, config.accumulation > 1 or config.mesh.pipeline > 1
+    if not accumulates or config.mesh.shards_sums:
+        whole = _bucket(config, sums, whole) + max(sums.output, sums.tables - sums.output)
+    return FP32 * ((1 + accumulates) * own + whole)
 
 
 def state_memory(config: RunConfig) -> list[StageMemory]:

@@ -186,6 +186,7 @@ def rung_config(config: RunConfig, devices: int, settings: Sequence[str] = ()) -
     parallel = values["parallel"]
     parallel.update(data=devices // tensor, tensor=tensor, pipeline=1, optimizer_shard=shard, stage_layers=None)
     parallel.update(virtual_stages=1, micro_batches=None, graph_micro_batches=None)
+    parallel["optimizer_level"] = config.parallel.optimizer_level if shard > 1 else 1
     parallel["sequence"] = config.parallel.sequence and tensor > 1
     parallel["overlap"] = parallel["overlap"] if tensor > 1 else {}
     parallel["short_gradients"] = config.parallel.short_gradients and devices > 1 and config.device != "cpu"

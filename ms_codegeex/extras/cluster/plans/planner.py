@@ -97,6 +97,7 @@ OVERRIDES = (
     "parallel.stage_layers",
     "parallel.virtual_stages",
     "parallel.optimizer_shard",
+    "parallel.optimizer_level",
     "parallel.sequence",
     "training.recompute",
     "training.recompute_blocks",
@@ -375,6 +376,7 @@ def remedies(plan: Plan) -> list[str]:
     options += [{"training__micro_batch": x, "parallel__micro_batches": None} for x in smaller]
     shards = [x for x in divisors(mesh.data) if x > mesh.optimizer_shard]
     options += [{"parallel__optimizer_shard": x} for x in shards]
+    options += [{"parallel__optimizer_level": x} for x in (2, 3) if mesh.optimizer_shard > 1]
     if mesh.tensor > 1 and not config.parallel.sequence:
         options.append({"parallel__sequence": True})
     spread = [x for x in divisors(config.parallel.server_devices) if x > mesh.tensor]

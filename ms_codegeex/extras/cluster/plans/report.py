@@ -242,6 +242,7 @@ COLUMNS = {
     "parallel.stage_layers": "layers",
     "parallel.virtual_stages": "virtual",
     "parallel.optimizer_shard": "shards",
+    "parallel.optimizer_level": "level",
     "parallel.sequence": "sequence",
     "training.recompute": "recompute",
     "training.recompute_blocks": "blocks",

@@ -120,7 +120,9 @@ def update_seconds(config: RunConfig, chip: Chip, stage: int) -> float:
     """Gradient norm, scaling, AdamW, Muon and the micro-batches' sums: bytes over bandwidth, and Muon's products."""
     held = parameter_sums(config)[stage]
     own = held.own_trained
-    whole = held.shared_trained + own - held.shared_trained // config.mesh.optimizer_shard
+    whole = own
+    if not config.mesh.shards_sums:
+        whole += held.shared_trained - held.shared_trained // config.mesh.optimizer_shard
     fused = fused_kernels(config, chip.fused)
     adam = (
         moved_bytes("AdamWeightDecay", [4] * 4, ()) if "optimizer" in fused else 36 if "graph_kernel" in fused else 168

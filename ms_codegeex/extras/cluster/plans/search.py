@@ -75,6 +75,7 @@ def _powers(number: int) -> list[int]:
 
 def _choices(config: RunConfig) -> Iterator[dict[str, Any]]:
     layers, batch = config.model.sizes.num_layers, config.training.global_batch
+    level = config.parallel.optimizer_level
     replicas_alone = config.device == "cpu"  # whose processes have no other communication (`runs/servers/node.py`)
     for tensor in divisors(config.parallel.server_devices, 1 if replicas_alone else config.devices):
         deepest = 1 if replicas_alone else layers
@@ -93,6 +94,7 @@ def _choices(config: RunConfig) -> Iterator[dict[str, Any]]:
                     "parallel__stage_layers": None,
                     "parallel__virtual_stages": 1,
                     "parallel__optimizer_shard": shard,
+                    "parallel__optimizer_level": min(level, 2 if pipeline > 1 else 3) if shard > 1 else 1,
                     "parallel__sequence": sequence,
                     "parallel__overlap": config.parallel.overlap if tensor > 1 else OverlapConfig(),
                     "parallel__micro_batches": None,

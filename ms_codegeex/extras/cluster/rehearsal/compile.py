@@ -82,13 +82,15 @@ def compile_ranks(
     few = inlined_config(config)
     with tempfile.TemporaryDirectory(prefix="ms-codegeex-compile-") as folder:
         full = RehearsalJob(Path(folder) / "full", config, 1)
-        jobs = [(full, rank, CompileMode(target=target)) for rank in chosen]
+        # MindSpore cannot gather weights twice around a block that is called
+        called = config.accumulation > 1 or not config.mesh.gathers_twice
+        jobs = [(full, rank, CompileMode(inline=not called, target=target)) for rank in chosen]
         if few:
             mode = CompileMode(inline=True, target=target)
             jobs.append((RehearsalJob(Path(folder) / "few", few, 1), chosen[0], mode))
         compiled = _run(jobs, progress or (lambda done, total: None))
     planned = config.of_a_call
-    checks += _checks(planned, [x for x in compiled if not x.inlined])
+    checks += _checks(planned, compiled[: len(chosen)])
     if few:
         checks += _graph_checks(few, compiled[-1], f"{few.model.sizes.num_layers} layers inlined, ")
     kernels = []
@@ -120,7 +122,7 @@ def compiled_config(config: RunConfig) -> RunConfig:
 def inlined_config(config: RunConfig) -> RunConfig | None:
     """The configuration with few enough layers to inline; None if no such graph is needed."""
     layers = config.model.sizes.num_layers
-    if config.accumulation > 1:
+    if config.accumulation > 1 or config.mesh.gathers_twice:
         return None
     sizes = replace(config.model.sizes, num_layers=min(layers, INLINED_LAYERS))
     blocks = config.training.recompute_blocks

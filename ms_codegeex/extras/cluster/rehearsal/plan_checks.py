@@ -45,12 +45,14 @@ class PlanCheck:
 def state_checks(config: RunConfig, stage: int, parameters: Mapping[str, Sequence]) -> list[PlanCheck]:
     """Shapes and element types of each kind. `parameters`: those of everything that a rank of `stage` holds.
 
-    All are FP32, but frozen matrices and tables may have 16 bits. Moments are sharded as their weights are. The
-    gradients of micro-batches are summed before the optimizer's shards are taken. Frozen weights have neither.
+    All are FP32, but frozen matrices and tables may have 16 bits. Moments are sharded as their weights are. At
+    `parallel.optimizer_level` 1 the gradients of micro-batches are summed before the optimizer's shards are taken.
+    Frozen weights have neither.
     """
     weights, moments, sums = {}, {}, {}
     for layout in (x for x in layouts_of(config) if x.stage == stage):
-        local, whole = (list(x.local_shape(config.mesh)) for x in (layout, replace(layout, optimizer_sharded=False)))
+        summed = layout if config.mesh.shards_sums else replace(layout, optimizer_sharded=False)
+        local, whole = (list(x.local_shape(config.mesh)) for x in (layout, summed))
         weights[layout.name] = f"{local} {SHORT_NAMES[layout.held]}"
         moments |= {prefix + layout.name: f"{local} float32" for prefix in moments_of(config, layout)}
         if layout.trained:
@@ -143,9 +145,12 @@ def _in_block(name: str) -> bool:
     return name.partition(".")[0] not in ("embedding", "head") and name.count(".") > 1
 
 
+BACKWARD = 2000  # what MindSpore adds to the fusion id of a weight that it gathers for the backward pass
+
+
 def bucket_of(config: RunConfig, name: str, called: bool = False) -> int:
-    """The fusion id of a parameter's gradient and of its gathered weight. Blocks are numbered in order; embeddings and
-    head belong to the first bucket, what follows the blocks to the last. `called`: equal blocks use the bucket of the
+    """The fusion id of a parameter's gradient and of its gathered weight. Blocks are numbered in order;
+    embeddings belong to the first bucket, what follows the blocks to the last. `called`: equal blocks use the bucket of the
     first of them."""
     groups, layers = config.parallel.fusion.allreduce_groups, config.model.sizes.num_layers
     recomputed = recompute_of_blocks(config)
@@ -154,16 +159,25 @@ def bucket_of(config: RunConfig, name: str, called: bool = False) -> int:
         block = int(rest.partition(".")[0])
         block = recomputed.index(recomputed[block]) if called else block
         return block * groups // layers + 1 if groups else 0
-    return min(groups, 1) if part in ("embedding", "head") else groups
+    return min(groups, 1) if part == "embedding" else groups
 
 
 def planned_buckets(config: RunConfig, rank: int, called: bool = False) -> Buckets:
-    """The collectives that the plan fuses: those of weights and gradients of the rank's stage with a fusion id."""
+    """The collectives that the plan fuses: those of weights and gradients of the rank's stage with a fusion id.
+
+    What is gathered again for the backward pass has buckets of its own. Micro-batches that gather twice gather and
+    scatter each weight alone.
+    """
     mesh, stage = config.mesh, config.mesh.coordinates(rank)[0]
     buckets: Buckets = Counter()
     for layout in layouts_of(config):
+        gathered = 0
         for op, group, *_ in parameter_collectives(config, layout):
             fusion = bucket_of(config, layout.name, called and op == "AllReduce")
+            if mesh.gathers_twice and op != "AllReduce" and config.accumulation > 1:
+                fusion = 0
+            elif mesh.gathers_twice and op == "AllGather":
+                fusion, gathered = fusion + gathered, BACKWARD
             if layout.stage == stage and fusion:
                 again = called and op == "AllReduce" and _in_block(layout.name)
                 calls = config.parallel.overlap.parts if again else 1

@@ -98,6 +98,8 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
     )
     parallel = {**values["parallel"], "data": mesh.data, "tensor": mesh.tensor, "pipeline": mesh.pipeline}
     parallel.update(optimizer_shard=mesh.optimizer_shard, micro_batches=None, stage_layers=None)
+    level = min(config.parallel.optimizer_level, 2 if mesh.pipeline > 1 else 3)
+    parallel["optimizer_level"] = level if mesh.optimizer_shard > 1 else 1
     parallel["graph_micro_batches"] = graph_micro_batches
     parallel["virtual_stages"] = 2 if config.mesh.virtual_stages > 1 and mesh.pipeline > 1 else 1
     parallel["sequence"] = config.parallel.sequence and mesh.tensor > 1

@@ -80,6 +80,20 @@ def test_every_stored_factor_is_that_of_a_plan(found):
         assert plan.config.devices == stored[key].devices
 
 
+def test_published_runs_without_tensor_parallelism_fit_at_higher_levels():
+    """With their own mesh, micro-batches and recomputation. Pipelines do not gather twice."""
+    fit = {1: [], 2: [], 3: []}
+    for runs in STACKS.values():
+        for run in (run for run in runs.values() if run.sizes[9] == 1):
+            layers, pipeline, shards = run.sizes[0], run.sizes[10], run.sizes[13]
+            highest = 1 if shards == 1 else 2 if pipeline > 1 else 3
+            for level, found in fit.items():
+                keys = {"parallel.optimizer_level": str(min(level, highest))}
+                keys |= {"parallel.fusion.allreduce_groups": str(layers)} if level > 1 else {}
+                found.append(planned(replace(run, keys={**run.keys, **keys}))[0].fits)
+    assert [(sum(found), len(found)) for found in fit.values()] == [(3, 25), (11, 25), (20, 25)]
+
+
 def inside(run, limits):
     times = fit_scaling(MINDSPEED).times(run.devices)
     return limits.low * times <= run.times_roofline <= limits.high * times

@@ -94,6 +94,13 @@ MORE = {
         "parallel.hardware=ascend910b",
         "parallel.optimizer_shard=2",
     ],
+    "dp4, level 3": [
+        "devices=4",
+        "parallel.tensor=1",
+        "training.global_batch=8",
+        "parallel.optimizer_shard=4",
+        "parallel.optimizer_level=3",
+    ],
     "tp2, documents run on": ["devices=2", "training.global_batch=4", "data.reset_at_eos=false"],
 }
 
@@ -106,6 +113,7 @@ FAMILIES = {
 }
 RECOMPUTED, NOT_RECOMPUTED = "training.recompute=full", "training.recompute=none"
 FAMILY_MESHES = [("codegeex2", ["devices=4", "training.global_batch=8", "parallel.optimizer_shard=2", RECOMPUTED])]
+LEVELS = ["devices=8", "training.global_batch=32", "training.micro_batch=2", "parallel.optimizer_shard=2"]
 SLOW_FAMILY_MESHES = [("codegen", ["devices=2", "training.global_batch=4", NOT_RECOMPUTED])]
 SLOW_FAMILY_MESHES += [
     (family, overrides)
@@ -128,6 +136,9 @@ SLOW_FAMILY_MESHES += [
     ("codegen", ["devices=4", "training.global_batch=8", "parallel.optimizer_shard=2", RECOMPUTED]),
     ("codegen", ["devices=2", "training.global_batch=4", "parallel.sequence=true", NOT_RECOMPUTED]),
     ("codegeex2", ["devices=2", "training.global_batch=4", NOT_RECOMPUTED]),
+    ("codegen", [*LEVELS, "parallel.optimizer_level=2", "parallel.pipeline=2"]),
+    ("codegen", [*LEVELS, "parallel.optimizer_level=3", "parallel.graph_micro_batches=2"]),
+    ("codegeex2", [*LEVELS, "parallel.optimizer_level=3", "parallel.tensor=1", NOT_RECOMPUTED]),
     ("codegeex2", ["devices=4", "training.global_batch=8", "parallel.tensor=4", NOT_RECOMPUTED]),
     ("codegeex2", ["devices=4", "training.global_batch=8", "parallel.tensor=4", "parallel.hardware=ascend910b"]),
     ("codegen", ["devices=2", "training.global_batch=4", "parallel.hardware=ascend910b", "model.scores_fp32=false"]),

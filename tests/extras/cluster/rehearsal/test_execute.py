@@ -72,6 +72,19 @@ FAMILY_PLANS = {
     "codegen sequence recompute": ("codegen", 2, {"tensor": 2, "sequence": True}, {"recompute": "full"}),
     "codegen virtual stages": ("codegen", 2, VIRTUAL, {"recompute": "selective"}),
     "codegen tensor": ("codegen", 2, {"tensor": 2}, {"recompute": "selective"}),
+    "codegen level 3": ("codegen", 2, {"optimizer_shard": 2, "optimizer_level": 3}, {}),
+    "codegen level 3, two optimizer groups, accumulation": (
+        "codegen",
+        4,
+        {"optimizer_shard": 2, "optimizer_level": 3, **TWO_CALLS},
+        {"precision": "fp16"},
+    ),
+    "codegeex2 level 2, tensor, pipeline": (
+        "codegeex2",
+        8,
+        {"tensor": 2, "pipeline": 2, "optimizer_shard": 2, "optimizer_level": 2, **TWO_CALLS},
+        {"recompute": "full"},
+    ),
     "codegen z-loss pipeline": (
         "codegen",
         2,
