@@ -149,9 +149,9 @@ BACKWARD = 2000  # what MindSpore adds to the fusion id of a weight that it gath
 
 
 def bucket_of(config: RunConfig, name: str, called: bool = False) -> int:
-    """The fusion id of a parameter's gradient and of its gathered weight. Blocks are numbered in order;
-    embeddings belong to the first bucket, what follows the blocks to the last. `called`: equal blocks use the bucket of the
-    first of them."""
+    """The fusion id of a parameter's gradient and of its gathered weight. Blocks are numbered in order; embeddings
+    belong to the first bucket, what follows the blocks to the last. `called`: equal blocks use the bucket of the first
+    of them."""
     groups, layers = config.parallel.fusion.allreduce_groups, config.model.sizes.num_layers
     recomputed = recompute_of_blocks(config)
     part, _, rest = name.partition(".")
