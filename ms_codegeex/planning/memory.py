@@ -162,14 +162,12 @@ def _gathered(config: RunConfig, sums: ParameterSums, parts: list[ModelPart], st
     shards, or one block's if they are recomputed. The parts of a single micro-batch cast what is gathered in FP32. A
     network that is called for every micro-batch casts in each call, and keeps that until the call's backward pass.
     Weights that are gathered twice exist in two buckets: the one in use, and the next."""
-    whole, narrow = float(sums.shared_bytes), config.parallel.overlap.parts == 1 or config.accumulation > 1
-    if config.mesh.gathers_twice:
-        width = FP32 if config.training.precision == "fp32" else 2
-        return width * (2 * _bucket(config, sums, sums.shared) + sums.output)
+    narrow, twice = config.parallel.overlap.parts == 1 or config.accumulation > 1, config.mesh.gathers_twice
+    whole = FP32 * (2 * _bucket(config, sums, sums.shared) + sums.output) if twice else float(sums.shared_bytes)
     if config.training.precision == "fp32" or config.lora.frozen != "fp32":
         return whole  # what is held in 16 bits needs no cast; those of adapters are small
     if config.mesh.optimizer_shard > 1 and narrow:  # cast before they are gathered, but for the table that is looked up
-        whole = whole / 2 + 2 * (sums.tables - sums.output)
+        whole = whole / 2 + (0 if twice else 2 * (sums.tables - sums.output))
         parts = [part for part in parts if part.name == "head" and not sums.output]
     casts = [(2 * sum(o.k * o.n for o in part.operators if isinstance(o, MatMul) and o.weight), part) for part in parts]
     forgotten = ("full", "selective") if chip.kind == "ascend" else ("full",)

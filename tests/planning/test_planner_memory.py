@@ -138,6 +138,29 @@ def test_accumulation_keeps_whole_gradients_and_a_buffer():
     assert many.memory[0].activations < once.memory[0].activations
 
 
+def test_levels_of_optimizer_sharding_by_hand():
+    """Eight replicas, a bucket for each layer. CodeGeeX's word table is its output layer too, Qwen2.5-7B has two."""
+
+    def levels(path, *words):
+        words = "devices=8", "parallel.tensor=1", "parallel.pipeline=1", "parallel.optimizer_shard=8", *words
+        words = *words, "parallel.hardware=ascend910b", "training.global_batch=64", "training.micro_batch=1"
+        return [plan(path, *words, f"parallel.optimizer_level={x}").memory[0] for x in (1, 2, 3)]
+
+    first, second, third = levels(PAPER, "parallel.fusion.allreduce_groups=40")
+    table, matrices = 52224 * 5120, 40 * MATRICES
+    assert first.weights == second.weights == third.weights
+    assert first.gradients - second.gradients == 4 * matrices - 4 * MATRICES and second.gradients == third.gradients
+    assert first.gathered_weights == second.gathered_weights == 2 * matrices + 2 * table
+    assert third.gathered_weights == 2 * 2 * MATRICES + 2 * table
+    untied = ["model.family=qwen2", "model.preset=7b", "parallel.fusion.allreduce_groups=28", "training.dropout=0"]
+    first, second, third = levels(PAPER, *untied)
+    table, block = 152064 * 3584, 2 * (3584 + 512) * 3584 + 3 * 3584 * 18944
+    assert first.weights - second.weights == 4 * 2 * table * 7 // 8 and second.weights == third.weights
+    assert second.gradients == 2 * second.weights + 4 * (block + table)
+    assert (first.gathered_weights, second.gathered_weights) == (2 * (28 * block + table), 2 * 28 * block + 6 * table)
+    assert third.gathered_weights == 2 * (2 * block + table)
+
+
 def test_earlier_stages_hold_more_micro_batches():
     stages = plan(PIPELINE, "training.recompute=none").memory
     middle = [stages[1].activations, stages[2].activations]  # ten equal blocks each, three and two in flight
