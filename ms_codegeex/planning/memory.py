@@ -97,15 +97,18 @@ def kept_bytes(parts: Sequence[ModelPart]) -> float:
 
 
 def _activations(config: RunConfig, parts: list[ModelPart], stage: int) -> tuple[float, float]:
-    """Bytes kept or recomputed, and transient ones, of all parts of the micro-batches that the stage has open."""
+    """Bytes kept or recomputed, and transient ones, of the micro-batches that the stage has open, at the worst moment
+    of a backward pass. It begins with the head, whose values are gone when a block computes its own again."""
     mesh, runs = config.mesh, config.parallel.overlap.parts
-    saved = [0.0] * mesh.virtual_stages
+    saved, moments = [0.0] * mesh.virtual_stages, [(0.0, 0.0)]
     for part in parts:
-        saved[part.virtual_stage] += part.count * saved_bytes(part)
-    kept = _most_open(config, saved, stage)
-    replayed = max((replayed_bytes(part) for part in parts), default=0.0)
-    transient = max((getattr(o, "transient", 0.0) for part in parts for o in part.operators), default=0.0)
-    return runs * (kept + replayed), runs * transient
+        kept, transient = saved_bytes(part), max((getattr(o, "transient", 0.0) for o in part.operators), default=0.0)
+        again = replayed_bytes(part) + (kept if part.name == "head" else 0)
+        saved[part.virtual_stage] += part.count * kept
+        moments.append((again, transient))
+    heads = sum(saved_bytes(part) for part in parts if part.name == "head")
+    again, transient = max(moments, key=sum)
+    return runs * (_most_open(config, saved, stage) - heads + again), runs * transient
 
 
 @dataclass(frozen=True)
