@@ -118,9 +118,9 @@ DAMAGE = {
         changed("tokenizer.json", lambda c: c["model"]["vocab"].update({"\u0120new": 9000})),
         "not a byte-level vocabulary; restore the file",
     ),
-    "a space that is added": (
+    "a space": (
         changed("tokenizer_config.json", lambda c: c.update(add_prefix_space=True)),
-        "add_prefix_space is True, expected False",
+        "add_prefix_space is True",
     ),
 }
 
@@ -138,7 +138,5 @@ def test_what_would_give_other_ids_is_refused(tmp_path, case):
 
 
 def test_the_name_alone_is_not_enough():
-    with pytest.raises(
-        UserError, match=r"tokenizer qwen2: .* give a directory that holds tokenizer.json, or vocab.json"
-    ):
+    with pytest.raises(UserError, match=r"tokenizer qwen2: .* a directory that holds tokenizer.json, or vocab.json"):
         load_tokenizer("qwen2")
