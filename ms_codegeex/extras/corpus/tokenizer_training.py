@@ -144,11 +144,7 @@ def train_tokenizer(
 
 
 def cached_tokenizer(
-    inputs: Inputs,
-    parent: Path,
-    settings: TokenizerSettings,
-    search: Search = find_units,
-    share: float | None = None,
+    inputs: Inputs, parent: Path, settings: TokenizerSettings, search: Search = find_units, share: float | None = None
 ) -> Path:
     """The directory of the tokenizer for this request, trained on first use: `parent/tokenizer-<12 hex digits>`, which
     depend on the places of `inputs` and the settings. Once it is there nothing is searched or read again."""
