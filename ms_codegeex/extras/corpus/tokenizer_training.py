@@ -72,9 +72,8 @@ class TokenizerSettings:
         if self.language_tags and self.family != "codegeex2":
             raise UserError(f"--language-tags: tag lines are plain text to {self.family}; leave it out")
         if self.whitespace_run is not None and self.family not in RUNS:
-            raise UserError(
-                f"--whitespace-run: {self.family} decides itself which white space is a token; leave it out"
-            )
+            decides = f"{self.family} decides itself which white space is a token"
+            raise UserError(f"--whitespace-run: {decides}; leave it out")
         default, least, most = RUNS.get(self.family, (0, 0, 0))
         run = default if self.whitespace_run is None else self.whitespace_run
         object.__setattr__(self, "whitespace_run", run)
