@@ -94,6 +94,7 @@ def _languages_by() -> dict[str, Mapping[str, Language]]:
     content = shipped_table(_FILE)
     known = {language.name: language for language in languages()}
     others = {**content["others"], **{name: f".{name.lower()}" for name in content["alike"].split()}}
+    others |= {name: f"={name.lower().replace(' ', '-')}" for name in content["ruled"]}
     known |= {name: Language(name, "") for name in others}
     by: dict[str, dict[str, Language]] = {sign: {} for sign in "./$="}
     for name, listed in (*content["ours"].items(), *others.items()):

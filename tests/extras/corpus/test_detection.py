@@ -193,7 +193,7 @@ def test_the_table_gives_each_suffix_and_name_once_and_every_rule_compiles():
     words += [suffix for suffix in table["rules"] if suffix != "none"]
     words += [f".{name.lower()}" for name in table["alike"].split()]
     assert len(words) == len(set(words))
-    known = {*table["others"], *table["alike"].split(), *(language.name for language in languages())}
+    known = {*table["others"], *table["alike"].split(), *table["ruled"], *(language.name for language in languages())}
     assert known.issuperset(table["ours"])
     for suffix, rules in table["rules"].items():
         assert len(detection._rules(suffix)) == len(rules)
