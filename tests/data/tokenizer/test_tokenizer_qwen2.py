@@ -4,7 +4,7 @@ import json
 import unicodedata
 
 import pytest
-from tokenizer_files import QWEN2_NAMES, drawn_texts, write_qwen2
+from tokenizer_files import QWEN2_NAMES, changed, drawn_texts, write_qwen2
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.tokenizer import load_tokenizer
@@ -92,15 +92,6 @@ def test_what_is_saved_again_is_the_same(tmp_path, layout):
     assert released.added_tokens_decoder == saved.added_tokens_decoder
     for text in TEXTS[:200]:
         assert released(text).input_ids == saved(text).input_ids
-
-
-def changed(name, edit):
-    def change(directory):
-        content = json.loads((directory / name).read_text("utf-8"))
-        edit(content)
-        (directory / name).write_text(json.dumps(content), "utf-8")
-
-    return change
 
 
 DAMAGE = {

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, command
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizer_files import in_transformers
+from tokenizer_files import changed, in_transformers
 from tokenizers.normalizers import NFC
 
 from ms_codegeex.base.errors import UserError
@@ -195,15 +195,6 @@ def test_a_cached_one_is_trained_once(tmp_path):
     assert other != directory and load_tokenizer(other).vocab_size == 301
 
 
-def edited(name, edit):
-    def damage(directory):
-        content = json.loads((directory / name).read_text())
-        edit(content)
-        (directory / name).write_text(json.dumps(content))
-
-    return damage
-
-
 def swap(vocab):
     vocab["!"], vocab["#"] = vocab["#"], vocab["!"]
 
@@ -211,11 +202,11 @@ def swap(vocab):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (edited("vocab.json", swap), "vocab.json: not a tokenizer's vocabulary with the hash in tables_sha256"),
+        (changed("vocab.json", swap), "vocab.json: not a tokenizer's vocabulary with the hash in tables_sha256"),
         (lambda d: (d / "merges.txt").write_text("#version: 0.2\ni n\n"), "merges.txt: not a tokenizer's merges with"),
-        (edited("tokenizer_config.json", lambda c: c.pop("tables_sha256")), "vocab.json: not GPT-2's vocabulary"),
-        (edited("tokenizer_config.json", lambda c: c.update(tables_sha256="x")), "tables_sha256 is not two SHA-256"),
-        (edited("tokenizer_config.json", lambda c: c.update(ws_encoding_length=9)), "normalizer is {"),
+        (changed("tokenizer_config.json", lambda c: c.pop("tables_sha256")), "vocab.json: not GPT-2's vocabulary"),
+        (changed("tokenizer_config.json", lambda c: c.update(tables_sha256="x")), "tables_sha256 is not two SHA-256"),
+        (changed("tokenizer_config.json", lambda c: c.update(ws_encoding_length=9)), "normalizer is {"),
     ],
 )
 def test_damaged_directories(own, tmp_path, damage, message):
@@ -240,7 +231,7 @@ def test_tables_that_record_themselves_must_still_be_tables(own, tmp_path, chang
     (tmp_path / "merges.txt").write_text(merges)
     lines = "\n".join(tokens), "\n".join(merges.splitlines()[1:])
     digests = [hashlib.sha256(text.encode()).hexdigest() for text in lines]
-    edited("tokenizer_config.json", lambda config: config.update(tables_sha256=digests))(tmp_path)
+    changed("tokenizer_config.json", lambda config: config.update(tables_sha256=digests))(tmp_path)
     if change == "none":  # so it is not the digests that are wrong
         assert load_tokenizer(tmp_path).fingerprint == own["codegeex"].fingerprint
         return
