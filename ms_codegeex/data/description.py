@@ -391,17 +391,14 @@ def update_description(directory: Path, key: str, value: str) -> ModelDescriptio
         text = read_inside(directory, CARD, largest(CARD) or 0).decode("utf-8", "replace")
         with atomic_file(directory / CARD) as path:
             path.write_text(_in_front_matter(text, key, fact), encoding="utf-8")
-    save_description(directory, known, tokenizer=_has_tokenizer(directory))
+    tokenizer = any(has_file(directory, name) for name in (CONFIG, "tokenizer.json", "tokenizer.model"))
+    save_description(directory, known, tokenizer=tokenizer)
     return known
 
 
 def card_licence(text: str) -> str | None:
     found = _entry("licence").match(text)
     return (found["value"].strip() or None) if found else None
-
-
-def _has_tokenizer(directory: Path) -> bool:
-    return any(has_file(directory, name) for name in (CONFIG, "tokenizer.json", "tokenizer.model"))
 
 
 def _entry(key: str) -> re.Pattern[str]:

@@ -285,9 +285,6 @@ class TestStaleShards:
         assert content(place / "out") == content(place / "fresh")
         return shards(place / ".out.work")
 
-    def test_the_same_request_uses_all(self, stopped):
-        assert len(stopped[1]) == 12 and self.again(stopped[0]) == stopped[1]
-
     def test_what_does_not_concern_shards_leaves_them(self, stopped):
         settings = PrepareSettings(max_bytes=None, near_duplicates=0, seed=3, validation_share=0.5)
         assert self.again(stopped[0], settings) == stopped[1]
