@@ -8,7 +8,7 @@ import io
 import json
 import random
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,17 @@ def drawn_texts(count: int, seed: int = 0) -> list[str]:
         ])()  # fmt: skip
 
     return ["".join(part() for _ in range(draw.randrange(1, 8))) for _ in range(count)]
+
+
+def changed(name: str, edit: Callable[[Any], object]) -> Callable[[Path], object]:
+    """A function that edits the JSON file `name` of a directory in place."""
+
+    def change(directory: Path) -> None:
+        content = json.loads((directory / name).read_text("utf-8"))
+        edit(content)
+        (directory / name).write_text(json.dumps(content), "utf-8")
+
+    return change
 
 
 @contextlib.contextmanager

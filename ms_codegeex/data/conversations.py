@@ -97,16 +97,11 @@ class ChatTemplate:
                 text = f"{{%- if message['content'] -%}}{text}{{%- endif -%}}"
             roles.append(f"{{%- {condition} -%}}{counted}{text}")
         begin = self.assistant.partition("{content}")[0]
-        return "\n".join(
-            [
-                *(["{%- set ns = namespace(round=0) -%}"] if counts else []),
-                "{%- for message in messages -%}",
-                *roles,
-                "{%- else -%}{{- raise_exception('a message by ' ~ message['role'] ~ ' has no place') -}}{%- endif -%}",
-                "{%- endfor -%}",
-                f"{{%- if add_generation_prompt -%}}{{{{- {_quoted(begin)} -}}}}{{%- endif -%}}",
-            ]
-        )
+        first = ["{%- set ns = namespace(round=0) -%}"] if counts else []
+        other = "{{- raise_exception('a message by ' ~ message['role'] ~ ' has no place') -}}"
+        lines = [*first, "{%- for message in messages -%}", *roles, f"{{%- else -%}}{other}{{%- endif -%}}"]
+        asks = f"{{%- if add_generation_prompt -%}}{{{{- {_quoted(begin)} -}}}}{{%- endif -%}}"
+        return "\n".join([*lines, "{%- endfor -%}", asks])
 
 
 def _quoted(text: str) -> str:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -45,13 +45,10 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)  # OWNER/NAME
 IN_CARD = {"licence": "license", "base": "base_model"}  # the facts that a model card's front matter has, too
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # also all that ends a line
 _MAX_TEXT = 1 << 20  # characters of a template
+_SHORT = {"prefix": "pre", "suffix": "suf", "middle": "mid"}  # in the keys of a GGUF file
 
 Chat = ChatTemplate | JinjaTemplate
-Entries = Iterator[tuple[str, str, Any]]  # of a GGUF file: key, kind, value
-
-
-def _nothing(*_: Any) -> Entries:
-    yield from ()
+Entries = Iterable[tuple[str, str, Any]]  # of a GGUF file: key, kind, value
 
 
 @dataclass(frozen=True)
@@ -72,11 +69,11 @@ class Fact:
     write: Callable[[Any], Any] = lambda value: value
     lasting: bool = True
     check: Callable[[Any, Tokenizer, int, str], None] = lambda *_: None
-    gguf: Callable[[Any, Tokenizer, str], Entries] = _nothing
+    gguf: Callable[[Any, Tokenizer, str], Entries] = lambda *_: ()
 
 
-def _fact(meaning: str, read: Callable[[Any], Any], **more: Any) -> dict[str, Fact]:
-    return {"fact": Fact(meaning, read, **more)}
+def _fact(meaning: str, read: Callable[[Any], Any], **more: Any) -> Any:
+    return field(default=None, metadata={"fact": Fact(meaning, read, **more)})
 
 
 def _line(value: Any) -> str:
@@ -144,9 +141,8 @@ def chat_texts(chat: Chat | None) -> dict[str, str]:
 
 
 def bound(chat: Chat, tokenizer: Tokenizer) -> ChatFormat:
-    return (
-        JinjaChat(chat, tokenizer.special_texts(), tokenizer.answer_ends) if isinstance(chat, JinjaTemplate) else chat
-    )
+    ours = not isinstance(chat, JinjaTemplate)
+    return chat if ours else JinjaChat(chat, tokenizer.special_texts(), tokenizer.answer_ends)
 
 
 def _chat_keys(chat: Chat, tokenizer: Tokenizer, prefix: str) -> Entries:
@@ -161,16 +157,12 @@ def _chat_keys(chat: Chat, tokenizer: Tokenizer, prefix: str) -> Entries:
 
 
 def _infill_keys(marks: Sentinels, tokenizer: Tokenizer, _prefix: str) -> Entries:
-    for part, short in (("prefix", "pre"), ("suffix", "suf"), ("middle", "mid")):
+    for part, short in _SHORT.items():
         mark = getattr(marks, part)
         ids = [mark] if isinstance(mark, int) else tokenizer.encode_marks(mark)
         if len(ids) == 1:
             yield f"tokenizer.ggml.fim_{short}_token_id", "uint32", ids[0]
             yield f"tokenizer.ggml.{part}_token_id", "uint32", ids[0]
-
-
-def _licence_keys(licence: str, *_: Any) -> Entries:
-    yield "general.license", "string", licence
 
 
 def _base_keys(base: str, *_: Any) -> Entries:
@@ -182,31 +174,20 @@ def _base_keys(base: str, *_: Any) -> Entries:
 class ModelDescription:
     """The facts about a model; None: nothing is known."""
 
-    chat: Chat | None = field(
-        default=None, metadata=_fact("how conversations are written", chat_of, write=chat_json, gguf=_chat_keys)
+    chat: Chat | None = _fact("how conversations are written", chat_of, write=chat_json, gguf=_chat_keys)
+    infill: Sentinels | None = _fact(
+        "how it is asked to fill in the middle",
+        sentinels,
+        **{"write": Sentinels.to_json, "check": Sentinels.check, "gguf": _infill_keys},
     )
-    infill: Sentinels | None = field(
-        default=None,
-        metadata=_fact(
-            "how it is asked to fill in the middle",
-            sentinels,
-            write=Sentinels.to_json,
-            check=Sentinels.check,
-            gguf=_infill_keys,
-        ),
+    tags: str | None = _fact("the tag lines of languages, as `prepare --tags`", _scheme)
+    base: str | None = _fact("the model that it was made from", _line, gguf=_base_keys)
+    adapter: str | None = _fact("the adapter that was merged into it", _line, lasting=False)
+    licence: str | None = _fact(
+        "the licence's SPDX identifier", _line, gguf=lambda value, *_: [("general.license", "string", value)]
     )
-    tags: str | None = field(default=None, metadata=_fact("the tag lines of languages, as `prepare --tags`", _scheme))
-    base: str | None = field(default=None, metadata=_fact("the model that it was made from", _line, gguf=_base_keys))
-    adapter: str | None = field(
-        default=None, metadata=_fact("the adapter that was merged into it", _line, lasting=False)
-    )
-    licence: str | None = field(
-        default=None, metadata=_fact("the licence's SPDX identifier", _line, gguf=_licence_keys)
-    )
-    step: int | None = field(
-        default=None, metadata=_fact("the training step that its weights are of", _step, lasting=False)
-    )
-    reason: str | None = field(default=None, metadata=_fact("why it is this step", _line, lasting=False))
+    step: int | None = _fact("the training step that its weights are of", _step, lasting=False)
+    reason: str | None = _fact("why it is this step", _line, lasting=False)
 
     def to_json(self) -> dict[str, Any]:
         known = {name: getattr(self, name) for name in FACTS}
@@ -290,12 +271,10 @@ def gguf_description(metadata: Mapping[str, Any], prefix: str, where: object) ->
     own = {*chat_texts(known.chat).values()}  # which may begin with the prefix by themselves
     texts = {name: text if text in own else text.removeprefix(prefix) for name, text in texts.items()}
     chat = _agreed(known.chat, texts, stated_wins=False)
-    parts = {"prefix": "pre", "suffix": "suf", "middle": "mid"}
-    keys = {
-        part: (f"tokenizer.ggml.fim_{short}_token_id", f"tokenizer.ggml.{part}_token_id")
-        for part, short in parts.items()
-    }
-    marks = {part: next((metadata[key] for key in names if key in metadata), None) for part, names in keys.items()}
+    marks = {}
+    for part, short in _SHORT.items():
+        keys = (f"tokenizer.ggml.fim_{short}_token_id", f"tokenizer.ggml.{part}_token_id")
+        marks[part] = next((metadata[key] for key in keys if key in metadata), None)
     infill, names = known.infill, metadata.get("tokenizer.ggml.tokens", ())
     if None not in marks.values():
         stated = () if infill is None else (infill.prefix, infill.suffix, infill.middle)
@@ -412,17 +391,14 @@ def update_description(directory: Path, key: str, value: str) -> ModelDescriptio
         text = read_inside(directory, CARD, largest(CARD) or 0).decode("utf-8", "replace")
         with atomic_file(directory / CARD) as path:
             path.write_text(_in_front_matter(text, key, fact), encoding="utf-8")
-    save_description(directory, known, tokenizer=_has_tokenizer(directory))
+    tokenizer = any(has_file(directory, name) for name in (CONFIG, "tokenizer.json", "tokenizer.model"))
+    save_description(directory, known, tokenizer=tokenizer)
     return known
 
 
 def card_licence(text: str) -> str | None:
     found = _entry("licence").match(text)
     return (found["value"].strip() or None) if found else None
-
-
-def _has_tokenizer(directory: Path) -> bool:
-    return any(has_file(directory, name) for name in (CONFIG, "tokenizer.json", "tokenizer.model"))
 
 
 def _entry(key: str) -> re.Pattern[str]:

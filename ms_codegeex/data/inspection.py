@@ -13,18 +13,9 @@ import numpy as np
 from ms_codegeex.base.digests import sha256
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.sections import InfillConfig
+from ms_codegeex.data.datasets import layout
 from ms_codegeex.data.datasets.batches import KIND, DocumentSpan, read_info
 from ms_codegeex.data.datasets.indexed import AGAIN, IndexedDataset
-from ms_codegeex.data.datasets.layout import (
-    DATA_FILES,
-    DATASET_JSON,
-    FORMAT,
-    REPORT_HTML,
-    SPLITS,
-    documents_path,
-    read_document_row,
-    read_documents,
-)
 from ms_codegeex.data.datasets.opening import open_sequences
 from ms_codegeex.data.datasets.packing import open_mask
 from ms_codegeex.data.languages import tag_prefix
@@ -49,15 +40,16 @@ class Dataset:
 
 def open_dataset(directory: Path) -> Dataset:
     """Open a dataset and check sizes and offsets; anything wrong is a `UserError` that names the file."""
-    path = directory / DATASET_JSON
-    description = read_info(directory, FORMAT)
+    path = directory / layout.DATASET_JSON
+    description = read_info(directory, layout.FORMAT)
     try:
-        counts = {split: [description["splits"][split][name] for name in ("documents", "tokens")] for split in SPLITS}
-        for name in DATA_FILES:
+        names = ("documents", "tokens")
+        counts = {split: [description["splits"][split][name] for name in names] for split in layout.SPLITS}
+        for name in layout.DATA_FILES:
             description["files"][name]["sha256"]
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: {error} is missing; {AGAIN}") from None
-    splits = {split: IndexedDataset(directory / split) for split in SPLITS}
+    splits = {split: IndexedDataset(directory / split) for split in layout.SPLITS}
     for split, dataset in splits.items():
         if [len(dataset), dataset.tokens.size] != counts[split]:
             said = "says {} documents and {} tokens".format(*counts[split])
@@ -83,13 +75,13 @@ def verify_dataset(dataset: Dataset) -> None:
     for name, entry in description["files"].items():
         path = directory / Path(name).name  # nothing outside the directory is read
         if not path.is_file():
-            raise UserError(f"{path}: missing, but {DATASET_JSON} names it; {AGAIN}")
+            raise UserError(f"{path}: missing, but {layout.DATASET_JSON} names it; {AGAIN}")
         if sha256(path) != entry.get("sha256"):
-            raise UserError(f"{path}: its sha256 is not the one in {DATASET_JSON}, so it has changed; {AGAIN}")
+            raise UserError(f"{path}: its sha256 is not the one in {layout.DATASET_JSON}, so it has changed; {AGAIN}")
 
 
 def _check_table(prefix: Path, documents: IndexedDataset) -> None:
-    path, table = documents_path(prefix), read_documents(prefix, ["tokens"])
+    path, table = layout.documents_path(prefix), layout.read_documents(prefix, ["tokens"])
     if table is None:
         return
     if table.num_rows != len(documents):
@@ -105,9 +97,9 @@ def deep_check(dataset: Dataset, split: str, tokenizer: Tokenizer) -> Iterator[t
     bytes decoded and of documents that cannot be compared, because the tokenizer may have changed them. `UserError` if
     hashes are not recorded, or naming the first document that has changed."""
     prefix = dataset.directory / split
-    table = read_documents(prefix)
+    table = layout.read_documents(prefix)
     if table is None:
-        raise UserError(f"{documents_path(prefix)}: missing, so hashes of documents are not recorded; {AGAIN}")
+        raise UserError(f"{layout.documents_path(prefix)}: missing, so hashes of documents are not recorded; {AGAIN}")
     documents, fine_tuning = dataset.splits[split], dataset.description.get("kind") == KIND
     tags = dataset.description.get("settings", {}).get("tags", "none")
     scheme = {True: "codegeex", False: "none"}.get(tags, tags)  # older datasets record only whether there are any
@@ -128,7 +120,7 @@ def deep_check(dataset: Dataset, split: str, tokenizer: Tokenizer) -> Iterator[t
 
 def report_path(dataset: Dataset) -> str:
     """Path of the dataset's HTML report; a `UserError` if there is none."""
-    path = dataset.directory / REPORT_HTML
+    path = dataset.directory / layout.REPORT_HTML
     if not path.is_file():
         raise UserError(f"{path}: no such file, as in datasets of older versions; {AGAIN}")
     return str(path)
@@ -136,7 +128,7 @@ def report_path(dataset: Dataset) -> str:
 
 def origin(prefix: Path, number: int) -> dict[str, Any]:
     """`source`, `language` and `sha256` (hex) of a document, each None where it is not recorded."""
-    row = read_document_row(prefix, number) or {}
+    row = layout.read_document_row(prefix, number) or {}
     return {**{name: row.get(name) for name in ("source", "language")}, "sha256": row["sha256"].hex() if row else None}
 
 
@@ -146,13 +138,8 @@ def read_document(dataset: Dataset, split: str, number: int) -> dict[str, Any]:
     if not 0 <= number < len(documents):
         raise UserError(f"--document {number}: {split} has documents 0..{len(documents) - 1}")
     ids = documents.document(number)
-    return {
-        "split": split,
-        "number": number,
-        "tokens": int(ids.size),
-        **origin(dataset.directory / split, number),
-        "text": dataset.tokenizer().decode(ids[:-1].tolist()),
-    }
+    place = {"split": split, "number": number, "tokens": int(ids.size), **origin(dataset.directory / split, number)}
+    return {**place, "text": dataset.tokenizer().decode(ids[:-1].tolist())}
 
 
 def read_sample(
@@ -183,16 +170,9 @@ def read_sample(
         stop = offset + span.stop - span.start
         documents.append(_part(dataset, split, tokenizer, span, ids[offset:stop], counted[offset:stop], marks))
         offset = stop
-    return {
-        "number": number,
-        "index": index,
-        "split": split,
-        "seq_length": length,
-        "seed": seed,
-        "counted": int(counted.sum()),
-        "padding": int(ids.size - offset),
-        "documents": documents,
-    }
+    sample = {"number": number, "index": index, "split": split, "seq_length": length, "seed": seed}
+    sample |= {"counted": int(counted.sum()), "padding": int(ids.size - offset)}
+    return {**sample, "documents": documents}
 
 
 def _part(

@@ -33,14 +33,7 @@ CHATML = (
 )
 OWN = JinjaTemplate((("default", CHATML),))
 KNOWN = ModelDescription(
-    chat=OWN,
-    infill=Sentinels(376, 377, 378),
-    tags="codegeex",
-    base="parent",
-    adapter="talk",
-    licence="mit",
-    step=40,
-    reason="the best of 100 steps",
+    OWN, Sentinels(376, 377, 378), "codegeex", "parent", "talk", licence="mit", step=40, reason="the best of 100 steps"
 )
 
 

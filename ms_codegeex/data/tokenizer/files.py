@@ -67,12 +67,8 @@ class AddedTokens:
 
     def entry(self, token: str) -> dict[str, Any]:
         special = token not in self.plain and token not in self.shown
-        return {
-            "content": token,
-            **dict.fromkeys(_MATCHING, False),
-            "normalized": token in self.late,
-            "special": special,
-        }
+        flags = {**dict.fromkeys(_MATCHING, False), "normalized": token in self.late}
+        return {"content": token, **flags, "special": special}
 
 
 def is_ranked(path: Path) -> bool:

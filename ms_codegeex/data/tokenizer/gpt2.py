@@ -148,14 +148,9 @@ class ByteLevelTokenizer(Tokenizer):
         self.tables.save(directory)
         if added := {**self.names, **self.added.plain, **self.added.special}:
             write_json(directory / ADDED, added)
-        common = {
-            "model_max_length": self.longest,
-            "add_prefix_space": False,
-            "clean_up_tokenization_spaces": False,  # or `x ? y` would be decoded as `x? y`
-            **self.special_texts(),
-        }
+        common = {"model_max_length": self.longest, "add_prefix_space": False, "clean_up_tokenization_spaces": False}
         own = {DIGESTS_KEY: [*self.tables.digests]} if self.tables.are_own else {}
-        write_json(directory / CONFIG, {**config, **common, **own})
+        write_json(directory / CONFIG, {**config, **common, **self.special_texts(), **own})
 
     def _parameters(self) -> dict[str, int]:
         return {}
@@ -229,10 +224,9 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
         added = read_added(directory, config, content, tables.vocab, "codegeex")
         numbers = {**added.plain, **added.special}
         if {name: numbers.get(name) for name in found.names} != found.names:
-            raise UserError(
-                f"{directory}: expected the added tokens <|extratoken_1|> = {tables.eos_id + 1} to "
-                f"<|extratoken_{len(found.names)}|> = {tables.eos_id + len(found.names)}; restore the files"
-            )
+            last, end = len(found.names), tables.eos_id
+            expected = f"<|extratoken_1|> = {end + 1} to <|extratoken_{last}|> = {end + last}"
+            raise UserError(f"{directory}: expected the added tokens {expected}; restore the files")
         return cls(max_len, tables, added.without(found.names))
 
 

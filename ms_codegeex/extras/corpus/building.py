@@ -21,6 +21,7 @@ from ms_codegeex.data.datasets.indexed import token_dtype
 from ms_codegeex.data.datasets.layout import SPLITS, file_records
 from ms_codegeex.data.infilling.transform import infill_record
 from ms_codegeex.data.tokenizer import Tokenizer
+from ms_codegeex.extras.corpus import shards
 from ms_codegeex.extras.corpus.duplicates import EXACT_DUPLICATE, duplicates_name, find_duplicates
 from ms_codegeex.extras.corpus.events import Event
 from ms_codegeex.extras.corpus.filters import generator_of, size_rejection
@@ -37,17 +38,6 @@ from ms_codegeex.extras.corpus.selection import (
     selection_name,
 )
 from ms_codegeex.extras.corpus.settings import PrepareSettings
-from ms_codegeex.extras.corpus.shards import (
-    ENDINGS,
-    LISTED,
-    Shard,
-    ShardJob,
-    lines_before,
-    load_encoder,
-    make_shard,
-    read_shard,
-    shard_name,
-)
 from ms_codegeex.extras.corpus.sources import Inputs, Root, described_roots, sample
 from ms_codegeex.extras.corpus.summary import Summary, describe_splits, summarise, summarise_in_phases
 from ms_codegeex.extras.corpus.tally import Tally
@@ -108,7 +98,7 @@ def _most_units(roots: Sequence[Root], workers: int) -> int:
 def _load_early(tokenizer: str) -> None:
     generator_of(b"", "")
     with contextlib.suppress(UserError):  # this process reports it
-        load_encoder(tokenizer)
+        shards.load_encoder(tokenizer)
 
 
 def build(request: PrepareRequest, output: Path, work: Path, mapper: Callable, progress: ProgressBar) -> dict[str, Any]:
@@ -164,9 +154,9 @@ def _check_licences(kept: int, tally: Tally) -> None:
         raise NothingLeft(f"--licences: no text has a known licence, {where}; leave out --licences")
 
 
-def _read_shards(corpus: FoundInput, paths: Sequence[Path]) -> Iterator[Shard]:
-    for unit, path, lines in zip(corpus.units, paths, lines_before(corpus.units, paths), strict=True):
-        shard, rejected = read_shard(path, lines, unit.part is not None)
+def _read_shards(corpus: FoundInput, paths: Sequence[Path]) -> Iterator[shards.Shard]:
+    for unit, path, lines in zip(corpus.units, paths, shards.lines_before(corpus.units, paths), strict=True):
+        shard, rejected = shards.read_shard(path, lines, unit.part is not None)
         corpus.tally.merge(rejected)
         yield shard
 
@@ -195,7 +185,7 @@ def _write_dropped(
             stream.write(f"{json.dumps(line)}\n")
 
         for event in corpus.events:
-            if event.kind in LISTED:
+            if event.kind in shards.LISTED:
                 write(event)
         number = 0
         for shard, placed in placed_documents(phases):
@@ -277,19 +267,19 @@ def _make_shards(
     settings = request.settings
     signatures = settings.near_duplicates_by if settings.near_duplicates else None
     more = (request.dropped is not None, settings.repositories is not None)
-    job = ShardJob(settings.reading, settings.tags, settings.tokenizer, signatures, *more)
+    job = shards.ShardJob(settings.reading, settings.tags, settings.tokenizer, signatures, *more)
     decisive = {"version": SHARD_VERSION, **asdict(replace(job, tokenizer=request.tokenizer.fingerprint))}
     decisive |= settings.deciding_versions()
     key = json_digest(decisive)
-    paths = [work / shard_name(key, unit) for unit in corpus.units]
-    keep = {path.name + ending for path in paths for ending in ENDINGS}
+    paths = [work / shards.shard_name(key, unit) for unit in corpus.units]
+    keep = {path.name + ending for path in paths for ending in shards.ENDINGS}
     name = duplicates_name(paths, settings.near_duplicates)
     sweep(work, {*keep, name, selection_name(name, settings, corpus.sampled is None)})
-    results = mapper(functools.partial(make_shard, job), zip(corpus.units, paths, strict=True))
-    done, before = progress.track(corpus.units, results, "tokenising"), lines_before(corpus.units, paths)
+    results = mapper(functools.partial(shards.make_shard, job), zip(corpus.units, paths, strict=True))
+    done, before = progress.track(corpus.units, results, "tokenising"), shards.lines_before(corpus.units, paths)
     for path, _, lines in zip(paths, done, before, strict=True):
         if settings.on_error == "stop":
-            _stop(request, read_shard(path, lines)[1])
+            _stop(request, shards.read_shard(path, lines)[1])
     return paths
 
 

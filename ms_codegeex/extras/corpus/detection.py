@@ -93,9 +93,11 @@ _SIGNS = re.compile(
 def _languages_by() -> dict[str, Mapping[str, Language]]:
     content = shipped_table(_FILE)
     known = {language.name: language for language in languages()}
-    known |= {name: Language(name, "") for name in content["others"]}
+    others = {**content["others"], **{name: f".{name.lower()}" for name in content["alike"].split()}}
+    others |= {name: f"={name.lower().replace(' ', '-')}" for name in content["ruled"]}
+    known |= {name: Language(name, "") for name in others}
     by: dict[str, dict[str, Language]] = {sign: {} for sign in "./$="}
-    for name, listed in (*content["ours"].items(), *content["others"].items()):
+    for name, listed in (*content["ours"].items(), *others.items()):
         for word in listed.split():
             by[word[0]][word if word[0] == "." else word[1:]] = known[name]
     by["="] |= {name.lower(): language for name, language in known.items() if not language.tag}
@@ -119,11 +121,9 @@ def _compiled(pattern: str | list[str], named: Mapping[str, list[str]]) -> Seque
     if b"(?!" in wider or b"(?<" in wider:
         return (re.compile(text),)
     # RE2, which cannot look behind, takes a tenth of the time to find that there is nothing; its \s is without \v
-    return (
-        (linear_pattern(text),)
-        if wider == text
-        else (linear_pattern(wider.replace(rb"\s", rb"[\s\v]")), re.compile(text))
-    )
+    if wider == text:
+        return (linear_pattern(text),)
+    return linear_pattern(wider.replace(rb"\s", rb"[\s\v]")), re.compile(text)
 
 
 @functools.cache

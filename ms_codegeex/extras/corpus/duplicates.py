@@ -71,23 +71,18 @@ def duplicates_name(shards: Sequence[Path], threshold: float) -> str:
 def find_duplicates(
     documents: Documents, threshold: float, directory: Path, mapper: Mapper, instead: np.ndarray | None = None
 ) -> dict[str, Duplicates]:
-    """Documents to drop, by reason: exact duplicates, and near duplicates from a Jaccard similarity of `threshold` on;
-    0: none. The phases' files are in `directory`, `duplicates_name` in the work directory; `mapper` is as in `Phases`,
-    `instead` as in `Duplicates`, filled for both reasons."""
+    """Documents to drop, by reason: exact duplicates, whose text is that of an earlier one apart from line ends and
+    empty lines at the end, and near duplicates from a Jaccard similarity of `threshold` on; 0: none. The phases' files
+    are in `directory`, `duplicates_name` in the work directory; `mapper` is as in `Phases`, `instead` as in
+    `Duplicates`, filled for both reasons."""
     phases = Phases(directory, mapper, documents.blocks())
-    exact = find_exact(documents, phases, instead)
+    exact = Duplicates(Flags(len(documents)), instead=instead)
+    keyed = phases.keyed("hashes", EXACT, len(documents))
+    for pairs in phases.by_key("exact", keyed, _hashes, _exact_pairs):
+        exact.add(pairs[:, 0], pairs[:, 1])
     if not threshold:
         return {EXACT_DUPLICATE: exact}
     return {EXACT_DUPLICATE: exact, NEAR_DUPLICATE: find_near(documents, exact.dropped, threshold, phases, instead)}
-
-
-def find_exact(documents: Documents, phases: Phases, instead: np.ndarray | None = None) -> Duplicates:
-    """Documents whose text is that of an earlier one, apart from line ends and empty lines at the end."""
-    duplicates = Duplicates(Flags(len(documents)), instead=instead)
-    keyed = phases.keyed("hashes", EXACT, len(documents))
-    for pairs in phases.by_key("exact", keyed, _hashes, _exact_pairs):
-        duplicates.add(pairs[:, 0], pairs[:, 1])
-    return duplicates
 
 
 def _hashes(directory: Path, block: DocumentBlock, rows: np.ndarray) -> np.ndarray:
@@ -133,9 +128,8 @@ def find_near(
         if not undecided.any():
             return near
     similar = np.concatenate(list(_by_bands("rest", undecided, threshold, held_out, phases, compare_all)))
-    similar = similar[
-        np.lexsort((similar[:, 1], similar[:, 0], similar[:, 3], similar[:, 2]))
-    ]  # by the later one first
+    by_later = np.lexsort((similar[:, 1], similar[:, 0], similar[:, 3], similar[:, 2]))
+    similar = similar[by_later]
     decided: dict[int, int] = {}
     for _, earlier, _, later in similar.tolist():
         if later not in decided and earlier not in decided:

@@ -147,9 +147,8 @@ def licences_of(text: str) -> Found:
         at = found[last - 1].end() if last else at
     rest.append(lower[at:])
     others = [line for part in rest for line in _unknown_lines(part)]
-    return Found(
-        [*dict.fromkeys(name for _, _, name in sorted(kept))], others + ["too long"] * (len(text) > _MAX_BYTES)
-    )
+    others += ["too long"] * (len(text) > _MAX_BYTES)
+    return Found([*dict.fromkeys(name for _, _, name in sorted(kept))], others)
 
 
 def _says_more(words: str) -> bool:

@@ -28,7 +28,8 @@ def prepared(config: RunConfig, corpus: Sequence[str], tokenizer: str | None, qu
     None: of `data.tokenizer_size` ids, trained on the same text."""
     parent = Path(config.output).parent
     paths = [Path(p) for p in corpus] or None
-    reading = _reading(config, corpus)
+    with located("data.languages"):
+        reading = ReadingSettings(languages=() if corpus else config.data.languages)
     search = functools.cache(find_units)  # the tokenizer and the corpus are made from the same files
     named = config.data.validation
     held_out = () if named is None or is_dataset(Path(named)) else (named,)
@@ -42,11 +43,6 @@ def prepared(config: RunConfig, corpus: Sequence[str], tokenizer: str | None, qu
         raise UserError(f"{error}, then set data.train=corpus without --corpus") from None
     print_error(f"corpus {directory} (delete it to search and prepare the sources afresh)")
     return directory
-
-
-def _reading(config: RunConfig, corpus: Sequence[str]) -> ReadingSettings:
-    with located("data.languages"):
-        return ReadingSettings(languages=() if corpus else config.data.languages)
 
 
 def _trained(

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import os
 import time
 from collections.abc import Sequence
@@ -216,13 +215,12 @@ def cached_corpus(
     key = dataset_key(inputs, settings)
     directory = Path(parent) / f"corpus-{key[:12]}"
     options = RunOptions(workers, progress, replace=True, search=search)
-    make = functools.partial(prepare_dataset, inputs, directory, settings, options)
-    if not make_once(directory, functools.partial(_complete, directory, key), make):
+
+    def complete() -> bool:
+        with contextlib.suppress(UserError):  # a damaged description: prepared again
+            return (_existing(directory) or {}).get("key") == key
+        return False
+
+    if not make_once(directory, complete, lambda: prepare_dataset(inputs, directory, settings, options)):
         print_tally(read_json(directory / DATASET_JSON).get("tally"))
     return directory
-
-
-def _complete(directory: Path, key: str) -> bool:
-    with contextlib.suppress(UserError):  # a damaged description: prepared again
-        return (_existing(directory) or {}).get("key") == key
-    return False

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from ms_codegeex.config.sections import InfillConfig
 
 ON_ERROR = ("skip", "stop")
-STRIP_LICENCES = ("files", "all", "none")
-UNKNOWN_LICENCES = ("drop", "keep")
-NEAR_DUPLICATES_BY = ("words", "tokens")
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ class ReadingSettings:
         if unknown:
             raise UserError(f"redact {unknown[0]!r}: expected some of {', '.join(REDACTIONS)}")
         object.__setattr__(self, "redact", tuple(name for name in REDACTIONS if name in self.redact))
-        check_choices(self, strip_licences=STRIP_LICENCES, unknown_licences=UNKNOWN_LICENCES)
+        check_choices(self, strip_licences=("files", "all", "none"), unknown_licences=("drop", "keep"))
         if self.max_line_bytes < 1:
             raise UserError(f"max_line_bytes {self.max_line_bytes}: expected 1 or more")
 
@@ -96,7 +93,7 @@ class PrepareSettings:
         if self.tokenizer not in (*TOKENIZER_NAMES, *OF_DIRECTORIES) or Path(self.tokenizer).is_dir():
             object.__setattr__(self, "tokenizer", _absolute(self.tokenizer))
         check_scheme(self.tags)
-        check_choices(self, on_error=ON_ERROR, near_duplicates_by=NEAR_DUPLICATES_BY)
+        check_choices(self, on_error=ON_ERROR, near_duplicates_by=("words", "tokens"))
         check_share(self.validation_share)
         least, most = self.reading.rules.min_bytes, self.reading.rules.max_file_bytes
         if least > most:

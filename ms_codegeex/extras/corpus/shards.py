@@ -158,7 +158,10 @@ def make_shard(job: ShardJob, task: tuple[Unit, Path]) -> None:
     if is_sound(path):
         return
     files = (path.with_name(path.name + ending) for ending in ENDINGS)
-    with _uncollected(), shared_files(*files, synced=False) as (ids, others):
+    with contextlib.ExitStack() as stack, shared_files(*files, synced=False) as (ids, others):
+        if gc.isenabled():  # documents have no cycles, and each collection would visit every object
+            gc.disable()
+            stack.callback(gc.enable)
         tokenizer, encoder, dtype = load_encoder(job.tokenizer)
         encode = functools.partial(_encode, job.tags, encoder, tokenizer.file_marks if job.marked else None)
         rows, tally = DocumentRows(job.reading.redact, job.signatures), Tally()
@@ -166,18 +169,6 @@ def make_shard(job: ShardJob, task: tuple[Unit, Path]) -> None:
             tokens = TokenFile(stream, dtype, tokenizer.eos_id)
             lines = _fill(unit, job, encode, tokens, rows, tally)
         rows.write(others, checksum=tokens.checksum, lines=lines, tally=vars(tally))
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without garbage collection: documents have no cycles, and each search would visit every object."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _encode(tags: str, encoder: CorpusEncoder, marks: tuple[int, int] | None, document: Document) -> np.ndarray:

@@ -353,11 +353,9 @@ class _Search:
         ask for it, or left out. An input itself is read."""
         for folder, names in self.folders.items():
             for reason, beside, files in _folder_rules():
-                others = (
-                    folder / name for name in names if files.fullmatch(name) and any(map(beside.fullmatch, names))
-                )
-                for path in others:
-                    self._set_apart(path, reason)
+                for name in filter(files.fullmatch, names):
+                    if any(map(beside.fullmatch, names)):
+                        self._set_apart(folder / name, reason)
         for card in self.cards:
             self._configure(card)
         plain = {path: re.sub(r"\d+", "0", file.identity.lower()) for path, file in self.archives.items()}
@@ -371,11 +369,8 @@ class _Search:
             kinds.setdefault((stem, file.held_out), []).append(path)
         for paths in (paths for paths in kinds.values() if len(paths) > 1):
             kept, *others = sorted(paths, key=lambda path: (_FORMATS.index(archive_kind(path.name) or ""), str(path)))
-            for path in others:
-                if (
-                    archive_kind(path.name) != archive_kind(kept.name)
-                    and first_record(path) == first_record(kept) is not None
-                ):
+            for path in (it for it in others if archive_kind(it.name) != archive_kind(kept.name)):
+                if first_record(path) == first_record(kept) is not None:
                     self._set_apart(path, OTHER_FORMAT)
 
     def _configure(self, card: Path | RemotePath) -> None:
@@ -484,9 +479,8 @@ def _read_metadata(number: int, path: Path | RemotePath) -> list[Stated]:
     scope = list[str]()
     if path.parent.name.endswith("-info"):  # one of many packages may be installed here
         names = re.findall(rb"(?m)^([^/,\s]+)", head(path.parent / "top_level.txt") or head(path.parent / "RECORD"))
-        scope = sorted({name.decode("utf-8", "replace").removesuffix(".py") for name in names}) or [
-            path.parent.name.partition("-")[0]
-        ]
+        modules = {name.decode("utf-8", "replace").removesuffix(".py") for name in names}
+        scope = sorted(modules) or [path.parent.name.partition("-")[0]]
     return stated_licences(number, head(path), scope)
 
 

@@ -72,9 +72,8 @@ class TokenizerSettings:
         if self.language_tags and self.family != "codegeex2":
             raise UserError(f"--language-tags: tag lines are plain text to {self.family}; leave it out")
         if self.whitespace_run is not None and self.family not in RUNS:
-            raise UserError(
-                f"--whitespace-run: {self.family} decides itself which white space is a token; leave it out"
-            )
+            decides = f"{self.family} decides itself which white space is a token"
+            raise UserError(f"--whitespace-run: {decides}; leave it out")
         default, least, most = RUNS.get(self.family, (0, 0, 0))
         run = default if self.whitespace_run is None else self.whitespace_run
         object.__setattr__(self, "whitespace_run", run)
@@ -144,11 +143,7 @@ def train_tokenizer(
 
 
 def cached_tokenizer(
-    inputs: Inputs,
-    parent: Path,
-    settings: TokenizerSettings,
-    search: Search = find_units,
-    share: float | None = None,
+    inputs: Inputs, parent: Path, settings: TokenizerSettings, search: Search = find_units, share: float | None = None
 ) -> Path:
     """The directory of the tokenizer for this request, trained on first use: `parent/tokenizer-<12 hex digits>`, which
     depend on the places of `inputs` and the settings. Once it is there nothing is searched or read again."""

@@ -14,19 +14,8 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.base.files import write_json
+from ms_codegeex.data.datasets import layout
 from ms_codegeex.data.datasets.indexed import IndexedWriter, token_dtype
-from ms_codegeex.data.datasets.layout import (
-    DATASET_JSON,
-    FORMAT,
-    REPORT_FORMAT,
-    REPORT_HTML,
-    REPORT_JSON,
-    REPORT_VERSION,
-    SPLITS,
-    VERSION,
-    DocumentsWriter,
-    mask_path,
-)
 from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, Tokenizer
 from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
 from ms_codegeex.extras.corpus.reading import Document
@@ -46,9 +35,10 @@ def write_splits(
     """Write `SPLIT.bin`, `SPLIT.idx` and `SPLIT.documents.parquet` of every split, and `SPLIT.mask` if the shards have
     masks. `placed`: each shard, whose ids are `dtype`, with the splits of its documents, int8 `[documents]`."""
     with contextlib.ExitStack() as stack:
-        writers = [stack.enter_context(IndexedWriter(directory / split, dtype)) for split in SPLITS]
-        masks = [stack.enter_context(open(mask_path(directory / split), "wb")) for split in SPLITS if masked]
-        tables = [stack.enter_context(DocumentsWriter(directory / split)) for split in SPLITS]
+        prefixes = [directory / split for split in layout.SPLITS]
+        writers = [stack.enter_context(IndexedWriter(prefix, dtype)) for prefix in prefixes]
+        masks = [stack.enter_context(open(layout.mask_path(prefix), "wb")) for prefix in prefixes if masked]
+        tables = [stack.enter_context(layout.DocumentsWriter(prefix)) for prefix in prefixes]
         for shard, sides in placed:
             if (sides < 0).all():
                 continue
@@ -131,8 +121,8 @@ class DatasetWriter:
         stored.unlink()
         if shard.mask_path is not None:
             shard.mask_path.unlink()
-            for split in SPLITS:
-                mask = np.fromfile(mask_path(self.directory / split), np.uint8)
+            for split in layout.SPLITS:
+                mask = np.fromfile(layout.mask_path(self.directory / split), np.uint8)
                 splits[split]["answer_tokens"] = int(np.count_nonzero(mask))
         return splits
 
@@ -152,13 +142,13 @@ def write_report(
     """Write report.json and report.html, without times or host names, so that equal requests give equal bytes.
     `summary` is that of all documents, `size` the amount of input (`files`, `documents`, `bytes`), `tally` counts what
     was left out, and `extra` has the entries that only some datasets have."""
-    kept = range(len(SPLITS))
+    kept = range(len(layout.SPLITS))
     report = {
-        "format": REPORT_FORMAT,
-        "version": REPORT_VERSION,
+        "format": layout.REPORT_FORMAT,
+        "version": layout.REPORT_VERSION,
         "input": size,
         "kept": summary.counts(*kept),
-        "splits": {split: summary.counts(number) for number, split in enumerate(SPLITS)},
+        "splits": {split: summary.counts(number) for number, split in enumerate(layout.SPLITS)},
         "languages": summary.language_counts(*kept),
         "lengths": summary.length_histogram(),
         **{name: counts for name, counts in tally.summed(tally.kept).items() if name in ("files", "records")},
@@ -166,8 +156,8 @@ def write_report(
         **extra,
         "settings": settings,
     }
-    write_json(directory / REPORT_JSON, report)
-    (directory / REPORT_HTML).write_text(render(report), encoding="utf-8")
+    write_json(directory / layout.REPORT_JSON, report)
+    (directory / layout.REPORT_HTML).write_text(render(report), encoding="utf-8")
 
 
 def write_description(
@@ -179,6 +169,6 @@ def write_description(
         tokenizer.save(directory / TOKENIZER_DIRECTORY)
     made_with = {"tokenizer": tokenizer.description(), "vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id}
     dtype = token_dtype(tokenizer.vocab_size).name
-    description = {"format": FORMAT, "version": VERSION, **first, **made_with, "dtype": dtype, **further}
-    write_json(directory / DATASET_JSON, description)
+    description = {"format": layout.FORMAT, "version": layout.VERSION, **first, **made_with, "dtype": dtype, **further}
+    write_json(directory / layout.DATASET_JSON, description)
     return description

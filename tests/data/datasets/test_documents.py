@@ -4,23 +4,11 @@ import pyarrow.parquet
 import pytest
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.data.datasets.layout import (
-    COLUMNS,
-    DocumentsWriter,
-    documents_path,
-    read_document_row,
-    read_documents,
-)
+from ms_codegeex.data.datasets.layout import COLUMNS, DocumentsWriter, documents_path, read_document_row, read_documents
 
+HASHES = [hashlib.sha256(bytes([n])).digest() for n in range(25)]
 ROWS = [
-    {
-        "source": f"src/é{n}.py",
-        "language": "Python",
-        "sha256": hashlib.sha256(bytes([n])).digest(),
-        "bytes": n,
-        "tokens": n + 1,
-    }
-    for n in range(25)
+    {"source": f"é{n}.py", "language": "Python", "sha256": HASHES[n], "bytes": n, "tokens": n + 1} for n in range(25)
 ]
 
 

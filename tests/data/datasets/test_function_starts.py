@@ -25,18 +25,8 @@ from ms_codegeex.data.tokenizer import load_tokenizer
 
 SEQ = 32
 INDENTS, KEYWORDS = ("", "    ", "\t"), ("def", "async def", "fn", "pub fn", "export default function", "func", "fun")
-OTHERS = (
-    "definitely = 1",
-    "func = x",
-    "fn(a)",
-    "function that uses",
-    "# def x",
-    "        def deep(self):",
-    "return function",
-    "'''",
-    "@@ -1 +1 @@",
-    "",
-)
+OTHERS = ("definitely = 1", "func = x", "fn(a)", "function that uses", "# def x", "        def deep(self):", "")
+OTHERS += ("return function", "'''", "@@ -1 +1 @@")
 
 
 @pytest.fixture(scope="module")
@@ -145,11 +135,8 @@ def test_rows_begin_at_these_tokens_from_a_sample_on(tmp_path, tokenizer):
     whole = open_sequences(directory, "train", SEQ, 3, functions_from=0)
     assert sorted(whole.training_batch(0, len(starts)).inputs.tolist()) == sorted(expected_rows)
     ends = np.flatnonzero(np.asarray(data.tokens) == data.eos)
-    for index, start in (
-        (plain.size - 1, (plain.size - 1) * SEQ),
-        (plain.size, starts[0]),
-        (data.size - 1, starts[-1]),
-    ):
+    places = {plain.size - 1: (plain.size - 1) * SEQ, plain.size: starts[0], data.size - 1: starts[-1]}
+    for index, start in places.items():
         spans = data.documents_of(index)
         before = [0, *(ends + 1).tolist()][spans[0].document]
         assert before + spans[0].start == start

@@ -7,7 +7,6 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import write_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -179,12 +178,6 @@ def test_damage_is_named(tmp_path, damage, message):
     damage(rows)
     with pytest.raises(UserError, match=message):
         open_sequences(rows, "train", LENGTH, 0)
-
-
-def test_documents_without_a_mask_count_as_before(tmp_path):
-    data = open_sequences(write_dataset(tmp_path / "d"), "train", LENGTH, 0)
-    batch = data.training_batch(0, 20)
-    np.testing.assert_array_equal(batch.loss_mask, batch.inputs != data.eos)
 
 
 @pytest.mark.parametrize("name", ["train.bin", "train.mask"])

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -24,12 +23,10 @@ PIECES = (
     st.text(st.characters(**ASSIGNED), max_size=6)
     | st.integers(0, 200).map(" ".__mul__)
     | st.integers(0, 40).map("\t".__mul__)
-    | st.sampled_from(
-        [*SPECIAL, "\r\n", "\n", "\n\n", "it's", "'ll", "'S", "\u0120", "\u0109", "\ufeff", "\u2028", "\x85"]
-    )
+    | st.sampled_from([*SPECIAL, "\r\n", "\n", "\n\n", "it's", "'ll", "'S", "\u0120", "\u0109", "\ufeff", "\u2028"])
     | st.characters(min_codepoint=0x10000, **ASSIGNED)
     | st.characters(min_codepoint=1, max_codepoint=31)
-    | st.sampled_from(["def name(argument):", "x = 10_000", "é", "ﬁ", "你好", "👩‍💻", "İ", "ß", "٣", "a\u0301"])
+    | st.sampled_from(["\x85", "def name(argument):", "x = 10_000", "é", "ﬁ", "你好", "👩‍💻", "İ", "ß", "٣", "a\u0301"])
 )
 
 
@@ -94,28 +91,6 @@ def test_a_full_disk_does_not_matter(monkeypatch):
     monkeypatch.setattr(module, "_gigatoken", module._gigatoken.__wrapped__)
     encoder = CorpusEncoder(tokenizer)
     assert encoder.is_fast and encoder.encode(b"a    b").tolist() == tokenizer.encode("a    b")
-
-
-def sources(count):
-    paths = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")) + sorted(
-        Path(sysconfig.get_paths()["stdlib"]).glob("*/*.py")
-    )
-    return paths[:: max(len(paths) // count, 1)][:count]
-
-
-@pytest.mark.parametrize("pair", FEWER, indirect=True)
-def test_the_same_ids_on_source_files(pair):
-    tokenizer, encoder = pair
-    paths, compared = sources(80), 0
-    for path in paths:
-        data = path.read_bytes()[:20_000]
-        try:
-            text = data.decode()
-        except UnicodeDecodeError:
-            continue
-        assert encoder.encode(data).tolist() == tokenizer.encode(text), path
-        compared += 1
-    assert compared > 60
 
 
 def test_sentencepiece_is_left_to_our_tokenizer(tmp_path):

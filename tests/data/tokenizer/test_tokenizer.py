@@ -21,23 +21,18 @@ WORKED = [  # computed with a plain Python BPE and with the released fast tokeni
     ("a\n  b\n   c", "64 198 50266 65 198 50267 66"),
     ("def f(x):\n    return x + 1\n", "4299 277 7 87 2599 198 50268 7783 2124 1343 352 198"),
     ("\tif x:\n\t\treturn\n", "197 361 2124 25 198 197 197 7783 198"),
-    (" " * 10, "50274"),
     ("x" + " " * 11 + "y", "87 50274 331"),
     ("x" + " " * 12 + "y", "87 50274 50266 88"),
     ("x" + " " * 25 + "y", "87 50274 50274 50269 88"),
     (" leading", "3756"),
     ("trailing  ", "9535 4386 50266"),
     ("\n\n\n", "628 198"),
-    ("a \n b", "64 220 198 275"),
-    ("\t  x", "197 50266 87"),
-    ("  \tx", "50266 197 87"),
     ("foo( a,  b )", "21943 7 257 11 50266 65 1267"),
     ("int a;\r\n    int b;\r\n", "600 257 26 201 198 50268 600 275 26 201 198"),
     ("// 你好，世界\n", "1003 220 19526 254 25001 121 171 120 234 10310 244 45911 234 198"),  # noqa: RUF001
     ("😀 ok", "47249 222 12876"),
     ("é naïve", "2634 41492"),
     ("x <|endoftext|> y", "87 220 50256 331"),
-    ("# language: Python\n", "2 3303 25 11361 198"),
     ("<|extratoken_10|>", "50266"),
     ("1234567 89", "10163 2231 3134 9919"),
     ("x\u3000\u3000y", "87 5099 222 5099 222 88"),
@@ -139,8 +134,11 @@ def test_save_and_load(tokenizer, tmp_path):
     assert added["<|extratoken_10|>"] == 50266 and len(added) == 143
 
 
-def _drop(path):
-    path.unlink()
+WRONG = {"tokenizer_class": "CodeGeeXTokenizer", "ws_encoding_start_id": 9}
+
+
+def _put(text):
+    return lambda path: path.write_text(text, "utf-8")
 
 
 def _swap_ids(path):
@@ -159,26 +157,18 @@ def _change(key, value):
 @pytest.mark.parametrize(
     "name, damage, message",
     [
-        ("vocab.json", _drop, "vocab.json missing"),
+        ("vocab.json", Path.unlink, "vocab.json missing"),
         ("vocab.json", _swap_ids, "vocab.json: not GPT-2's vocabulary"),
-        ("vocab.json", lambda path: path.write_text('{"a": [1]}'), "vocab.json: not GPT-2's vocabulary"),
-        ("vocab.json", lambda path: path.write_text("{"), "vocab.json: not readable as JSON"),
-        ("merges.txt", lambda path: path.write_text("#version: 0.2\na b\n"), "merges.txt: not GPT-2's merges"),
+        ("vocab.json", _put('{"a": [1]}'), "vocab.json: not GPT-2's vocabulary"),
+        ("vocab.json", _put("{"), "vocab.json: not readable as JSON"),
+        ("merges.txt", _put("#version: 0.2\na b\n"), "merges.txt: not GPT-2's merges"),
         ("merges.txt", lambda path: path.write_bytes(b"\xff"), "merges.txt: not readable"),
-        ("added_tokens.json", lambda path: path.write_text('{"x": 50257}'), "'x' has id 50257, which is that of"),
-        ("tokenizer.json", lambda path: path.write_text("{}"), "tokenizer.json: holds no model"),
+        ("added_tokens.json", _put('{"x": 50257}'), "'x' has id 50257, which is that of"),
+        ("tokenizer.json", _put("{}"), "tokenizer.json: holds no model"),
         ("tokenizer.json", _change("normalizer", None), "normalizer is None, expected {'type': 'Sequence'"),
-        (
-            "tokenizer_config.json",
-            lambda path: path.write_text('{"tokenizer_class": "LlamaTokenizer"}'),
-            "LlamaTokenizer",
-        ),
-        ("tokenizer_config.json", lambda path: path.write_text("[]"), "holds a list"),
-        (
-            "tokenizer_config.json",
-            lambda path: path.write_text('{"tokenizer_class": "CodeGeeXTokenizer", "ws_encoding_start_id": 9}'),
-            "ws_encoding_length",
-        ),
+        ("tokenizer_config.json", _put('{"tokenizer_class": "LlamaTokenizer"}'), "LlamaTokenizer"),
+        ("tokenizer_config.json", _put("[]"), "holds a list"),
+        ("tokenizer_config.json", _put(json.dumps(WRONG)), "ws_encoding_length"),
     ],
 )
 def test_damaged_directories(tokenizer, tmp_path, name, damage, message):

@@ -21,20 +21,9 @@ needs_real = pytest.mark.skipif(
     not REAL, reason="CodeGeeX2's tokenizer.model may not be passed on; name its directory in MS_CODEGEEX2_TOKENIZER"
 )
 
-TEXTS = [
-    "def f(x):\n    return x\n",
-    "    indented from the start\n        twice\n",
-    "\t\ttabs\n\n\n\nnewlines\r\n",
-    "a  b   c    d",
-    " one space in front",
-    "你好 世界\n  こんにちは",
-    "😀 bytes \x00\x7f é\n",
-    "trailing   ",
-    "   ",
-    "\n",
-    "x",
-    "sop eop [gMASK] [MASK] </s> <unk> <s> <0x0A>",
-]
+TEXTS = ["def f(x):\n    return x\n", "    indented from the start\n        twice\n", "\t\ttabs\n\n\n\nnewlines\r\n"]
+TEXTS += ["a  b   c    d", " one space in front", "你好 世界\n  こんにちは", "😀 bytes \x00\x7f é\n", "trailing   "]
+TEXTS += ["   ", "\n", "x", "sop eop [gMASK] [MASK] </s> <unk> <s> <0x0A>"]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +61,7 @@ def test_texts_survive(tokenizer, theirs, text):
     ids = tokenizer.encode(text)
     assert ids == theirs.encode(text)
     assert (
-        tokenizer.decode(ids) == tokenizer.decode(tokenizer.encode_prompt(text)) == text == their_decoding(theirs, ids)
+        tokenizer.decode(ids) == text == their_decoding(theirs, ids) == tokenizer.decode(tokenizer.encode_prompt(text))
     )
     assert min(ids) > 2 and max(ids) < theirs.get_piece_size()  # no special id, whatever the text says
 
@@ -92,28 +81,12 @@ def test_a_continuation_keeps_its_leading_spaces(tokenizer, theirs, text):
             assert head + "".join(tokenizer.continuation(before, new)) == their_decoding(theirs, ids) == text
 
 
-def test_an_indented_answer_by_itself_would_lose_a_space(tokenizer):
-    prompt = tokenizer.encode_prompt("def f():\n")
-    new = tokenizer.encode("def f():\n    return 1")[len(prompt) - 2 :]
-    assert "".join(tokenizer.continuation(prompt, new)) == "    return 1"
-    assert tokenizer.decode(new) == "   return 1"
-
-
 def test_pieces_that_are_streamed_are_whole_characters(tokenizer):
     prompt, new = tokenizer.encode_prompt("# "), tokenizer.encode("😀你好é")[1:]
     pieces = list(tokenizer.continuation(prompt, iter(new)))
     assert "".join(pieces) == "😀你好é" and "\ufffd" not in "".join(pieces) and len(new) > len(pieces) > 1
     assert not list(tokenizer.continuation(prompt, new[:2]))  # half a character
     assert list(tokenizer.continuation([*prompt, *new[:2]], new[2:4])) == ["😀"]
-
-
-def test_special_ids_add_nothing(tokenizer, theirs):
-    pieces, words = theirs.get_piece_size(), tokenizer.encode("return second")
-    special = [0, 1, 2, *range(pieces, pieces + 5)]
-    for number in special:
-        assert tokenizer.decode([number]) == "" == their_decoding(theirs, [number])
-        mixed = [number, words[0], number, *words[1:], number]
-        assert tokenizer.decode(mixed) == "return second" == their_decoding(theirs, mixed)
 
 
 @settings(max_examples=200)
@@ -123,10 +96,6 @@ def test_any_ids_decode_as_the_library_does(tokenizer, theirs, data):
     expected = their_decoding(theirs, ids)
     if "\ufffd" not in expected:  # for broken UTF-8 the library writes one U+FFFD per byte
         assert tokenizer.decode(ids) == expected
-
-
-def test_the_marker_itself_becomes_a_space(tokenizer):
-    assert tokenizer.decode(tokenizer.encode("a\u2581b")) == "a b"  # the only loss, and it is the release's
 
 
 # -- the class for transformers, in every directory --------------------------------------------------------------------
@@ -191,9 +160,8 @@ def test_other_kinds_of_models_have_our_ids_too(tmp_path, elsewhere, model):
 def test_every_copy_names_our_class(directory, tmp_path):
     """Of a release, of an older directory without the class, and of tokenizer.model alone."""
     of_release = {"tokenizer_class": "ChatGLMTokenizer", "auto_map": {"AutoTokenizer": ["evil--x.Y", None]}, "a": 1}
-    for number, config in enumerate(
-        (of_release, {"tokenizer_class": "ChatGLMTokenizer"}, {"padding_side": "left"}, None)
-    ):
+    configs = (of_release, {"tokenizer_class": "ChatGLMTokenizer"}, {"padding_side": "left"}, None)
+    for number, config in enumerate(configs):
         source, target = tmp_path / f"{number}", tmp_path / f"copy-{number}"
         write_chatglm(source, (directory / "tokenizer.model").read_bytes())
         target.mkdir()
@@ -202,11 +170,8 @@ def test_every_copy_names_our_class(directory, tmp_path):
         settings.unlink() if config is None else settings.write_text(json.dumps(config))
         copy_data(source, target)
         written = json.loads((target / "tokenizer_config.json").read_text())
-        assert written == {
-            **(config or {}),
-            "tokenizer_class": "ChatGLMTokenizer",
-            "auto_map": AUTO_MAPS["ChatGLMTokenizer"],
-        }
+        ours = {"tokenizer_class": "ChatGLMTokenizer", "auto_map": AUTO_MAPS["ChatGLMTokenizer"]}
+        assert written == {**(config or {}), **ours}
         assert (target / "tokenization_chatglm.py").read_text().startswith('"""CodeGeeX2\'s tokenizer for transformers')
         assert unread_elsewhere(target) is None
 
@@ -229,15 +194,6 @@ def test_a_tokenizer_json_beside_the_model_is_refused(directory, tokenizer, tmp_
 
 
 # -- directories -------------------------------------------------------------------------------------------------------
-
-
-def test_save_writes_the_same_file(tokenizer, directory, tmp_path):
-    tokenizer.save(tmp_path / "copy")
-    assert (tmp_path / "copy/tokenizer.model").read_bytes() == (directory / "tokenizer.model").read_bytes()
-    again = load_tokenizer(tmp_path / "copy")
-    assert again.fingerprint == tokenizer.fingerprint and again.encode(TEXTS[0]) == tokenizer.encode(TEXTS[0])
-    other = load_tokenizer(write_chatglm(tmp_path / "other", chatglm_model(vocab_size=400)))
-    assert other.fingerprint != tokenizer.fingerprint
 
 
 def test_the_name_alone_is_not_enough(tmp_path, monkeypatch):
@@ -264,17 +220,16 @@ def test_models_of_another_kind_are_refused(tmp_path, options, message):
     assert "\n" not in str(error.value)
 
 
+CHATGLM3 = b'{"tokenizer_class": "ChatGLMTokenizer", "added_tokens_decoder": {"9": {"content": "<|user|>"}}}'
+
+
 @pytest.mark.parametrize(
     "name, content, message",
     [
         ("tokenizer.model", b"version https://git-lfs.github.com/spec/v1\n", "not a SentencePiece model.*git lfs pull"),
         ("tokenizer.model", b"", "not a SentencePiece model"),
         ("tokenizer.model", None, r"tokenizer\.model missing"),
-        (
-            "tokenizer_config.json",
-            b'{"tokenizer_class": "ChatGLMTokenizer", "added_tokens_decoder": {"9": {"content": "<|user|>"}}}',
-            "is ChatGLM3 by its token <.user.>, not codegeex2",
-        ),
+        ("tokenizer_config.json", CHATGLM3, "is ChatGLM3 by its token <.user.>, not codegeex2"),
         ("added_tokens.json", b'{"twice": NEXT}', "adds the token 'twice' to tokenizer.model"),
         ("special_tokens_map.json", b'{"additional_special_tokens": ["<start>"]}', "adds the token '<start>' to"),
         ("tokenizer_config.json", b'{"name_or_path": "THUDM/chatglm3-6b"}', "is ChatGLM3 by its name"),
@@ -284,10 +239,8 @@ def test_models_of_another_kind_are_refused(tmp_path, options, message):
 )
 def test_damaged_directories(directory, tmp_path, name, content, message):
     write_chatglm(tmp_path, (directory / "tokenizer.model").read_bytes())
-    size = load_tokenizer(directory).vocab_size
-    (tmp_path / name).unlink() if content is None else (tmp_path / name).write_bytes(
-        content.replace(b"NEXT", b"%d" % size)
-    )
+    size = b"%d" % load_tokenizer(directory).vocab_size
+    (tmp_path / name).unlink() if content is None else (tmp_path / name).write_bytes(content.replace(b"NEXT", size))
     with pytest.raises(UserError, match=message):
         load_tokenizer(tmp_path)
 

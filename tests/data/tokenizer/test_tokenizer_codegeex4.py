@@ -1,12 +1,11 @@
 """CodeGeeX4's tokenizer in directories of the released layout, made here, against tiktoken with the same file."""
 
 import base64
-import json
 import random
 import shutil
 
 import pytest
-from tokenizer_files import CODEGEEX4_NAMES, CODEGEEX4_TEMPLATE, drawn_texts, write_chatglm, write_codegeex4
+from tokenizer_files import CODEGEEX4_NAMES, CODEGEEX4_TEMPLATE, changed, drawn_texts, write_chatglm, write_codegeex4
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.description import bound, own_templates, read_description
@@ -14,6 +13,7 @@ from ms_codegeex.data.infilling.sentinels import sentinels
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.data.tokenizer.copying import copy_data, unread_elsewhere
 from ms_codegeex.data.tokenizer.fast import CorpusEncoder
+from ms_codegeex.data.tokenizer.files import CONFIG
 
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
@@ -117,8 +117,11 @@ def test_what_is_saved_and_copied_is_the_same(ours, directory, tmp_path):
         (lambda d: (d / "tokenizer.model").write_bytes(b"IQ== 0\n"), "not a file of ranks with the 256 bytes in it"),
         (lambda d: (d / "tokenizer.model").write_bytes(b"version https://git-lfs"), "not a file of ranks"),
         (lambda d: shutil.copy(write_chatglm(d / "x") / "tokenizer.model", d), "not a file of ranks"),
-        (lambda d: edited(d, lambda c: c["added_tokens_decoder"].pop("708")), "lists no token|has no token"),
-        (lambda d: edited(d, lambda c: c.update(split_special_tokens=True)), "split_special_tokens is True"),
+        (
+            changed(CONFIG, lambda c: (c["added_tokens_decoder"].pop("708"), c.update(additional_special_tokens=[]))),
+            "lists no token|has no token",
+        ),
+        (changed(CONFIG, lambda c: c.update(split_special_tokens=True)), "split_special_tokens is True"),
     ],
 )
 def test_damaged_directories(tmp_path, damage, message):
@@ -126,11 +129,3 @@ def test_damaged_directories(tmp_path, damage, message):
     with pytest.raises(UserError, match=message) as caught:
         load_tokenizer(tmp_path / "model")
     assert "\n" not in str(caught.value)
-
-
-def edited(directory, edit):
-    path = directory / "tokenizer_config.json"
-    content = json.loads(path.read_text())
-    edit(content)
-    content["additional_special_tokens"] = []
-    path.write_text(json.dumps(content))

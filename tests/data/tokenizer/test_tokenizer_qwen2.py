@@ -4,7 +4,7 @@ import json
 import unicodedata
 
 import pytest
-from tokenizer_files import QWEN2_NAMES, drawn_texts, write_qwen2
+from tokenizer_files import QWEN2_NAMES, changed, drawn_texts, write_qwen2
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.tokenizer import load_tokenizer
@@ -94,15 +94,6 @@ def test_what_is_saved_again_is_the_same(tmp_path, layout):
         assert released(text).input_ids == saved(text).input_ids
 
 
-def changed(name, edit):
-    def change(directory):
-        content = json.loads((directory / name).read_text("utf-8"))
-        edit(content)
-        (directory / name).write_text(json.dumps(content), "utf-8")
-
-    return change
-
-
 DAMAGE = {
     "another split": (
         changed("tokenizer.json", lambda c: c["pre_tokenizer"]["pretokenizers"].pop(0)),
@@ -118,9 +109,9 @@ DAMAGE = {
         changed("tokenizer.json", lambda c: c["model"]["vocab"].update({"\u0120new": 9000})),
         "not a byte-level vocabulary; restore the file",
     ),
-    "a space that is added": (
+    "a space": (
         changed("tokenizer_config.json", lambda c: c.update(add_prefix_space=True)),
-        "add_prefix_space is True, expected False",
+        "add_prefix_space is True",
     ),
 }
 
@@ -138,7 +129,5 @@ def test_what_would_give_other_ids_is_refused(tmp_path, case):
 
 
 def test_the_name_alone_is_not_enough():
-    with pytest.raises(
-        UserError, match=r"tokenizer qwen2: .* give a directory that holds tokenizer.json, or vocab.json"
-    ):
+    with pytest.raises(UserError, match=r"tokenizer qwen2: .* a directory that holds tokenizer.json, or vocab.json"):
         load_tokenizer("qwen2")

@@ -64,9 +64,8 @@ def test_a_lost_or_changed_tokenizer_is_reported(tmp_path):
     run = tmp_path / "run"
     checkpoint = run / "checkpoints/step-00000004"
     state = {"tokenizer": load_tokenizer(write_chatglm(tmp_path / "one")).description()}
-    with pytest.raises(
-        UserError, match=f"{run}/tokenizer: missing, but {checkpoint} was made with tokenizer codegeex2"
-    ):
+    said = f"{run}/tokenizer: missing, but {checkpoint} was made with tokenizer codegeex2"
+    with pytest.raises(UserError, match=said):
         checkpoint_tokenizer(checkpoint, state, "codegeex2")
     write_chatglm(run / "tokenizer", chatglm_model(vocab_size=400))
     with pytest.raises(UserError, match="no longer the one"):

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from ms_codegeex.data.languages import languages
-from ms_codegeex.extras.corpus import building
+from ms_codegeex.extras.corpus import shards
 from ms_codegeex.extras.corpus.minhash import are_similar, code_tokens, signature
 from ms_codegeex.extras.corpus.prepare import RunOptions, dataset_key, prepare_dataset
 from ms_codegeex.extras.corpus.settings import PrepareSettings
@@ -142,8 +142,8 @@ def test_another_pygments_makes_shards_again(tmp_path, monkeypatch):
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "a.py").write_text(body(30))
     names = []
-    real = building.shard_name
-    monkeypatch.setattr(building, "shard_name", lambda *words: names.append(real(*words)) or names[-1])
+    real = shards.shard_name
+    monkeypatch.setattr(shards, "shard_name", lambda *words: names.append(real(*words)) or names[-1])
     settings = PrepareSettings(max_bytes=None, validation_share=0, near_duplicates_by="tokens")
     for version in ("1", "1", "2"):
         monkeypatch.setattr(importlib.metadata, "version", lambda name, version=version: version)

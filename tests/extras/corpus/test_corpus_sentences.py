@@ -102,13 +102,10 @@ def test_places_that_cannot_be(tmp_path, monkeypatch, given, output, sentence):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+BAD = '{"prompt": 1, "completion": "c"}\n' + '{"prompt": "p", "completion": "c", "label": 0}\n' * 2
 EXAMPLES = [
-    ("{\n{\n", "no example is left"),
     (None, "no example is left: all is empty"),
-    (
-        '{"prompt": 1, "completion": "c"}\n' + '{"prompt": "p", "completion": "c", "label": 0}\n' * 2,
-        r"2 times field label \(it marks a bad answer.*\), first in/a\.jsonl:2.*wrong type 1",
-    ),
+    (BAD, r"2 times field label \(it marks a bad answer.*\), first in/a\.jsonl:2.*wrong type 1"),
 ]
 
 

@@ -9,18 +9,17 @@ from ms_codegeex.data.languages import languages
 from ms_codegeex.extras.corpus import detection
 from ms_codegeex.extras.corpus.detection import as_utf8, detect, needs_head
 
+BY_NAME = (
+    "a.py:Python a.PY:Python a.c:C a.C:C++ a.cuh:Cuda a.R:R a.r:R a.F90:Fortran a.rs:Rust a.zig:Zig "
+    "a.S:Assembly a.yml:YAML x/Makefile:Makefile Dockerfile:Dockerfile CMakeLists.txt:CMake a.psgi:Perl "
+    "a.spec.ts:TypeScript Dockerfile.dev:Dockerfile makefile.gcc:Makefile"
+)
+
 
 @pytest.mark.parametrize(
     "path, head, name",
     [
-        ("a.py", b"", "Python"),
-        ("a.PY", b"", "Python"),
-        ("a.c", b"", "C"),
-        ("a.C", b"", "C++"),
-        ("a.cuh", b"", "Cuda"),
-        ("a.R", b"", "R"),
-        ("a.r", b"", "R"),
-        ("a.F90", b"", "Fortran"),
+        *((path, b"", name) for path, _, name in (words.partition(":") for words in BY_NAME.split())),
         ("a.pl", b"#!/usr/bin/perl\n", "Perl"),
         ("a.txt", b"class A {};", None),
         ("README", b"words", None),
@@ -87,13 +86,6 @@ from ms_codegeex.extras.corpus.detection import as_utf8, detect, needs_head
         ("a.gd", b'DeclareGlobalFunction("x");\n', "another"),
         ("a.f", b": square dup * ;\n", "another"),
         ("a.pp", b"class apache {}\n", "another"),
-        ("a.rs", b"", "Rust"),
-        ("a.zig", b"", "Zig"),
-        ("a.S", b"", "Assembly"),
-        ("a.yml", b"", "YAML"),
-        ("x/Makefile", b"", "Makefile"),
-        ("Dockerfile", b"", "Dockerfile"),
-        ("CMakeLists.txt", b"", "CMake"),
         ("", b"#!/usr/bin/ruby\n", "Ruby"),
         ("run", b"#!/bin/sh\nls\n", "Shell"),
         ("run", b"#!/usr/bin/env bash\n", "Shell"),
@@ -112,7 +104,6 @@ from ms_codegeex.extras.corpus.detection import as_utf8, detect, needs_head
         ("a.t", b"use strict;\nuse Test::More;\n", "Perl"),
         ("a.t", b"use v6;\nuse Test;\n", "another"),
         ("a.t", b"List:\n\n  $ ls\n  a\n", None),
-        ("a.psgi", b"", "Perl"),
         ("a.cgi", b"#!/usr/bin/python\n", "Python"),
         ("a.pro", b"TEMPLATE = app\nSOURCES += a.cpp\n", "another"),
         ("a.pro", b":- module(a, []).\n", "Prolog"),
@@ -134,7 +125,6 @@ from ms_codegeex.extras.corpus.detection import as_utf8, detect, needs_head
         ("a.as", b"  mov eax, 1\n", "Assembly"),
         ("a.rs", b"<?xml version='1.0'?>\n", "another"),
         ("a.ts", b"#!/usr/bin/env node\nlet x = 1;\n", "TypeScript"),
-        ("a.spec.ts", b"", "TypeScript"),
         ("go.mod", b"module a\n", "another"),
         ("a.t", b"use Test;\nplan 1;\nis-deeply Kiln.new, 1;\n", "another"),
         ("a.inc", b"CFLAGS ?= -O2\n\n%.o: %.c\n\tcc -c $<\n", "Makefile"),
@@ -183,8 +173,6 @@ from ms_codegeex.extras.corpus.detection import as_utf8, detect, needs_head
         ("run", b"#!/usr/bin/osascript -l JavaScript\n", "JavaScript"),
         ("notes", b"(* -*- mode: tuareg -*- *)\n", "OCaml"),
         ("notes", b"# -*- mode: python-ts -*-\n", "Python"),
-        ("Dockerfile.dev", b"", "Dockerfile"),
-        ("makefile.gcc", b"", "Makefile"),
         ("a.h", b"\xef\xbb\xbf#include <vector>\n", "C++"),
         ("a.h", "#include <vector>\nint f(int);\n".encode("utf-16"), "C++"),
     ],
@@ -203,8 +191,9 @@ def test_the_table_gives_each_suffix_and_name_once_and_every_rule_compiles():
     table = shipped_table(detection._FILE)
     words = [word for kind in ("ours", "others") for listed in table[kind].values() for word in listed.split()]
     words += [suffix for suffix in table["rules"] if suffix != "none"]
+    words += [f".{name.lower()}" for name in table["alike"].split()]
     assert len(words) == len(set(words))
-    known = {*table["others"], *(language.name for language in languages())}
+    known = {*table["others"], *table["alike"].split(), *table["ruled"], *(language.name for language in languages())}
     assert known.issuperset(table["ours"])
     for suffix, rules in table["rules"].items():
         assert len(detection._rules(suffix)) == len(rules)
@@ -230,6 +219,19 @@ def test_a_hostile_head_takes_no_time(piece):
 
 
 GERMAN = 'print("Größe: 5 µm, «schön»")  # © René, 20 °C\n'
+DECLARED = [
+    ("iso8859-2", "iso8859-2", "# -*- coding: iso-latin-2-unix -*-\n# Jiří Šťastný, žluťoučký kůň\n"),
+    ("koi8-r", "koi8-r", "# vim: set fileencoding=koi8-r :\nщит, щит\n"),
+    ("cp1251", "cp1251", "# vim: set fenc=cp1251 :\nщит\n"),
+    ("cp932", "cp932", "# encoding: Windows-31J\n週報\n"),
+    ("shift-jis", "shift_jis", '<meta charset="x-sjis">週報\n'),
+    ("koi8-r", "koi8-r", "\\usepackage[koi8-r]{inputenc}\nщит\n"),
+    ("utf-16-le", "utf-16-le", "# Печь нагрета, подождите\ndef heat(x):\n    return x\n"),
+    ("shift-jis", "shift_jis", '<?xml version="1.0" encoding="Shift_JIS"?>\n<a>週報</a>\n'),
+    ("cp1251", "cp1251", '<meta charset="windows-1251">щит\n'),
+    ("cp1252", "cp1252", "\\usepackage[ansinew]{inputenc}\n…ž…\n"),
+]
+QUOTES = "# it\u2019s \u201cso\u201d \u2013 a naïve way\n"
 CZECH = "# Jiří Šťastný, žluťoučký kůň\n"
 
 
@@ -243,26 +245,8 @@ CZECH = "# Jiří Šťastný, žluťoučký kůň\n"
         (GERMAN.encode("utf-16-be"), GERMAN, "utf-16-be"),
         (GERMAN.encode("latin-1"), GERMAN, "iso8859-1"),
         ("// x is NaN or ±1, ½\n".encode("latin-1"), "// x is NaN or ±1, ½\n", "iso8859-1"),
-        (
-            "# it\u2019s \u201cso\u201d \u2013 a naïve way\n".encode("cp1252"),
-            "# it\u2019s \u201cso\u201d \u2013 a naïve way\n",
-            "cp1252",
-        ),
-        *(
-            (declared.encode(encoding), declared, name)
-            for encoding, name, declared in (
-                ("iso8859-2", "iso8859-2", f"# -*- coding: iso-latin-2-unix -*-\n{CZECH}"),
-                ("koi8-r", "koi8-r", "# vim: set fileencoding=koi8-r :\nщит, щит\n"),
-                ("cp1251", "cp1251", "# vim: set fenc=cp1251 :\nщит\n"),
-                ("cp932", "cp932", "# encoding: Windows-31J\n週報\n"),
-                ("shift-jis", "shift_jis", '<meta charset="x-sjis">週報\n'),
-                ("koi8-r", "koi8-r", "\\usepackage[koi8-r]{inputenc}\nщит\n"),
-                ("utf-16-le", "utf-16-le", "# Печь нагрета, подождите\ndef heat(x):\n    return x\n"),
-                ("shift-jis", "shift_jis", '<?xml version="1.0" encoding="Shift_JIS"?>\n<a>週報</a>\n'),
-                ("cp1251", "cp1251", '<meta charset="windows-1251">щит\n'),
-                ("cp1252", "cp1252", "\\usepackage[ansinew]{inputenc}\n…ž…\n"),
-            )
-        ),
+        (QUOTES.encode("cp1252"), QUOTES, "cp1252"),
+        *((text.encode(encoding), text, name) for encoding, name, text in DECLARED),
     ],
 )
 def test_a_clear_encoding_is_converted(data, text, encoding):

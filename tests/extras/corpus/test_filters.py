@@ -12,35 +12,20 @@ GOOD = b"def function(argument):\n    return argument\n"
 OFF = Rules(max_mean_line=None, min_alphabetic=0.0, generated=True)
 
 
-@pytest.mark.parametrize(
-    "data, reason",
-    [
-        (GOOD, None),
-        (b"\xef\xbb\xbf" + GOOD, None),
-        ("# 你好世界\n变量 = 函数 + 1\n".encode(), None),
-        (GOOD + b"\0", "binary"),
-        (b"# caf\xe9\nx = 1\n", "not UTF-8"),
-        (b"# \xed\xa0\x80\n" + GOOD, "not UTF-8"),
-        (b" \n\t\n", "empty"),
-        ("\u3000\u00a0 \n".encode(), "empty"),
-        (b"\x0b\x0c\x1c\x1d\x1e\x1f", "empty"),
-        (b"", "empty"),
-        (b"a" * 202 + b"\n", "long lines"),
-        (b"aaaa" * 24 + b"\n", None),
-        (b"a" * 100 + b"\n", None),
-        (b"a" * 101 + b"\n", "long lines"),
-        (b"a" * 101, "long lines"),
-        ((b"a" * 100 + b"\n") * 5 + b"a" * 101, "long lines"),
-        ("é".encode() * 100, None),
-        (b"1, 2, 3, 4\n" * 20, "few letters"),
-        (b"abcd 123456\n" * 20, None),
-        (b"abcd 1234567\n" * 20, "few letters"),
-        (b"                abcd 123456\n" * 20, None),
-        ("你好世界 123456\n".encode() * 20, None),
-        ("你好世界 1234567\n".encode() * 20, "few letters"),
-        ("。。。。 123456\n".encode() * 20, "few letters"),
-    ],
-)
+CASES = {
+    None: [GOOD, b"\xef\xbb\xbf" + GOOD, "# 你好世界\n变量 = 函数 + 1\n".encode(), "你好世界 123456\n".encode() * 20],
+    "binary": [GOOD + b"\0"],
+    "not UTF-8": [b"# caf\xe9\nx = 1\n", b"# \xed\xa0\x80\n" + GOOD],
+    "empty": [b" \n\t\n", "\u3000\u00a0 \n".encode(), b"\x0b\x0c\x1c\x1d\x1e\x1f", b""],
+    "long lines": [b"a" * 202 + b"\n", b"a" * 101 + b"\n", b"a" * 101, (b"a" * 100 + b"\n") * 5 + b"a" * 101],
+    "few letters": [b"1, 2, 3, 4\n" * 20, b"abcd 1234567\n" * 20, "你好世界 1234567\n".encode() * 20],
+}
+CASES[None] += [b"aaaa" * 24 + b"\n", b"a" * 100 + b"\n", "é".encode() * 100, b"abcd 123456\n" * 20]
+CASES[None] += [b"                abcd 123456\n" * 20]
+CASES["few letters"] += ["。。。。 123456\n".encode() * 20]
+
+
+@pytest.mark.parametrize("data, reason", [(data, reason) for reason, texts in CASES.items() for data in texts])
 def test_default_rules(data, reason):
     assert rejection(data, Rules()) == reason
 
@@ -54,12 +39,8 @@ def test_sizes():
 class TestPresets:
     def test_codegeex(self):
         rules = preset("codegeex")
-        assert [size_rejection(size, rules) for size in (1023, 1024, 102_400, 102_401)] == [
-            "too small",
-            None,
-            None,
-            "too large",
-        ]
+        sizes = {1023: "too small", 1024: None, 102_400: None, 102_401: "too large"}
+        assert {size: size_rejection(size, rules) for size in sizes} == sizes
         assert rejection(b"ab 123\n" * 9, rules) is None and rejection(b"ab 1234\n" * 9, rules) == "few letters"
         assert rejection(b"a" * 101, rules) == "long lines" and not rules.generated
 

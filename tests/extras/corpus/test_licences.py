@@ -108,10 +108,7 @@ def test_the_header_goes_and_the_code_stays(language, end):
 
 @pytest.mark.parametrize("language", COMMENTS)
 def test_other_comments_stay(language):
-    words = (
-        "Check the copyright line of every file, one by one;",
-        "see the licence tests, and how licence files are read.",
-    )
+    words = "Check the copyright line of every file, one by one;", "see how licence files are read."
     text, stays, code = header(language, words)
     assert stripped(text + "\n" + code, language) == text + "\n" + code
     licence = header(language)[0].removeprefix(stays)
@@ -134,110 +131,76 @@ def test_texts_of_no_known_language_stay():
 
 
 @pytest.mark.parametrize(
-    "language, text, expected",
+    "language, before, gone, after",
     [
-        ("Python", "#!/usr/bin/env python\n# Copyright 2020 X\nx = 1\n", "#!/usr/bin/env python\nx = 1\n"),
-        ("Python", "# -*- coding: utf-8 -*-\n# Copyright 2020 X\n\nx = 1\n", "# -*- coding: utf-8 -*-\nx = 1\n"),
-        ("Python", "# Copyright 2020 X\n# pylint: disable=all\nx = 1\n", "# pylint: disable=all\nx = 1\n"),
-        ("Python", '"""Copyright 2020 X"""\nx = 1\n', None),
-        ("Python", "\ufeff# (c) 2020 X\nx = 1\n", "\ufeffx = 1\n"),
-        ("Python", "# Licensed under MIT, see LICENSE\n", ""),
-        ("Python", "# Copyright 2020 X\rx = 1\n", None),  # a line end to Python
-        ("Python", "\n\n# SPDX-License-Identifier: MIT\nx = 1", "\n\nx = 1"),
-        ("Go", "// Copyright 2020 X\n\n//go:build linux\n\npackage a\n", "//go:build linux\n\npackage a\n"),
-        ("Go", "// Copyright 2020 X\n//go:build linux\n\npackage a\n", "//go:build linux\n\npackage a\n"),
-        ("C", "/* Copyright 2020 X */ int a;\n", None),
-        ("C", "/* Copyright 2020 X\nint a;\n", None),  # never closed
-        ("C", "// Copyright 2020 X \\\nint a;\n", None),  # goes on
-        ("C", "/****/\n/* Copyright 2020 X */\n/****/\nint a;\n", "int a;\n"),
-        ("OCaml", "(*****)\n(* Copyright 2020 X  *)\n(* of Y         *)\n(*****)\n\nlet a = 1\n", "let a = 1\n"),
-        ("JavaScript", "/* eslint-disable copyright-2020-by-X */\nf()\n", None),
-        ("JavaScript", "// Copyright 2020 X\u2028f()\n", None),
-        ("PHP", "<?php // Copyright 2020 X ?>\n<p>\n", None),
-        ("PHP", "<?php\n#[Copyright(by: 2020)]\n", None),
-        ("Rust", "//! Licensed under MIT\nfn a() {}\n", None),
-        ("Pascal", "{$COPYRIGHT (c) 2020}\nunit a;\n", None),
-        ("PowerShell", "<# -*- x -*-\n# Copyright 2020 X #>\nGet-Item\n", "Get-Item\n"),
-        ("Fortran", "!$omp copyright 2020 by X\nend\n", None),
-        ("Haskell", "{-# LANGUAGE CPP, Copyright2020 (c) #-}\n", None),
-        ("SQL", "/*! copyright 2020 by X */\nSELECT 1;\n", None),
-        ("HTML", "<!--[if IE]> Copyright 2020 <![endif]-->\n<p>\n", None),
-        ("TeX", "% \\iffalse Copyright 2020 X\n", None),
-        ("Ruby", "# encoding: utf-8\n# Copyright 2010 X\nputs 1\n", "# encoding: utf-8\nputs 1\n"),
-        ("Python", "# copyrighted by X\n# see the file LICENSE.txt\nx = 1\n", "x = 1\n"),
-        (
-            "XSLT",
-            '<!-- (c) 2020 -->\n<?xml version="1.0"?>\n<!-- (c) 2021 -->\n<a/>\n',
-            '<?xml version="1.0"?>\n<a/>\n',
-        ),
-        ("Shell", "#!/bin/sh\n\n# Copyright 2020 X\n\necho\n", "#!/bin/sh\n\necho\n"),
-        ("C", "#ifndef A_H\n#define A_H\n/* Copyright 2020 X */\n\nint a;\n", "#ifndef A_H\n#define A_H\nint a;\n"),
-        ("C++", "#pragma once\n\n// SPDX-License-Identifier: MIT\nint a;\n", "#pragma once\n\nint a;\n"),
-        ("JavaScript", "'use strict';\n/*\n * Copyright 2020 X\n */\nf();\n", "'use strict';\nf();\n"),
-        ("JavaScript", "use('strict');\n// Copyright 2020 X\nf();\n", None),
-        ("C", f"/* {DESIGN}\n *\n * Copyright 2020 X\n *\n * Licensed under MIT */\n", f"/* {DESIGN}\n */\n"),
-        ("C", f"/* (c) 2020 X\n * All rights reserved.\n * {DESIGN} */\nint a;\n", f"/*\n * {DESIGN} */\nint a;\n"),
-        ("Python", f"# Copyright 2020 X\n#\n# {DESIGN}\n\nx = 1\n", f"# {DESIGN}\n\nx = 1\n"),
-        ("Python", "# a.py\n# Copyright 2020 X\n# Author: Y\nx = 1\n", "x = 1\n"),
-        (
-            "C++",
-            "#if !defined(A_H)\n#define A_H\n// Copyright 2020 X\nint a;\n",
-            "#if !defined(A_H)\n#define A_H\nint a;\n",
-        ),
-        ("C#", "#nullable enable\n// Copyright 2020 X\nusing A;\n", "#nullable enable\nusing A;\n"),
-        (
-            "PHP",
-            "<?php\ndeclare(strict_types=1);\n\n/* (c) 2020 X */\n$a;\n",
-            "<?php\ndeclare(strict_types=1);\n\n$a;\n",
-        ),
-        (
-            "PHP",
-            "<?php\n/**\n * This file is part of A.\n *\n * For the full copyright and license, view LICENSE.\n */\n",
-            "<?php\n",
-        ),
-        ("Haskell", "{-# LANGUAGE CPP #-}\n{- Copyright 2020 X -}\nmodule A\n", "{-# LANGUAGE CPP #-}\nmodule A\n"),
-        ("TypeScript", '/// <reference types="a" />\n// Copyright 2020 X\nf()\n', '/// <reference types="a" />\nf()\n'),
-        ("JavaScript", "/**\n * @license MIT\n */\nf();\n", "f();\n"),
-        ("CSS", "/*! a v8.0 | MIT License | a.org */\na {}\n", "a {}\n"),
-        ("Julia", "# Part of A. License is MIT: https://a.org/license\nx = 1\n", "x = 1\n"),
-        (
-            "Swift",
-            "//\n//  A.swift\n//\n//  Created by X on 3/4/20.\n//  Copyright © 2020 X.\n//\nimport A\n",
-            "import A\n",
-        ),
-        (
-            "C",
-            "/*\n * (c) 2020 X\n *\n * 本文件实现一个堆。最小的键在根。\n */\nint a;\n",
-            "/*\n * 本文件实现一个堆。最小的键在根。\n */\nint a;\n",
-        ),
-        ("Python", "# Notes on the MIT license scanner,\n# which compares words, not bytes.\nx = 1\n", None),
-        ("Python", '# TODO: the "All rights reserved" line of the footer\nx = 1\n', None),
-        ("C", "/*==== A ====*\\\n|* Licensed under MIT *|\n\\*==========*/\nint a;\n", "int a;\n"),
+        ("Python", "#!/usr/bin/env python\n", "# Copyright 2020 X\n", "x = 1\n"),
+        ("Python", "# -*- coding: utf-8 -*-\n", "# Copyright 2020 X\n\n", "x = 1\n"),
+        ("Python", "", "# Copyright 2020 X\n", "# pylint: disable=all\nx = 1\n"),
+        ("Python", '"""Copyright 2020 X"""\nx = 1\n', "", ""),
+        ("Python", "\ufeff", "# (c) 2020 X\n", "x = 1\n"),
+        ("Python", "", "# Licensed under MIT, see LICENSE\n", ""),
+        ("Python", "# Copyright 2020 X\rx = 1\n", "", ""),  # a line end to Python
+        ("Python", "\n\n", "# SPDX-License-Identifier: MIT\n", "x = 1"),
+        ("Go", "", "// Copyright 2020 X\n\n", "//go:build linux\n\npackage a\n"),
+        ("Go", "", "// Copyright 2020 X\n", "//go:build linux\n\npackage a\n"),
+        ("C", "/* Copyright 2020 X */ int a;\n", "", ""),
+        ("C", "/* Copyright 2020 X\nint a;\n", "", ""),  # never closed
+        ("C", "// Copyright 2020 X \\\nint a;\n", "", ""),  # goes on
+        ("C", "", "/****/\n/* Copyright 2020 X */\n/****/\n", "int a;\n"),
+        ("OCaml", "", "(*****)\n(* Copyright 2020 X  *)\n(* of Y         *)\n(*****)\n\n", "let a = 1\n"),
+        ("JavaScript", "/* eslint-disable copyright-2020-by-X */\nf()\n", "", ""),
+        ("JavaScript", "// Copyright 2020 X\u2028f()\n", "", ""),
+        ("PHP", "<?php // Copyright 2020 X ?>\n<p>\n", "", ""),
+        ("PHP", "<?php\n#[Copyright(by: 2020)]\n", "", ""),
+        ("Rust", "//! Licensed under MIT\nfn a() {}\n", "", ""),
+        ("Pascal", "{$COPYRIGHT (c) 2020}\nunit a;\n", "", ""),
+        ("PowerShell", "", "<# -*- x -*-\n# Copyright 2020 X #>\n", "Get-Item\n"),
+        ("Fortran", "!$omp copyright 2020 by X\nend\n", "", ""),
+        ("Haskell", "{-# LANGUAGE CPP, Copyright2020 (c) #-}\n", "", ""),
+        ("SQL", "/*! copyright 2020 by X */\nSELECT 1;\n", "", ""),
+        ("HTML", "<!--[if IE]> Copyright 2020 <![endif]-->\n<p>\n", "", ""),
+        ("TeX", "% \\iffalse Copyright 2020 X\n", "", ""),
+        ("Ruby", "# encoding: utf-8\n", "# Copyright 2010 X\n", "puts 1\n"),
+        ("Python", "", "# copyrighted by X\n# see the file LICENSE.txt\n", "x = 1\n"),
+        ("Shell", "#!/bin/sh\n\n", "# Copyright 2020 X\n\n", "echo\n"),
+        ("C", "#ifndef A_H\n#define A_H\n", "/* Copyright 2020 X */\n\n", "int a;\n"),
+        ("C++", "#pragma once\n\n", "// SPDX-License-Identifier: MIT\n", "int a;\n"),
+        ("JavaScript", "'use strict';\n", "/*\n * Copyright 2020 X\n */\n", "f();\n"),
+        ("JavaScript", "use('strict');\n// Copyright 2020 X\nf();\n", "", ""),
+        ("C", f"/* {DESIGN}\n", " *\n * Copyright 2020 X\n *\n * Licensed under MIT", " */\n"),
+        ("C", "/*", " (c) 2020 X\n * All rights reserved.", f"\n * {DESIGN} */\nint a;\n"),
+        ("Python", "", "# Copyright 2020 X\n#\n", f"# {DESIGN}\n\nx = 1\n"),
+        ("Python", "", "# a.py\n# Copyright 2020 X\n# Author: Y\n", "x = 1\n"),
+        ("C++", "#if !defined(A_H)\n#define A_H\n", "// Copyright 2020 X\n", "int a;\n"),
+        ("C#", "#nullable enable\n", "// Copyright 2020 X\n", "using A;\n"),
+        ("PHP", "<?php\ndeclare(strict_types=1);\n\n", "/* (c) 2020 X */\n", "$a;\n"),
+        ("PHP", "<?php\n", "/**\n * Part of A.\n *\n * For the full copyright and license, view X.\n */\n", ""),
+        ("Haskell", "{-# LANGUAGE CPP #-}\n", "{- Copyright 2020 X -}\n", "module A\n"),
+        ("TypeScript", '/// <reference types="a" />\n', "// Copyright 2020 X\n", "f()\n"),
+        ("JavaScript", "", "/**\n * @license MIT\n */\n", "f();\n"),
+        ("CSS", "", "/*! a v8.0 | MIT License | a.org */\n", "a {}\n"),
+        ("Julia", "", "# Part of A. License is MIT: https://a.org/license\n", "x = 1\n"),
+        ("Swift", "", "//\n//  A.swift\n//\n//  Created by X on 3/4/20.\n//  Copyright © 2020 X.\n//\n", "import A\n"),
+        ("C", "/*\n", " * (c) 2020 X\n *\n", " * 本文件实现一个堆。最小的键在根。\n */\nint a;\n"),
+        ("Python", "# Notes on the MIT license scanner,\n# which compares words, not bytes.\nx = 1\n", "", ""),
+        ("Python", '# TODO: the "All rights reserved" line of the footer\nx = 1\n', "", ""),
+        ("C", "", "/*==== A ====*\\\n|* Licensed under MIT *|\n\\*==========*/\n", "int a;\n"),
     ],
 )
-def test_particular_texts(language, text, expected):
-    assert stripped(text, language) == (text if expected is None else expected)
+def test_particular_texts(language, before, gone, after):
+    assert stripped(before + gone + after, language) == before + after
+
+
+def test_headers_around_a_declaration():
+    text = '<!-- (c) 2020 -->\n<?xml version="1.0"?>\n<!-- (c) 2021 -->\n<a/>\n'
+    assert stripped(text, "XSLT") == '<?xml version="1.0"?>\n<a/>\n'
 
 
 PIECES = (
     *("Copyright 2020 X", "licensed under MIT", "words", "2020", "(c) 2020", "é", "\u2028", "'", '"', "\\"),
     *("#", "# ", "//", "/*", "*/", "--", "{-", "-}", "(*", "*)", "<!--", "-->", "%", ";", "{", "}", "<?php", "?>"),
-    *(
-        "\n",
-        "\n",
-        "\n",
-        "\n\n",
-        "\r\n",
-        "\r",
-        " ",
-        "\t",
-        "x = 1",
-        "int a;",
-        "#!/bin/sh",
-        "# -*- x -*-",
-        "=begin",
-        "=end",
-    ),
+    *("\n", "\n", "\n", "\n\n", "\r\n", "\r", " ", "\t", "x = 1", "int a;", "#!/bin/sh", "# -*- x -*-"),
+    *("=begin", "=end"),
 )
 ORACLES = {"C": "c", "C++": "cpp", "Java": "java", "Go": "go", "Rust": "rust", "Haskell": "haskell", "Lua": "lua"}
 COMMENT_TOKENS = (Comment, Text, Whitespace, String.Doc)
@@ -267,14 +230,8 @@ def test_random_texts(language):
 @pytest.mark.parametrize("language", ORACLES)
 def test_a_lexer_finds_the_same_code(language):
     generator, lexer = random.Random(language), get_lexer_by_name(ORACLES[language], ensurenl=False, stripnl=False)
-    pieces = [
-        header(language)[0],
-        header(language)[0],
-        "\n",
-        "\n\n",
-        header(language, ("An ordinary comment.",))[0],
-        header(language)[2],
-    ]
+    pieces = [*[header(language)[0]] * 2, header(language, ("An ordinary comment.",))[0], header(language)[2]]
+    pieces += ["\n", "\n\n"]
     pieces += ["// a\n", "-- b\n", "/* c */\n", "/* Copyright 2020 X */ ", "int f(void);\n", "x = 1\n"]
     count = 0
     for _ in range(200):
@@ -287,16 +244,7 @@ def test_a_lexer_finds_the_same_code(language):
 
 def test_python_parses_to_the_same_tree():
     generator, count = random.Random(0), 0
-    pieces = [
-        header("Python")[0],
-        header("Python")[0],
-        "\n",
-        "# ordinary\n",
-        "x = 1\n",
-        "\n\n",
-        "def f(): pass\n",
-        "# type: ignore\n",
-    ]
+    pieces = [*[header("Python")[0]] * 2, "\n", "\n\n", "# ordinary\n", "x = 1\n", "def f(): pass\n", "# type: int\n"]
     pieces += ["#!/bin/python\n", "# -*- coding: utf-8 -*-\n", '"""Copyright 2020 by X"""\n', "\x0c\n", "# licence\n"]
     for _ in range(500):
         text = "".join(generator.choices(pieces, k=generator.randint(1, 8)))
@@ -306,13 +254,7 @@ def test_python_parses_to_the_same_tree():
     assert count > 100
 
 
-REST = (
-    b"",
-    b" Copyright 2020 A\n",
-    b"\n# Copyright 2020 A\n",
-    b'"" Copyright 2020 A """\n',
-    b"\n// Copyright 2020 A\n",
-)
+REST = (b"", b" Copyright 2020 A\n", b"\n# Copyright 2020 A\n", b'"" Copyright 2020 A """\n', b"\n// (c) 2020 A\n")
 
 
 @pytest.mark.parametrize("language", STYLES)
@@ -371,10 +313,8 @@ def test_a_far_end_is_looked_for_once(language, opening, closing):
     "names, expected",
     [
         ("MIT|Expat|The MIT License (MIT)|MIT/X11|License :: OSI Approved :: MIT License", ("MIT", True)),
-        (
-            "apache-2.0|Apache License, Version 2.0|ASL 2.0|http://www.apache.org/licenses/LICENSE-2.0",
-            ("Apache-2.0", True),
-        ),
+        ("apache-2.0|Apache License, Version 2.0|ASL 2.0", ("Apache-2.0", True)),
+        ("http://www.apache.org/licenses/LICENSE-2.0", ("Apache-2.0", True)),
         ("MIT/Apache-2.0|MIT OR Apache-2.0|(mit or Apache 2.0)", ("MIT OR Apache-2.0", True)),
         ("GPL-3.0-only OR (Apache-2.0 AND MIT)", ("GPL-3.0-only OR (Apache-2.0 AND MIT)", True)),
         ("MIT AND GPL-3.0-only", ("MIT AND GPL-3.0-only", False)),
@@ -382,15 +322,11 @@ def test_a_far_end_is_looked_for_once(language, opening, closing):
         ("GPL-2.0-or-later|GPL v2 or later|GPL-2+|GPLv2+", ("GPL-2.0-or-later", False)),
         ("UNLICENSED|proprietary", ("LicenseRef-other", False)),
         ("BSD-4-Clause|4-clause BSD", ("BSD-4-Clause", False)),
-        (
-            "BSD|SEE LICENSE IN LICENSE.md|MIT-style|MIT (non-commercial)|no MIT|MIT AND|" + "(" * 9999,
-            ("unknown", None),
-        ),
+        ("BSD|SEE LICENSE IN LICENSE.md|MIT-style|MIT (non-commercial)|no MIT|MIT AND", ("unknown", None)),
+        ("(" * 9999, ("unknown", None)),
         ("MIT AND something", ("MIT AND unknown", None)),
-        (
-            "MIT + file LICENSE|The MIT License: http://mit.example.org|https://choosealicense.com/licenses/mit/",
-            ("MIT", True),
-        ),
+        ("MIT + file LICENSE|The MIT License: http://mit.example.org", ("MIT", True)),
+        ("https://choosealicense.com/licenses/mit/", ("MIT", True)),
         ("apache_2_0|Apache-2.0.|https://example.org/x Apache 2.0", ("Apache-2.0", True)),
         ("MIT No Attribution|License :: OSI Approved :: MIT No Attribution License (MIT-0)", ("MIT-0", False)),
         ('BSD 2-Clause "Simplified" License|Simplified BSD', ("BSD-2-Clause", False)),

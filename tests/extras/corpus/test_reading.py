@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ms_codegeex.extras.corpus.filters import Rules, preset
+from ms_codegeex.extras.corpus.filters import Rules
 from ms_codegeex.extras.corpus.reading import Document, _read_file, find_units, read_unit
 from ms_codegeex.extras.corpus.settings import ReadingSettings
 from ms_codegeex.extras.corpus.sources import user_roots
-from ms_codegeex.extras.corpus.tally import BY_NAME, Tally, moved
+from ms_codegeex.extras.corpus.tally import BY_NAME, moved
 from ms_codegeex.extras.shared import records
 from ms_codegeex.extras.shared.records import ReturnKeeper
 
@@ -68,59 +68,28 @@ class TestFiles:
         documents, rejected = read(tmp_path / "x")
         assert rejected == []
         assert [(item.source, item.language, item.group, item.data.decode()) for item in documents] == [
-            (f"x/{name}", language, group, f"# {name}\n{GOOD}")
-            for name, language, group in (
-                ("a.c", "C", "x"),
-                ("b/one.py", "Python", "x/b"),
-                ("b/two.py", "Python", "x/b"),
-            )
+            ("x/a.c", "C", "x", f"# a.c\n{GOOD}"),
+            ("x/b/one.py", "Python", "x/b", f"# b/one.py\n{GOOD}"),
+            ("x/b/two.py", "Python", "x/b", f"# b/two.py\n{GOOD}"),
         ]
         assert [item.source for item in read(tmp_path / "x", languages=("c",))[0]] == ["x/a.c"]
         assert [item.language for item in read(tmp_path / "x", all_text=True)[0]] == ["", "C", "Python", "Python"]
 
-    def test_other_encodings_are_converted_and_counted(self, tmp_path):
-        text = f"# café\n{GOOD}"
-        for name, encoding in (("a", "utf-8"), ("b", "utf-8-sig"), ("c", "utf-16"), ("d", "latin-1"), ("e", "utf-16")):
-            (tmp_path / f"{name}.py").write_bytes(text.encode(encoding))
-        [unit] = find_units(user_roots([tmp_path]), ReadingSettings())[0]
-        items, tally = list(read_unit(unit, ReadingSettings())), Tally()
-        documents = [item for item in items if isinstance(item, Document)]
-        assert {item.data for item in documents} == {text.encode()} and len(documents) == 5
-        for item in items:
-            if not isinstance(item, Document):
-                tally.add(item)
-        assert {name: entry["documents"] for name, entry in tally.changed.items()} == {
-            "byte order mark left out": 1,
-            "converted from utf-16": 2,
-            "converted from iso8859-1": 1,
-        }
-
     def test_bad_files(self, tmp_path):
         files = {
-            "binary.py": b"\0" + GOOD.encode(),
-            "empty.py": b"",
-            "encoding.py": b"# caf\xe9\xe9\xe9\n",
-            "large.py": GOOD.encode() * 20,
-            "long.py": b"x" * 200,
-            "white.py": b"\n\n",
+            "binary.py": (b"\0" + GOOD.encode(), "binary"),
+            "encoding.py": (b"# caf\xe9\xe9\xe9\n", "not UTF-8"),
+            "large.py": (GOOD.encode() * 20, "too large"),
+            "long.py": (b"x" * 200, "long lines"),
+            "white.py": (b"\n\n", "empty"),
         }
-        for name, data in files.items():
+        for name, (data, _) in files.items():
             (tmp_path / name).write_bytes(data)
-        os.mkfifo(tmp_path / "pipe.py")
-        (tmp_path / "link.py").symlink_to("long.py")
         documents, rejected = read(tmp_path, rules=Rules(max_file_bytes=500))
         assert documents == [] and not any(item.kind == "problems" for item in rejected)
-        assert [(item.source.split("/")[-1], item.reason, item.bytes) for item in rejected] == [
-            ("link.py", "symbolic link", 0),
-            ("pipe.py", "not a regular file", 0),
-            ("binary.py", "binary", len(GOOD) + 1),
-            ("empty.py", "empty", 0),
-            ("encoding.py", "not UTF-8", 9),
-            ("large.py", "too large", 20 * len(GOOD)),
-            ("long.py", "long lines", 200),
-            ("white.py", "empty", 2),
-        ]
-        assert rejected[4].excerpt == "# caf\ufffd\ufffd\ufffd\n" and rejected[6].excerpt == "x" * 200
+        found = [(item.source.split("/")[-1], item.reason, item.bytes) for item in rejected]
+        assert found == [(name, reason, len(data)) for name, (data, reason) in files.items()]
+        assert rejected[1].excerpt == "# caf\ufffd\ufffd\ufffd\n" and rejected[3].excerpt == "x" * 200
 
     def test_a_file_that_disappears(self, tmp_path):
         for name in "abc":
@@ -128,7 +97,7 @@ class TestFiles:
         [unit], _, _ = find_units(user_roots([tmp_path]), ReadingSettings())
         (tmp_path / "b.py").unlink()
         (tmp_path / "c.py").write_text(GOOD * 100)
-        first, second, third = read_unit(unit, ReadingSettings(rules=Rules(max_file_bytes=100)))
+        first, second, third = read_unit(unit, ReadingSettings(max_line_bytes=100))
         assert isinstance(first, Document) and third.reason == "too large" and third.bytes == 100 * len(GOOD)
         assert (second.reason, second.detail, second.kind) == ("unreadable", "No such file or directory", "problems")
 
@@ -147,18 +116,6 @@ class TestFiles:
         monkeypatch.setattr(os, "fstat", before)
         assert _read_file(unit.files[0], 1 << 20).data == whole
 
-    @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-    def test_an_unreadable_file(self, tmp_path):
-        (tmp_path / "a.py").write_text(GOOD)
-        (tmp_path / "a.py").chmod(0)
-        [item] = read(tmp_path)[1]
-        assert (item.reason, item.detail, item.kind) == ("unreadable", "Permission denied", "problems")
-
-    def test_files_beyond_the_memory_limit(self, tmp_path):
-        (tmp_path / "a.py").write_text(GOOD * 10)
-        [item] = read(tmp_path, rules=preset("none"), max_line_bytes=100)[1]
-        assert item.reason == "too large"
-
 
 class TestUnits:
     def write(self, root, size=400_000):
@@ -174,21 +131,12 @@ class TestUnits:
         root = self.write(tmp_path / "x")
         units, rejected, found = find_units(user_roots([root]), ReadingSettings())
         assert {event.kind for event in rejected} == {"archives"}
-        assert found == {
-            "files": 43,
-            "bytes": sum(p.stat().st_size for p in root.rglob("*.*")),
-        }
-        assert [unit.name for unit in units] == [
-            "files-000000",
-            "files-000001",
-            "x/a.jsonl",
-            "x/b.jsonl.gz",
-            "x/c.parquet [0, 5)",
-        ]
+        assert found == {"files": 43, "bytes": sum(p.stat().st_size for p in root.rglob("*.*"))}
+        archives = ["x/a.jsonl", "x/b.jsonl.gz", "x/c.parquet [0, 5)"]
+        assert [unit.name for unit in units] == ["files-000000", "files-000001", *archives]
         assert [unit.part is None for unit in units] == [True, True, False, False, False]
-        assert (
-            sum(unit.bytes for unit in units[:2]) == 16_000_000 and max(unit.bytes for unit in units[:2]) <= 8_000_000
-        )
+        sizes = [unit.bytes for unit in units[:2]]
+        assert sum(sizes) == 16_000_000 and max(sizes) <= 8_000_000
 
     def test_a_change_is_seen(self, tmp_path):
         root = self.write(tmp_path / "x")
@@ -223,20 +171,29 @@ class TestUnits:
 
 
 class TestFields:
-    def test_the_usual_names(self, tmp_path):
-        for record, group in (
+    @pytest.mark.parametrize(
+        "record, group",
+        [
             ({"text": GOOD, "language": "python", "repo_name": "a/b"}, "a/b"),
             ({"content": GOOD, "lang": "Python", "max_stars_repo_name": "c"}, "c"),
             ({"code": GOOD, "programming_language": "py", "repository": "d"}, "d"),
-            ({"code": GOOD, "path": "lib/x.py"}, "x/a.jsonl:1"),
-            ({"content": GOOD, "text": None, "max_stars_repo_path": "x.py"}, "x/a.jsonl:1"),
-            ({"code": GOOD, "text": "no", "file_name": "x.py", "repo_name": ""}, "x/a.jsonl:1"),
-            ({"text": "#!/usr/bin/python3\n" + GOOD}, "x/a.jsonl:1"),
-        ):
-            found = one(tmp_path, record)
-            path = record.get("path") or record.get("max_stars_repo_path") or record.get("file_name", "")
-            assert found == Document("x/a.jsonl:1", found.data, "Python", group, path=path)
-            assert found.data.decode().endswith(GOOD)
+            ({"code": GOOD, "path": "lib/x.py"}, None),
+            ({"content": GOOD, "text": None, "max_stars_repo_path": "x.py"}, None),
+            ({"code": GOOD, "text": "no", "file_name": "x.py", "repo_name": ""}, None),
+            ({"text": "#!/usr/bin/python3\n" + GOOD}, None),
+            # each layout's name of the repository; null and objects without a name are absent
+            ({"content": GOOD, "lang": "py", "repository_name": "a/b"}, "a/b"),
+            ({"whole_func_string": GOOD, "lang": "py", "func_name": "f", "repo": "a/b"}, "a/b"),
+            ({"content": GOOD, "lang": "py", "repo_name": None, "repo": {"id": 3, "name": "a/b"}}, "a/b"),
+            ({"text": GOOD, "lang": "py", "meta": {"repo_name": "a/b"}}, "a/b"),
+            ({"content": GOOD, "lang": "py", "sample_repo_name": "a/b", "repository": {}}, "a/b"),
+        ],
+    )
+    def test_the_usual_names(self, tmp_path, record, group):
+        found = one(tmp_path, record)
+        path = record.get("path") or record.get("max_stars_repo_path") or record.get("file_name", "")
+        assert found == Document("x/a.jsonl:1", found.data, "Python", group or "x/a.jsonl:1", path=path)
+        assert found.data.decode().endswith(GOOD)
 
     def test_given_names(self, tmp_path):
         record = {"body": GOOD, "kind": "go", "text": "no", "language": "C", "owner": "me", "repo_name": "you"}
@@ -276,32 +233,24 @@ class TestFields:
         assert one(tmp_path, {"text": GOOD, "language": "TSX"}) == ("unknown language", "'TSX'", False)
         assert one(tmp_path, {"text": GOOD, "language": "JSON", "path": "a.json"})[1] == "JSON"
 
-    def test_repositories(self, tmp_path):
-        """Each layout's name; null and objects without a name are absent."""
-        for record in (
-            {"content": GOOD, "repository_name": "a/b"},
-            {"whole_func_string": GOOD, "func_name": "f", "repo": "a/b"},
-            {"content": GOOD, "repo_name": None, "repo": {"id": 3, "name": "a/b"}},
-            {"text": GOOD, "meta": {"repo_name": "a/b"}},
-            {"content": GOOD, "sample_repo_name": "a/b", "repository": {}},
-        ):
-            assert one(tmp_path, {**record, "language": "python"}).group == "a/b"
-
     def test_fields_that_change_what_is_trained(self, tmp_path):
         record = {"content": GOOD, "path": "a.py", "binary": True}
         assert one(tmp_path, record) == ("field binary", "the file is binary", False)
         assert one(tmp_path, {**record, "binary": False}).language == "Python"
 
-    def test_records_of_other_layouts_are_named(self, tmp_path):
-        for record, said in (
+    @pytest.mark.parametrize(
+        "record, said",
+        [
             ({"prompt": "a", "completion": "b"}, "--task completion"),
             ({"messages": [{"role": "user", "content": "a"}]}, "--task chat"),
             ({"blob_id": "1", "path": "/a.py"}, "Software Heritage"),
             ({"input_ids": [1, 2], "attention_mask": [1, 1]}, "another tokenizer's tokens"),
             ({"body": "a"}, "there is body"),
-        ):
-            reason, detail, problem = one(tmp_path, record)
-            assert reason == "missing field" and said in detail and problem
+        ],
+    )
+    def test_records_of_other_layouts_are_named(self, tmp_path, record, said):
+        reason, detail, problem = one(tmp_path, record)
+        assert reason == "missing field" and said in detail and problem
 
     def test_licences(self, tmp_path):
         record = {"text": GOOD, "lang": "py"}
@@ -360,17 +309,13 @@ class TestBadLines:
         "line, reason, detail",
         [
             (b'{"text": "a', "invalid JSON", "Unterminated string starting at at column 10"),
-            (b"{'text': 1}", "invalid JSON", "Expecting property name enclosed in double quotes at column 2"),
             (b'{"text": "a"} x', "invalid JSON", "Extra data at column 15"),
             (b'{"n": ' + b"1" * 5000 + b"}", "invalid JSON", "a number of more than 100 digits"),
             (b"[" * 100_000, "invalid JSON", "nested deeper than 100 levels"),
             (b"[1]", "no object", "found a value of type list"),
-            (b'"text"', "no object", "found a value of type str"),
-            (b"null", "no object", "found a value of type NoneType"),
             (b"{}", "missing field", "no field whole_func_string or original_string or code or"),
             (b'{"text": null}', "missing field", "text is null"),
             (b'{"text": ["a"]}', "not text", "the text is of type list"),
-            (b'{"text": 7}', "not text", "the text is of type int"),
             (b'{"text": "caf\xe9"}', "not UTF-8", "byte 0xe9 at column 14"),
             (b'{"text": "ab\\ud83d"}', "not UTF-8", "half of a surrogate pair at character 3"),
             (b'{"text": "\\udc00 \\ud83d\\ude00"}', "not UTF-8", "half of a surrogate pair at character 1"),
@@ -385,25 +330,13 @@ class TestBadLines:
         assert detail in item.detail and "\n" not in item.detail and len(item.excerpt) <= 200
         json.dumps([item.detail, item.excerpt], ensure_ascii=False).encode()
 
-    @pytest.mark.parametrize(
-        "text, reason, detail",
-        [
-            ("a\0b", "binary", "a zero byte"),
-            ("", "empty", ""),
-            (" \n", "empty", ""),
-            ("x" * 101, "long lines", "a line of 101 bytes"),
-            ("1 2 3", "few letters", ""),
-        ],
-    )
-    def test_rules(self, tmp_path, text, reason, detail):
-        assert one(tmp_path, {"text": text, "lang": "py"}) == (reason, detail, False)
-
     def test_sizes(self, tmp_path):
         record = {"text": GOOD * 5, "lang": "py"}
         assert one(tmp_path, record, rules=Rules(max_file_bytes=100))[0] == "too large"
         assert one(tmp_path, record, rules=Rules(min_bytes=1000))[0] == "too small"
-        reason = ("too large", "longer than 50 bytes", False)
-        assert one(tmp_path, record, max_line_bytes=50) == reason
+        assert one(tmp_path, record, max_line_bytes=50) == ("too large", "longer than 50 bytes", False)
+        wide = ("long lines", "a line of 101 bytes", False)
+        assert one(tmp_path, {"text": "x" * 101, "lang": "py"}) == wide
 
     def test_surrogate_pairs_and_escapes(self, tmp_path):
         line = b'{"text": "\\ud83d\\ude00 caf\\u00e9 abcdef", "lang": "py"}'
@@ -431,17 +364,15 @@ class TestParquet:
         path = tmp_path / "x.parquet"
         pq.write_table(pa.table(table), path, row_group_size=2)
         documents, rejected = read(path)
-        assert [(item.source.split("/")[-1], item.language, item.group.split("/")[-1]) for item in documents] == [
-            ("x.parquet:0", "Python", "b"),
-            ("x.parquet:3", "Go", "x.parquet:3"),
-        ]
+        (first, of_group), (last, alone) = ((item.source, item.group) for item in documents)
+        assert [item.language for item in documents] == ["Python", "Go"] and of_group == "a/b"
+        assert first.endswith("/x.parquet:0") and last.endswith("/x.parquet:3") and alone == last
         assert documents[1].data.decode() == GOOD + "#"
         assert [(item.source.split("/")[-1], item.reason, item.kind) for item in rejected] == [
             ("x.parquet:1", "missing field", "problems"),
             ("x.parquet:2", "binary", "dropped"),
         ]
-        rejected = read(path, licences=("mit",))[1]
-        assert [item.reason for item in rejected] == ["missing field", "binary", "licence"]
+        assert [item.reason for item in read(path, licences=("mit",))[1]] == ["missing field", "binary", "licence"]
 
     @pytest.mark.parametrize(
         "column, reason",
@@ -465,12 +396,6 @@ class TestParquet:
         assert (documents, item.reason, item.kind, item.count) == ([], "missing field", "problems", 9)
         assert item.detail.startswith("no field body; there is lang, text")
         assert item.source.endswith("/x.parquet") and item.bytes > 0
-
-    def test_a_damaged_file(self, tmp_path):
-        (tmp_path / "x.parquet").write_bytes(b"PAR1 and no more")
-        documents, [item] = read(tmp_path)
-        assert (documents, item.reason, item.kind) == ([], "damaged archive", "problems")
-        assert item.source.endswith("/x.parquet")
 
     def test_long_rows(self, tmp_path):
         pq.write_table(pa.table({"text": [GOOD, GOOD * 10], "lang": ["py"] * 2}), tmp_path / "x.parquet")

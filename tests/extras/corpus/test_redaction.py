@@ -64,56 +64,34 @@ def test_a_webhook_keeps_its_address():
 RANDOM = drawn(20)
 
 
-@pytest.mark.parametrize(
-    "before, after",
-    [
-        ('password = "', '"'),
-        ("PASSWORD='", "'"),
-        ('"db_password": "', '",'),
-        ("secret_key := '", "'"),
-        ("config['api_key'] = '", "'"),
-        ('apiKey: "', '"'),
-        ("auth-token=>'", "'"),
-        ('AWS_SECRET_ACCESS_KEY = "', '"'),
-        ("password = ", ""),
-        ("  db_password: ", "  # rotated in May\r\nnext: 1"),
-        ("export API_KEY=", "\n"),
-        ("secret_key := ", "\n"),
-        ('password: str = "', '"'),
-        ('{\\"password\\": \\"', '\\"}'),
-    ],
-)
-def test_assigned_passwords(before, after):
-    assert only(before + RANDOM + after) == (before + "<SECRET>" + after, {"password": 1})
-    digits = drawn(32, "0123456789abcdef")
-    assert only(before + digits + after) == (before + "<SECRET>" + after, {"password": 1})
+ASSIGNED = ('password = "%s"', "PASSWORD='%s'", '"db_password": "%s",', "secret_key := '%s'", "secret_key := %s\n")
+ASSIGNED += ('apiKey: "%s"', "auth-token=>'%s'", 'AWS_SECRET_ACCESS_KEY = "%s"', "password = %s")
+ASSIGNED += ("config['api_key'] = '%s'", "  db_password: %s  # rotated in May\r\nnext: 1", "export API_KEY=%s\n")
+ASSIGNED += ('password: str = "%s"', r"{\"password\": \"%s\"}")
 
 
-@pytest.mark.parametrize(
-    "address",
-    [
-        "J.Smith@Acme-Corp.Com",
-        "info@müller-bau.de",
-        "a@b.de",
-        "first.last+tag@mail.example.co.uk",
-        "a@math.uni.waw.pl",
-        "x_1%y@sub-domain.example.org",
-        "A" * 64 + "@b.com",
-    ],
-)
-@pytest.mark.parametrize(
-    "before, after", [("", ""), ("<", ">"), ("mail ", "."), ("# é ", ", b"), ('"', '"'), ("..", ""), ("E<lt>", "E<gt>")]
-)
-def test_emails(address, before, after):
-    assert only(before + address + after) == (before + "<EMAIL>" + after, {"email": 1})
-    assert only(before + address + after, ("secrets",))[1] == {}
+@pytest.mark.parametrize("value", [RANDOM, drawn(32, HEX)])
+@pytest.mark.parametrize("context", ASSIGNED)
+def test_assigned_passwords(context, value):
+    assert only(context % value) == (context % "<SECRET>", {"password": 1})
+
+
+ADDRESSES = ["J.Smith@Acme-Corp.Com", "info@müller-bau.de", "a@b.de", "first.last+tag@mail.example.co.uk"]
+ADDRESSES += ["a@math.uni.waw.pl", "x_1%y@sub-domain.example.org", "A" * 64 + "@b.com"]
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+@pytest.mark.parametrize("around", ["%s", "<%s>", "mail %s.", "# é %s, b", '"%s"', "..%s", "E<lt>%sE<gt>"])
+def test_emails(address, around):
+    assert only(around % address) == (around % "<EMAIL>", {"email": 1})
+    assert only(around % address, ("secrets",))[1] == {}
 
 
 @pytest.mark.parametrize(
     "before, secret, after",
     [
         ("Authorization: Bearer ", drawn(40), "\n"),
-        ('{"authorization": "bearer ', drawn(32, "0123456789abcdef"), '"}'),
+        ('{"authorization": "bearer ', drawn(32, HEX), '"}'),
         ("Authorization: Basic ", base64.b64encode(b"service:Gk3xW9qLz").decode(), ""),
         ("postgres://app:", "Gk3-xW9qLz", "@db.example.org:5432/app"),
         ("redis://:", drawn(24), "@10.0.0.1"),
@@ -148,8 +126,7 @@ def test_a_key_without_its_end():
 
 
 @pytest.mark.parametrize(
-    "joined",
-    ["\\n", "\r\n", "\n    ", '\\n" +\n  "', "\\n'\n  '", "\n# ", "\\n\\\n", '",\n  "', "\\\\n"],
+    "joined", ["\\n", "\r\n", "\n    ", '\\n" +\n  "', "\\n'\n  '", "\n# ", "\\n\\\n", '",\n  "', "\\\\n"]
 )
 def test_keys_in_strings(joined):
     for middle in (BODY, f"Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,{'0A' * 16}\n\n{BODY}"):
@@ -320,120 +297,69 @@ STAY = [  # what is not found
     # tokens of another form
     "AKIA" + drawn(15, UPPER),
     "AKIAIOSFODNN7EXAMPLE",  # of Amazon's manuals
-    "AKIA" + drawn(17, UPPER),
-    "xAKIA" + drawn(16, UPPER),
-    "ghp_" + drawn(35),
+    *("AKIA" + drawn(17, UPPER), "xAKIA" + drawn(16, UPPER), "ghp_" + drawn(35)),
     "ghp_" + "x" * 36,  # as in a manual
-    "ghx_" + drawn(36),
-    "glpat-" + drawn(19),
-    "glad-" + drawn(20),
-    "xoxb-your-token",
-    "AIza" + drawn(34),
-    "sk_live_" + drawn(9),
-    "task_live_" + drawn(24),
-    "eyJ" + drawn(33),
-    "npm_" + drawn(35),
-    "npm_config_" + drawn(30),
-    "pypi-AgE" + drawn(49),
+    *("ghx_" + drawn(36), "glpat-" + drawn(19), "glad-" + drawn(20), "xoxb-your-token", "AIza" + drawn(34)),
+    *("sk_live_" + drawn(9), "task_live_" + drawn(24), "eyJ" + drawn(33), "npm_" + drawn(35)),
+    *("npm_config_" + drawn(30), "pypi-AgE" + drawn(49)),
     "if line == '-----BEGIN PRIVATE KEY-----':\n" + "    pass\n" * 20 + "if line == '-----END PRIVATE KEY-----':\n",
     f"-----BEGIN CERTIFICATE-----\n{BODY}\n-----END CERTIFICATE-----",
     f"-----BEGIN PUBLIC KEY-----\n{BODY}\n-----END PUBLIC KEY-----",
     # passwords
-    'password = "hunter2"',
-    'password = "correct horse battery staple"',
-    'token = "csrfmiddlewaretoken"',
-    'token = "OAuth2BearerToken12"',
-    'secret = "my_secret_value_number_12"',
-    'password_url = "https://example.org/Login/v2/password"',
-    'api_key = "YOUR_API_KEY_HERE_1234"',
-    'secret = "0000000000000000000000000000000000000000"',
-    f'digest = "{drawn(32, "0123456789abcdef")}"',
-    f'name = "{RANDOM}"',
-    f"password = {RANDOM}()",
-    f"password = other or {RANDOM}",
-    "password: Base64EncodedUtf8String",
-    f'passwords = ["{RANDOM}"]',
+    *('password = "hunter2"', 'password = "correct horse battery staple"', 'token = "csrfmiddlewaretoken"'),
+    *('token = "OAuth2BearerToken12"', 'secret = "my_secret_value_number_12"'),
+    *('password_url = "https://example.org/Login/v2/password"', 'api_key = "YOUR_API_KEY_HERE_1234"'),
+    *('secret = "0000000000000000000000000000000000000000"', f'digest = "{drawn(32, HEX)}"'),
+    *(f'name = "{RANDOM}"', f"password = {RANDOM}()", f"password = other or {RANDOM}"),
+    *("password: Base64EncodedUtf8String", f'passwords = ["{RANDOM}"]'),
     'secret = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"',  # RFC 6238
     '"access_token": "2YotnFZFEjr1zCsicMWpAA"',  # RFC 6749
     f"eyJ{drawn(33)}.eyJzdWIiOiIxMjM0NTY3ODkwIiwibmFtZSI6I{drawn(40)}.{drawn(43)}",  # of the subject 1234567890
     '"password": "5f4dcc3b5aa765d61d8327deb882cf99"',  # of the word password
-    f"ALTER ROLE a WITH PASSWORD 'md5{drawn(32, HEX)}'",
-    'publicKeyToken="b77a5c561934e089"',
-    f"{FIRST}\n{drawn(64)}\n{drawn(40)}...\n{LAST}",
-    'tokenizer = Tokenizer("Qwen/Qwen3-8B-Instruct")',
-    'option("--tokenizer", default="Qwen/Qwen3-8B-Instruct")',
-    'ENCRYPTION_KEY_MD5 = "dnF5x6K/8ZZRzpfSlMMM+w=="',
-    'token("IDENT_WITH_DIGITS_123")',
-    f"https://{drawn(32, HEX)}@o12345.ingest.sentry.io/67890",
+    *(f"ALTER ROLE a WITH PASSWORD 'md5{drawn(32, HEX)}'", 'publicKeyToken="b77a5c561934e089"'),
+    *(f"{FIRST}\n{drawn(64)}\n{drawn(40)}...\n{LAST}", 'tokenizer = Tokenizer("Qwen/Qwen3-8B-Instruct")'),
+    *('option("--tokenizer", default="Qwen/Qwen3-8B-Instruct")', 'ENCRYPTION_KEY_MD5 = "dnF5x6K/8ZZRzpfSlMMM+w=="'),
+    *('token("IDENT_WITH_DIGITS_123")', f"https://{drawn(32, HEX)}@o12345.ingest.sentry.io/67890"),
     # addresses
-    "@app.route('/')",
-    "    @functools.cache",
-    "x = a@b.T",
-    "y = weights@inputs.reshape(3, 4)",
-    "y = a@b.shape[0]",
-    "git clone git@github.com:owner/name.git",
-    "user@localhost",
-    "lodash@4.17.21",
-    "icon@2x.png",
-    "import x from '@scope/name.js'",
-    "a@b@c.de@f",
-    "return this@Outer.name",
-    "this@MainActivity.apply",
-    "y = x@self.id",
-    "A@B.mT",
-    "scores = q@k.T",
-    "https://user@example.org/path",
-    "loader@self.io",
-    "/** @param x.y */",
+    *("@app.route('/')", "    @functools.cache", "x = a@b.T", "y = weights@inputs.reshape(3, 4)"),
+    *("y = a@b.shape[0]", "git clone git@github.com:owner/name.git", "user@localhost", "lodash@4.17.21"),
+    *("icon@2x.png", "import x from '@scope/name.js'", "a@b@c.de@f", "return this@Outer.name"),
+    *("this@MainActivity.apply", "y = x@self.id", "A@B.mT", "scores = q@k.T", "https://user@example.org/path"),
+    *("loader@self.io", "/** @param x.y */"),
     'names = ("hmac-sha2-256-etm@openssh.com", "statvfs@openssh.com")',
     'names = ("aes256-cbc@ssh.com", "rijndael-cbc@lysator.liu.se")',
-    "ssh -T git@github.com",
-    'printf("%s@host.example.org", name)',
-    "scp build.tar.gz me@host.example.org:/srv/",
+    *("ssh -T git@github.com", 'printf("%s@host.example.org", name)', "scp build.tar.gz me@host.example.org:/srv/"),
     "fetch me@host.example.org:project/name",
     "https://lists.example.org/git/20150811100527.GW14466@mail.example.org/",
     "Message-ID: <20150811100527.GW14466@mail.example.org>",
     "References: <GW14466@mail.example.org>\n <GW14467@mail.example.org>",
     'x <- object@meta.data$count; object@project.name <- "x"',
     'depends_on("hdf5@1.10.7.in"), "none@openssh.com", "kexguess2@matt.ucc.asn.au", xs@Foo.Me',
-    "http://name:${secret}@host.example.org",
-    "@" * 50,
+    *("http://name:${secret}@host.example.org", "@" * 50),
     # credentials
-    "the bearer of bad news is here already",
-    "Bearer YOUR_ACCESS_TOKEN_GOES_HERE",
-    "Basic authentication",
-    "Basic QWxsIG9mIHRoaXMgaXMgdGV4dA==",
-    "postgres://user:password@localhost/db",
-    "ftp://user:my-password@localhost",
-    "http://host:8080/path@2x.png",
-    "https://user:${PASSWORD}@host",
+    *("the bearer of bad news is here already", "Bearer YOUR_ACCESS_TOKEN_GOES_HERE", "Basic authentication"),
+    *("Basic QWxsIG9mIHRoaXMgaXMgdGV4dA==", "postgres://user:password@localhost/db"),
+    *("ftp://user:my-password@localhost", "http://host:8080/path@2x.png", "https://user:${PASSWORD}@host"),
     # private keys
     f"The first line is {FIRST}, and the last {LAST}; look into {PATH}.",
-    f'KINDS = {{"{FIRST}": "{drawn(50)}"}}',
-    f"{FIRST}\n{PATH}\n{LAST}",
+    *(f'KINDS = {{"{FIRST}": "{drawn(50)}"}}', f"{FIRST}\n{PATH}\n{LAST}"),
     f"{FIRST}\n\nand was not changed. Its digest is\n{drawn(64, '0123456789abcdef')}\n",
     f"{FIRST}\nMIIEvQIBADANBg...\n{LAST}",
     f'return "{FIRST}" + base64EncodedPrivateKeyOfThisUserAndThatServer + "{LAST}"',
     f"{FIRST}\n{{{{ vault.private_key_of_the_server }}}}\n{LAST}",
     f"if (text.startsWith('{FIRST}')) {{ return parsePrivateKey(text); }}",
     # services
-    'next_token = "CAESBkRlZmF1bHQ="',
-    f'"NextToken": "{drawn(88)}"',
-    f"pageToken: '{drawn(40)}'",
+    *('next_token = "CAESBkRlZmF1bHQ="', f'"NextToken": "{drawn(88)}"', f"pageToken: '{drawn(40)}'"),
     f"csrf_token = '{drawn(64)}'",
     f'"credentialsId": "{drawn(8, HEX)}-{drawn(4, HEX)}-{drawn(4, HEX)}-{drawn(4, HEX)}-{drawn(12, HEX)}"',
     f"token = '{drawn(44, ALNUM.translate(str.maketrans('', '', '0OIl')))}'",  # an address on Solana
-    f"USDC_TOKEN = 0x{drawn(40, HEX)}",
-    f'token_id = "{drawn(40, HEX)}"',
-    f"public_key = '{drawn(43)}'",
+    *(f"USDC_TOKEN = 0x{drawn(40, HEX)}", f'token_id = "{drawn(40, HEX)}"', f"public_key = '{drawn(43)}'"),
     '"ARN": "arn:aws:secretsmanager:us-west-2:123456789012:secret:MyTestSecret-a1b2c3"',
     '"clientRequestToken": "1d2129a1-3d38-460a-9756-e5b91fddb951"',
     '"token2wav_config": Qwen2_5OmniToken2WavConfig,',
     'machine host.domain.com login log password "pass" account acct',
-    "return s.ReadUint16LengthPrefixed(out)",
-    "machine learning login page password reset",
-    "db.example.org:5432:app:started",
-    "docker run -u 1000:1000 image",
+    *("return s.ReadUint16LengthPrefixed(out)", "machine learning login page password reset"),
+    *("db.example.org:5432:app:started", "docker run -u 1000:1000 image"),
     '<add key="PasswordFormat" value="Encrypted" />',
     f"x = '{drawn(30, HEX)}'  # nothing of plaid's",
     "plaid = plaid_client_of_the_test_suite",
@@ -442,13 +368,9 @@ STAY = [  # what is not found
     "api_key = getAccessTokenForUserOfThisName",
     # words, placeholders and vectors
     'PASSWORD_RESET_TEMPLATE_V2 = "resetPasswordTemplate2Html"',
-    'secret_name = "kubernetesServiceAccountTokenV1"',
-    'api_key = os.environ["API_KEY_2"]',
-    "password: ${VAULT_PASSWORD_2}",
-    'password = getpass("Password 1: ")',
-    'password = "changeme12345"',
-    'password = "<password>"',
-    "token = cursor.nextPageToken2Value",
+    *('secret_name = "kubernetesServiceAccountTokenV1"', 'api_key = os.environ["API_KEY_2"]'),
+    *("password: ${VAULT_PASSWORD_2}", 'password = getpass("Password 1: ")', 'password = "changeme12345"'),
+    *('password = "<password>"', "token = cursor.nextPageToken2Value"),
     'secret = "c2VjcmV0IGlzIHNlY3VyZQ=="',  # secret is secure
     "  password: dmFsdWUtMg0K",  # value-2
     'encryption_key = "000102030405060708090A0B0C0D0E0F"',
@@ -459,14 +381,11 @@ STAY = [  # what is not found
     'password = "#jbcrypt:$2a$10$' + drawn(53) + '"',
     'oauth_token="ad180jjd733klru7"',  # RFC 5849
     "secret = billing-service-production-2024-01-credentials-v12",
-    'nextPageToken: "' + drawn(24) + '"',
-    "http://user:pass;word@host/file",
-    "https://home-user:home-pass@example.org",
-    "ftp://u:p%40ssword@example.org",
+    *('nextPageToken: "' + drawn(24) + '"', "http://user:pass;word@host/file"),
+    *("https://home-user:home-pass@example.org", "ftp://u:p%40ssword@example.org"),
     "http://host:p4ssw0rd@example.org",
     "Authorization: Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==",  # RFC 7617
-    '"authorPHID": "PHID-USER-7hh4j4mpuwlnzvkapvse"',
-    f'("sha1", "{drawn(40, HEX)}")',
+    *('"authorPHID": "PHID-USER-7hh4j4mpuwlnzvkapvse"', f'("sha1", "{drawn(40, HEX)}")'),
 ]
 
 

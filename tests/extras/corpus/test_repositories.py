@@ -37,13 +37,8 @@ def place(tmp_path_factory):
     for repository in ("alpha", "beta"):
         (root / "src" / repository / ".git").mkdir()
     lines = [
-        {
-            "text": source(100 + number),
-            "lang": "python",
-            "repo_name": f"octo/repo{number % 3}",
-            "path": f"m/{number}.py",
-        }
-        for number in range(20)
+        {"text": source(100 + n), "lang": "python", "repo_name": f"octo/repo{n % 3}", "path": f"m/{n}.py"}
+        for n in range(20)
     ]
     del lines[4]["path"], lines[5]["repo_name"]
     random.Random(1).shuffle(lines)

@@ -10,8 +10,7 @@ from ms_codegeex.extras.corpus.summary import MAX_PACKAGES, Summary, describe_sp
 
 def with_columns(rows, licence_bytes, redacted):
     """A shard of `rows`, from which these licence headers and texts were taken."""
-    made = shard(rows, licence_bytes=np.array(licence_bytes, np.int64), redacted=np.array(redacted, np.int64))
-    return made
+    return shard(rows, licence_bytes=np.array(licence_bytes, np.int64), redacted=np.array(redacted, np.int64))
 
 
 FIRST = with_columns(

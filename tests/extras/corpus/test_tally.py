@@ -26,15 +26,8 @@ from ms_codegeex.extras.corpus.tokenizer_training import TokenizerSettings, _Tex
 from ms_codegeex.extras.evaluation.perplexity.corpus import corpus_documents
 
 READING = ReadingSettings(rules=preset("none"), strip_licences="none", all_text=True)
-RECORDS = [
-    {
-        "text": f"def f{n}(x):\n    return x + {n}\n",
-        "path": f"p{n}/a.py",
-        "prompt": f"def f{n}(x):\n",
-        "completion": f"x{n}",
-    }
-    for n in range(40)
-]
+PAIRS = [{"prompt": f"def f{n}(x):\n", "completion": f"x{n}"} for n in range(40)]
+RECORDS = [{"text": f"{it['prompt']}    return {it['completion']}\n", "path": "p/a.py", **it} for it in PAIRS]
 LINES = [json.dumps(record).encode() for record in RECORDS]
 
 
@@ -93,9 +86,8 @@ def test_ten_inputs_in_all_verbs(tmp_path, name, capsys):
     for tally in tallies:
         assert (tally["read"], tally["kept"]) == (kept + sum(reasons.values()), kept)
         assert {reason: entry["count"] for reason, entry in tally["dropped"].items()} == reasons
-        assert [each["first"] for each in tally["dropped"].values()] == [
-            each["first"] for each in tallies[0]["dropped"].values()
-        ]
+        first = [[it["first"] for it in each["dropped"].values()] for each in (tally, tallies[0])]
+        assert first[0] == first[1]
     assert all(tally == tallies[0] for tally in tallies[:4])
     capsys.readouterr()
     print_tally(tallies[0])
@@ -133,13 +125,8 @@ KINDS = {  # endings of files, and how many documents or records are in one
     ".jsonl": b'{"text": "a = %d\\n", "language": "python"}\n{"text": "b", "language": "cobol"}\n{"te\n[1]\n',
     "": b"text %d\n",
 }
-TREES = st.lists(
-    st.tuples(
-        st.sampled_from(FOLDERS), st.sampled_from([*KINDS]), st.sampled_from(["file", "file", "empty", "link", "pipe"])
-    ),
-    min_size=1,
-    max_size=25,
-)
+FORMS = st.sampled_from(["file", "file", "empty", "link", "pipe"])
+TREES = st.lists(st.tuples(st.sampled_from(FOLDERS), st.sampled_from([*KINDS]), FORMS), min_size=1, max_size=25)
 
 
 @settings(max_examples=5)
@@ -194,6 +181,7 @@ def test_lines_on_what_was_dropped_or_changed(tmp_path):
         "b/\x1b[31m\n.py": b"a = 1\n" + b"x" * 900,
         "b/bad.py": b"a = 1\nb = '\xff\xfe\x00'\n",
         "b/wide.py": "name = 'é'\n".encode("utf-16"),
+        "b/mark.py": b"\xef\xbb\xbfmark = 1\n",
         "b/c.go": b"package c\n",
     }
     for name, data in files.items():
@@ -204,10 +192,8 @@ def test_lines_on_what_was_dropped_or_changed(tmp_path):
     prepare_dataset([tmp_path / "in"], tmp_path / "out", PrepareSettings(reading, validation_share=0), options)
     text = (tmp_path / "new/list.jsonl").read_text("ascii")
     assert "AKIA" not in text and "google" not in text and "\x1b" not in text
-    found = {
-        (it["path"], it["rule"]): (it["change"], it["matched"], it["where"])
-        for it in map(json.loads, text.splitlines())
-    }
+    lines = map(json.loads, text.splitlines())
+    found = {(it["path"], it["rule"]): (it["change"], it["matched"], it["where"]) for it in lines}
     assert found == {
         ("in/b/c.go", "other language"): ("unread", ".go", ""),
         ("in/a/one.py", "licence header left out"): ("changed", "", "line 1"),
@@ -217,4 +203,5 @@ def test_lines_on_what_was_dropped_or_changed(tmp_path):
         ("in/b/\x1b[31m\n.py", "long lines"): ("dropped", "a line of 900 bytes", "line 2"),
         ("in/b/bad.py", "binary"): ("dropped", "a zero byte", "byte 13"),
         ("in/b/wide.py", "converted from utf-16"): ("changed", "", ""),
+        ("in/b/mark.py", "byte order mark left out"): ("changed", "", ""),
     }

@@ -89,10 +89,11 @@ def test_nothing_is_replaced(trained):
         train_tokenizer([SOURCES], trained, TokenizerSettings(900))
 
 
-def test_no_text_is_named(tmp_path):
+@pytest.mark.parametrize("family", ["codegeex2", "codegen"])
+def test_no_text_is_named(tmp_path, family):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="--input: no text was found"):
-        train_tokenizer([tmp_path / "empty"], tmp_path / "tokenizer", TokenizerSettings(900))
+        train_tokenizer([tmp_path / "empty"], tmp_path / "tokenizer", TokenizerSettings(900, family=family))
 
 
 def test_too_few_tokens_for_the_characters_of_a_text(tmp_path):
@@ -101,9 +102,8 @@ def test_too_few_tokens_for_the_characters_of_a_text(tmp_path):
     for n in range(3):
         lines = (f"letter{number} = '{chr(0x4E00 + number)}'\n" * 9 for number in range(n, 600))
         (tmp_path / "in" / f"a{n}.py").write_text("".join(lines))
-    with pytest.raises(
-        UserError, match=r"are too few for the characters of this text; give --vocab-size (\d+)"
-    ) as found:
+    said = r"are too few for the characters of this text; give --vocab-size (\d+)"
+    with pytest.raises(UserError, match=said) as found:
         train_tokenizer([tmp_path / "in"], tmp_path / "out", TokenizerSettings(512))
     enough = int(str(found.value).split("--vocab-size ")[1].split()[0])
     train_tokenizer([tmp_path / "in"], tmp_path / "out", TokenizerSettings(enough))

@@ -303,11 +303,8 @@ def test_truncated(tmp_path, name, kept):
     path, size = tmp_path / name, len(PACKED[name])
     path.write_bytes(PACKED[name][: max(3, min(int(kept * size), size - 1))])
     *sound, (number, broken) = lines_of(path)
-    assert (
-        broken.reason == "truncated archive"
-        and sound == expected(DATA)[: len(sound)]
-        and number == len(sound) + 1 + (2 if kept == 1 else 0)
-    )
+    assert broken.reason == "truncated archive" and sound == expected(DATA)[: len(sound)]
+    assert number == len(sound) + 1 + (2 if kept == 1 else 0)
     if kept >= 0.3:  # a block of zstd is 128 KiB of text, and half a block is none
         assert sum(len(line) + 1 for _, line in sound) > 0.75 * kept * len(DATA) - (1 << 17)
 
@@ -328,12 +325,17 @@ def test_damaged(tmp_path, name):
 def test_unreadable(tmp_path):
     assert lines_of(tmp_path / "absent.jsonl") == [(1, BadInput("unreadable", "No such file or directory"))]
     assert lines_of(tmp_path) == [(1, BadInput("unreadable", "Is a directory"))]
+    gone = BadInput("unreadable", "No such file or directory")
+    assert row_parts(tmp_path / "x.parquet") == gone and rows_of(tmp_path / "x.parquet", ()) == [(0, gone)]
 
 
-@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "jsonl.zst"])
+PACKS = {"jsonl": bytes, "jsonl.gz": gzip.compress, "jsonl.zst": zst}
+
+
+@pytest.mark.parametrize("ending", PACKS)
 @pytest.mark.parametrize("end", [b"", b"\n"])
 def test_long_lines(tmp_path, ending, end):
-    path, pack = tmp_path / f"x.{ending}", {"jsonl": bytes, "jsonl.gz": gzip.compress, "jsonl.zst": zst}[ending]
+    path, pack = tmp_path / f"x.{ending}", PACKS[ending]
     path.write_bytes(pack(b"a" * 100 + b"\n" + b"b" * 101 + b"\n" + b"c" * 5_000_000 + b"\nd\n" + b"e" * 101 + end))
     found = lines_of(path, limit=100)
     assert [number for number, _ in found] == [1, 2, 3, 4, 5] and found[0][1] == b"a" * 100 and found[3][1] == b"d"
@@ -350,9 +352,9 @@ def measured(path, limit):
     return found, peak
 
 
-@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "jsonl.zst"])
+@pytest.mark.parametrize("ending", PACKS)
 def test_a_long_line_is_not_held(tmp_path, ending):
-    path, pack = tmp_path / f"x.{ending}", {"jsonl": bytes, "jsonl.gz": gzip.compress, "jsonl.zst": zst}[ending]
+    path, pack = tmp_path / f"x.{ending}", PACKS[ending]
     path.write_bytes(pack(b"x" * 120_000_000 + b"\ny"))
     found, peak = measured(path, 1_000_000)
     assert [(number, getattr(line, "bytes", line)) for number, line in found] == [(1, 120_000_000), (2, b"y")]
@@ -394,18 +396,17 @@ def test_rows(tmp_path):
     parts = row_parts(path, 2000)
     assert len(parts) > 3 and parts[0].first == 0 and sum(part.bytes for part in parts) <= path.stat().st_size
     found = [row for part in parts for row in rows_of(path, ("text", "words", "raw", "list", "large"), part)]
+    words = [None, "é".encode()] * 500
     assert found == [
-        (
-            row,
-            (b"text %d" % row, "é".encode() if row % 2 else None, b"\xff%d" % row, ["a", "b"][: row % 3], b"l%d" % row),
-        )
+        (row, (b"text %d" % row, words[row], b"\xff%d" % row, ["a", "b"][: row % 3], b"l%d" % row))
         for row in range(1000)
     ]
-    assert rows_of(path, ("large", "text"), batch_rows=7) == [
-        (row, (b"text %d" % row, b"l%d" % row)) for row in range(1000)
-    ]
+    expected_rows = [(row, (b"text %d" % row, b"l%d" % row)) for row in range(1000)]
+    assert rows_of(path, ("large", "text"), batch_rows=7) == expected_rows
     assert rows_of(path, ()) == [(row, ()) for row in range(1000)]
     assert row_parts(path, MUCH) == [ArchivePart((0, 15), 0, sum(part.bytes for part in parts))]
+    pq.write_table(table(0), path)
+    assert [row for part in row_parts(path) for row in rows_of(path, ("text",), part)] == []
 
 
 def test_only_the_chosen_columns_are_read(tmp_path):
@@ -423,9 +424,8 @@ def test_only_the_chosen_columns_are_read(tmp_path):
 
 def test_rows_before_and_behind_the_damage(tmp_path):
     path = tmp_path / "x.parquet"
-    pq.write_table(
-        table(300), path, row_group_size=100, compression="none", use_dictionary=False, write_page_checksum=True
-    )
+    plain = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}
+    pq.write_table(table(300), path, row_group_size=100, **plain)
     chunk = pq.ParquetFile(path).metadata.row_group(1).column(0)
     data = bytearray(path.read_bytes())
     place = data.index(b"text 150", chunk.data_page_offset)
@@ -480,14 +480,3 @@ def test_many_equal_texts_are_not_held_at_once(tmp_path, packed):
         assert number == 256 and tracemalloc.get_traced_memory()[1] < 20 * size
     finally:
         tracemalloc.stop()
-
-
-def test_a_parquet_file_that_is_gone(tmp_path):
-    assert row_parts(tmp_path / "x.parquet") == BadInput("unreadable", "No such file or directory")
-    assert rows_of(tmp_path / "x.parquet", ()) == [(0, BadInput("unreadable", "No such file or directory"))]
-
-
-def test_a_file_without_rows(tmp_path):
-    pq.write_table(table(0), tmp_path / "x.parquet")
-    parts = row_parts(tmp_path / "x.parquet")
-    assert [row for part in parts for row in rows_of(tmp_path / "x.parquet", ("text",), part)] == []

@@ -179,19 +179,14 @@ def _export(arguments: argparse.Namespace) -> None:
         remedy = "make one with `ms-codegeex prepare --input PATH --output DIR`"
         raise UserError(f"{dataset}: not a dataset directory (no dataset.json); {remedy}")
     export = extra("prepare --to", arguments.to)
+    length, more = arguments.seq_length, {}
     if arguments.to == "mindrecord":
-        result = export(
-            dataset,
-            arguments.output,
-            split,
-            2048 if arguments.seq_length is None else arguments.seq_length,
-            files=1 if arguments.files is None else arguments.files,
-            seed=arguments.seed if arguments.order == "training" else None,
-            progress=True,
-        )
+        length = 2048 if length is None else length
+        more = {"files": 1 if arguments.files is None else arguments.files}
+        more["seed"] = arguments.seed if arguments.order == "training" else None
     else:
         refuse(arguments, ExchangeOptions, "only with --to mindrecord", ("files", "order"))
-        result = export(dataset, arguments.output, split, arguments.seq_length, progress=True)
+    result = export(dataset, arguments.output, split, length, **more, progress=True)
     text = f"{result['rows']} rows of {result['seq_length']} + 1 tokens of {split}: {result['output']}"
     print_result(result, text, arguments.json)
 

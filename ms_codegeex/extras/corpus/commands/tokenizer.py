@@ -29,8 +29,7 @@ class TrainingTextOptions:
         "source trees and files of records, as for `prepare` (default: the running interpreter's libraries)", "PATH", ()
     )
     family: Literal["codegeex", "codegen", "codegeex2", "qwen2"] = option(
-        "whose models it is for: SentencePiece for codegeex2, byte-level BPE for the others",
-        default="codegeex2",
+        "whose models it is for: SentencePiece for codegeex2, byte-level BPE for the others", default="codegeex2"
     )
     vocab_size: int = option("ids; codegeex2: pieces, and five ids more", "N", 32_000)
     whitespace_run: int | None = option(

@@ -26,9 +26,8 @@ def run(capsys, *arguments, status=0):
 
 
 def tune(capsys, pairs, out, *more, status=0):
-    return run(
-        capsys, "--input", pairs, "--output", out, "--task", "completion", "--seq-length", 32, *more, status=status
-    )
+    words = ("--input", pairs, "--output", out, "--task", "completion", "--seq-length", 32)
+    return run(capsys, *words, *more, status=status)
 
 
 def test_pairs_for_people_and_as_json(pairs, tmp_path, capsys):

@@ -2,12 +2,11 @@
 
 import dataclasses
 import json
-import re
 
 import pytest
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.shipped import find_config, shipped_names
+from ms_codegeex.base.shipped import shipped_names
 from ms_codegeex.cli import main
 from ms_codegeex.data.datasets.layout import read_documents
 from ms_codegeex.extras.corpus.filters import preset
@@ -28,12 +27,8 @@ FILES = {  # what BigPython's steps drop, and what is just kept
     "near_copy.py": GOOD + "# once more\n",
     "other.js": "const f = 1\n",
 }
-DROPPED = {
-    "mean_100.py": "long lines",
-    "line_1001.py": "long lines",
-    "digits_more.py": "many digits",
-    "kept.py": "exact duplicate",  # of copy.py, which comes first
-}
+DROPPED = {"mean_100.py": "long lines", "line_1001.py": "long lines", "digits_more.py": "many digits"}
+DROPPED["kept.py"] = "exact duplicate"  # of copy.py, which comes first
 
 
 def prepared(tmp_path, *words):
@@ -62,17 +57,6 @@ def test_each_step_of_bigpython_drops_what_it_should(tmp_path):
     sources = read_documents(output / "train", ["source", "language"]).to_pydict()
     kept = {name.removeprefix("src/") for name in sources["source"]}
     assert kept == FILES.keys() - DROPPED.keys() - {"other.js"} and {*sources["language"]} == {"Python"}
-
-
-@pytest.mark.parametrize("key, name", [("max_mean_line", "mean_100.py"), ("max_line", "line_1001.py")])
-def test_without_a_threshold_its_files_are_kept(tmp_path, key, name):
-    """So it is this step that drops them."""
-    text = find_config("bigpython", "corpora").read_text()
-    changed = re.sub(rf"  {key}: \S+", f"  {key}: 10000", text)
-    assert changed != text
-    (tmp_path / "mine.yaml").write_text(changed)
-    output = prepared(tmp_path, "--recipe", tmp_path / "mine.yaml")
-    assert reasons(output) == {file: why for file, why in DROPPED.items() if file != name}
 
 
 def test_options_replace_what_a_recipe_says(tmp_path):

@@ -44,93 +44,64 @@ def shared(sender, value, **further):
 ASKED, TOLD = said("user", "Sort it"), said("assistant", "x.sort()")
 ALPACA = {"instruction": "Add.", "input": "", "output": "b"}
 CHAT = "User:\nSort it\n\nAssistant:\n"
-PART = {"type": "text", "text": "x.sort()"}
+TEXT, PART = {"type": "text", "text": "Sort "}, {"type": "text", "text": "x.sort()"}
+GEMINI = [{"role": "user", "parts": [{"text": "Sort it"}]}, {"role": "model", "parts": [{"text": "y"}]}]
 IMAGE = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
 
-READ = {
+HUMAN, GPT = shared("human", "Sort it"), shared("gpt", "y")
+SYSTEM = f"System:\nS\n\n{CHAT}"
+READ = {  # a record, its prompt and its answer
     # Stanford Alpaca's table has the filled-in text beside the parts
-    "Alpaca": (ALPACA | {"text": "Below is an instruction"}, [("Add.", "b")]),
+    "Alpaca": (ALPACA | {"text": "Below is an instruction"}, "Add.", "b"),
     "LLaMA-Factory, history": (
         ALPACA | {"system": "Write C.", "history": [["Subtract.", "a"], ["More.", "c"]]},
-        [("Write C.\nSubtract.\na\nMore.\nc\nAdd.", "b")],
+        "Write C.\nSubtract.\na\nMore.\nc\nAdd.",
+        "b",
     ),
-    "ChatGLM3, history": (
-        ALPACA | {"history": [said("user", "Subtract."), said("assistant", "a")]},
-        [("Subtract.\na\nAdd.", "b")],
-    ),
-    "CSV and SQL, a text of messages": ({"messages": json.dumps([ASKED, TOLD])}, [(CHAT, "x.sort()")]),
-    "Nemotron": ({"input": [ASKED], "output": "y", "reasoning": "off"}, [(CHAT, "y")]),
-    "OpenCodeReasoning": ({"input": "Add.", "output": "b", "split": "train"}, [("Add.", "b")]),
-    "an input that asks": (ALPACA | {"instruction": "", "input": "q", "system": "S"}, [("S\nq", "b")]),
-    "a CSV file's empty cells": (ALPACA | {"history": "", "messages": "", "suffix": ""}, [("Add.", "b")]),
-    "no history": (ALPACA | {"system": "", "history": []}, [("Add.", "b")]),
-    "Dolly": ({"instruction": "Add.", "context": "1, 2", "response": "3", "category": "math"}, [("Add.\n1, 2", "3")]),
-    "MetaMathQA": ({"query": "Add.", "response": "3"}, [("Add.", "3")]),
-    "questions": ({"question": "Add.", "answer": "3", "id": 4}, [("Add.", "3")]),
-    "OpenCodeInstruct": ({"id": "x", "input": "Add.", "output": "b"}, [("Add.", "b")]),
-    "a table's row": ({"prompt": None, "completion": None, "messages": None, **ALPACA, "tools": []}, [("Add.", "b")]),
-    "NaN": (ALPACA | {"weight": float("nan")}, [("Add.", "b")]),
-    "null beside a value": ({"prompt": "p", "completion": None, "response": "r"}, [("p", "r")]),
-    "an empty text beside a value": ({"prompt": "p", "completion": "", "output": "r"}, [("p", "r")]),
-    "the same twice": ({"prompt": "p", "instruction": "p", "output": "r", "completion": "r"}, [("p", "r")]),
-    "a good answer": ({"prompt": "p", "completion": "c", "label": True, "weight": 1.0, "split": "train"}, [("p", "c")]),
-    "OpenAI": ({"messages": [ASKED, TOLD]}, [(CHAT, "x.sort()")]),
-    "a system text beside": (
-        {"system": "S", "messages": [ASKED, TOLD], "tools": []},
-        [(f"System:\nS\n\n{CHAT}", "x.sort()")],
-    ),
-    "the same system text": (
-        {"system": "S", "messages": [said("system", "S"), ASKED, TOLD]},
-        [(f"System:\nS\n\n{CHAT}", "x.sort()")],
-    ),
+    "ChatGLM3, history": (ALPACA | {"history": [ASKED, TOLD]}, "Sort it\nx.sort()\nAdd.", "b"),
+    "CSV and SQL, a text of messages": ({"messages": json.dumps([ASKED, TOLD])}, CHAT, "x.sort()"),
+    "Nemotron": ({"input": [ASKED], "output": "y", "reasoning": "off"}, CHAT, "y"),
+    "OpenCodeReasoning": ({"input": "Add.", "output": "b", "split": "train"}, "Add.", "b"),
+    "an input that asks": (ALPACA | {"instruction": "", "input": "q", "system": "S"}, "S\nq", "b"),
+    "a CSV file's empty cells": (ALPACA | {"history": "", "messages": "", "suffix": ""}, "Add.", "b"),
+    "no history": (ALPACA | {"system": "", "history": []}, "Add.", "b"),
+    "Dolly": ({"instruction": "Add.", "context": "1, 2", "response": "3", "category": "math"}, "Add.\n1, 2", "3"),
+    "MetaMathQA": ({"query": "Add.", "response": "3"}, "Add.", "3"),
+    "questions": ({"question": "Add.", "answer": "3", "id": 4}, "Add.", "3"),
+    "OpenCodeInstruct": ({"id": "x", "input": "Add.", "output": "b"}, "Add.", "b"),
+    "a table's row": ({"prompt": None, "completion": None, "messages": None, **ALPACA, "tools": []}, "Add.", "b"),
+    "NaN": (ALPACA | {"weight": float("nan")}, "Add.", "b"),
+    "null beside a value": ({"prompt": "p", "completion": None, "response": "r"}, "p", "r"),
+    "an empty text beside a value": ({"prompt": "p", "completion": "", "output": "r"}, "p", "r"),
+    "the same twice": ({"prompt": "p", "instruction": "p", "output": "r", "completion": "r"}, "p", "r"),
+    "a good answer": ({"prompt": "p", "completion": "c", "label": True, "weight": 1.0, "split": "train"}, "p", "c"),
+    "OpenAI": ({"messages": [ASKED, TOLD]}, CHAT, "x.sort()"),
+    "a system text beside": ({"system": "S", "messages": [ASKED, TOLD], "tools": []}, SYSTEM, "x.sort()"),
+    "the same system text": ({"system": "S", "messages": [said("system", "S"), ASKED, TOLD]}, SYSTEM, "x.sort()"),
     "developer": (
         {"messages": [said("developer", "D"), said("system", "S"), ASKED, TOLD]},
-        [(f"System:\nD\n\nSystem:\nS\n\n{CHAT}", "x.sort()")],
+        f"System:\nD\n\n{SYSTEM}",
+        "x.sort()",
     ),
-    "parts": (
-        {"messages": [said("user", [{"type": "text", "text": "Sort "}, "it"]), said("assistant", [PART])]},
-        [(CHAT, "x.sort()")],
-    ),
+    "parts": ({"messages": [said("user", [TEXT, "it"]), said("assistant", [PART])]}, CHAT, "x.sort()"),
     "weights": (
         {"messages": [ASKED, said("assistant", "no", weight=0), ASKED, said("assistant", "yes", weight=1)]},
-        [(f"{CHAT}no\n\n{CHAT}", "yes")],
+        f"{CHAT}no\n\n{CHAT}",
+        "yes",
     ),
-    "axolotl": (
-        {"conversations": [shared("human", "Sort it", train=False), shared("gpt", "y", train=True)]},
-        [(CHAT, "y")],
-    ),
-    "SlimOrca": (
-        {"conversations": [shared("human", "Sort it", weight=0.0), shared("gpt", "y", weight=1.0)]},
-        [(CHAT, "y")],
-    ),
-    "FastChat": (
-        {"id": "a_0", "conversations": [shared("human", "Sort it"), shared("gpt", "y")]},
-        [(CHAT, "y")],
-    ),
-    "ShareGPT, other names": (
-        {"conversation": [shared("user", "Sort it"), shared("bing", "y")]},
-        [(CHAT, "y")],
-    ),
-    "ChatGLM3": ({"conversations": [ASKED, TOLD]}, [(CHAT, "x.sort()")]),
-    "both spellings": (
-        {"messages": [ASKED, TOLD], "conversations": [shared("human", "Sort it"), shared("gpt", "x.sort()")]},
-        [(CHAT, "x.sort()")],
-    ),
-    "Gemini": (
-        {
-            "systemInstruction": {"parts": [{"text": "S"}]},
-            "contents": [{"role": "user", "parts": [{"text": "Sort it"}]}, {"role": "model", "parts": [{"text": "y"}]}],
-        },
-        [(f"System:\nS\n\n{CHAT}", "y")],
-    ),
+    "axolotl": ({"conversations": [HUMAN | {"train": False}, GPT | {"train": True}]}, CHAT, "y"),
+    "SlimOrca": ({"conversations": [HUMAN | {"weight": 0.0}, GPT | {"weight": 1.0}]}, CHAT, "y"),
+    "FastChat": ({"id": "a_0", "conversations": [HUMAN, GPT]}, CHAT, "y"),
+    "ShareGPT, other names": ({"conversation": [shared("user", "Sort it"), shared("bing", "y")]}, CHAT, "y"),
+    "ChatGLM3": ({"conversations": [ASKED, TOLD]}, CHAT, "x.sort()"),
+    "both spellings": ({"messages": [ASKED, said("assistant", "y")], "conversations": [HUMAN, GPT]}, CHAT, "y"),
+    "Gemini": ({"systemInstruction": {"parts": [{"text": "S"}]}, "contents": GEMINI}, SYSTEM, "y"),
     "TRL, a system text twice": (
         {"system": "S", "prompt": [said("system", "S"), ASKED], "completion": [TOLD], "tools": "[]"},
-        [(f"System:\nS\n\n{CHAT}", "x.sort()")],
+        SYSTEM,
+        "x.sort()",
     ),
-    "TRL": (
-        {"prompt": [ASKED, TOLD, ASKED], "completion": [said("assistant", "y")]},
-        [(f"{CHAT}x.sort()\n\n{CHAT}", "y")],
-    ),
+    "TRL": ({"prompt": [ASKED, TOLD, ASKED], "completion": [TOLD]}, f"{CHAT}x.sort()\n\n{CHAT}", "x.sort()"),
 }
 
 REFUSED = {
@@ -218,9 +189,10 @@ def examples_of(record, note=lambda remark, where: None):
 
 @pytest.mark.parametrize("name", READ)
 def test_records_that_are_read(name):
-    record, examples = READ[name]
+    record, prompt, answer = READ[name]
     remarks = []
-    assert examples_of(json.loads(json.dumps(record)), lambda remark, where: remarks.append(remark)) == examples
+    found = examples_of(json.loads(json.dumps(record)), lambda remark, where: remarks.append(remark))
+    assert found == [(prompt, answer)]
     assert [remark for remark in remarks if not remark.startswith("read as")] == []
 
 
@@ -308,14 +280,9 @@ def test_the_command_in_the_message_makes_records_of_a_file(tmp_path, monkeypatc
     with pytest.raises(UserError, match=r"no example is left: .*`.*`") as refused:
         prepare_finetune([name], tmp_path / "out", FinetuneSettings(recognised_task([name]), 64))
     (command,) = re.findall(r"`([^`]+)`", str(refused.value))
-    command = (
-        command.replace("FILE", name)
-        .replace("ENCODING", "UTF-16")
-        .replace("NEW", "new.jsonl")
-        .replace("python", sys.executable)
-    )
-    program = command.split()[0]
-    if shutil.which(program) is None:
+    for word, value in {"FILE": name, "ENCODING": "UTF-16", "NEW": "new.jsonl", "python": sys.executable}.items():
+        command = command.replace(word, value)
+    if shutil.which(program := command.split()[0]) is None:
         pytest.skip(f"no {program} here")
     subprocess.run(command, shell=True, check=True)
     (made,) = {*tmp_path.glob("*.jsonl")} - {tmp_path / "PowerShell.jsonl"}
@@ -327,29 +294,6 @@ def test_the_task_of_no_record_is_an_error_with_the_reason(tmp_path, line, reaso
     (tmp_path / "a.jsonl").write_text(f"{line}\n{line}\n")
     with pytest.raises(UserError, match=rf"2 times invalid JSON \(.*{reason}.*/a.jsonl:1; write one object per line"):
         recognised_task([tmp_path / "a.jsonl"])
-
-
-@pytest.mark.parametrize(
-    "names, read",
-    [
-        ("train.jsonl test.jsonl dev.jsonl", 1),
-        ("data/train-00000-of-00002.jsonl data/train-00001-of-00002.jsonl data/Validation-00000-of-00001.jsonl", 2),
-        ("train/data.jsonl test/data.jsonl train/other.jsonl", 2),
-        ("alpaca_train.jsonl alpaca_eval.jsonl unit-test-writing.jsonl", 2),
-        ("test.jsonl latest.jsonl contest_train.jsonl", 3),
-    ],
-)
-def test_files_that_are_held_out_beside_others_are_not_trained_on(tmp_path, names, read):
-    for name in names.split():
-        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "in" / name).write_text(json.dumps({"prompt": name, "completion": "c"}) + "\n")
-    settings = FinetuneSettings("completion", 64, validation_share=0.0)
-    tally = prepare_finetune([tmp_path / "in"], tmp_path / "out", settings)["tally"]
-    apart = len(names.split()) - read
-    assert tally["kept"] == read and tally["files"]["found"] == len(names.split())
-    assert tally["unread"].get(HELD_OUT, {"count": 0})["count"] == apart
-    given = [tmp_path / "in", *(tmp_path / "in" / name for name in names.split())]
-    assert prepare_finetune(given, tmp_path / "all", settings)["tally"]["kept"] == len(names.split())
 
 
 @pytest.mark.parametrize("only, learnt", [(True, ["d"]), (False, ["b", "d"])])
@@ -409,15 +353,21 @@ configs:
 ---
 # Pairs
 """
+TWO = "README.md hard.jsonl data/easy-1.jsonl data/easy-2.jsonl held/x.jsonl tests/deep/y.jsonl other.jsonl"
 FOLDERS = {  # files by name, how many go to training and validation, and why others are left out
+    "no share": ("train.jsonl test.jsonl dev.jsonl", 1, 0, {HELD_OUT: 2}),
+    "parts": (
+        "data/train-0-of-2.jsonl data/train-1-of-2.jsonl data/Validation-0-of-1.jsonl",
+        2,
+        0,
+        {HELD_OUT: 1},
+    ),
+    "names of folders": ("train/data.jsonl test/data.jsonl train/other.jsonl", 2, 0, {HELD_OUT: 1}),
+    "parts of names": ("alpaca_train.jsonl alpaca_eval.jsonl unit-test-writing.jsonl", 2, 0, {HELD_OUT: 1}),
+    "nothing to be beside": ("test.jsonl latest.jsonl contest_train.jsonl", 3, 0, {}),
     "splits by name": ("train.jsonl dev.jsonl test.jsonl", 1, 1, {HELD_OUT: 1}),
     "splits by folder": ("train/a.jsonl validation/a.jsonl", 1, 1, {}),
-    "a card": (
-        "README.md hard.jsonl data/easy-1.jsonl data/easy-2.jsonl held/x.jsonl tests/deep/y.jsonl other.jsonl",
-        2,
-        1,
-        {OTHER_CONFIGURATION: 2, HELD_OUT: 1},
-    ),
+    "a card": (TWO, 2, 1, {OTHER_CONFIGURATION: 2, HELD_OUT: 1}),
     "copies": ("a.jsonl a.parquet b.jsonl", 2, 0, {OTHER_FORMAT: 1}),
     "copies in folders": ("parquet/a.parquet jsonl/a.jsonl", 1, 0, {OTHER_FORMAT: 1}),
 }
@@ -438,14 +388,16 @@ def test_a_folder_is_read_as_its_owner_means_it(tmp_path, name):
         else:
             file.write_text(CARD if each == "README.md" else json.dumps(record) + "\n")
     share = 0.05 if validation else 0.0
-    made = prepare_finetune(
-        [tmp_path / "in"], tmp_path / "out", FinetuneSettings("completion", 64, validation_share=share)
-    )
+    settings = FinetuneSettings("completion", 64, validation_share=share)
+    made = prepare_finetune([tmp_path / "in"], tmp_path / "out", settings)
     documents = [made["splits"][split]["documents"] for split in ("train", "validation")]
     assert documents == [training, validation], made["tally"]
     unread = {reason: made["tally"]["unread"].get(reason, {"count": 0})["count"] for reason in left_out}
     assert unread == left_out and made["tally"]["noted"].get(FOR_VALIDATION, {"count": 0})["count"] == validation
     assert made["tally"]["files"]["found"] == len(names.split())
+    if not share and {*left_out} == {HELD_OUT}:  # what is given by name is read, and once
+        given = [tmp_path / "in", *(tmp_path / "in" / each for each in names.split())]
+        assert prepare_finetune(given, tmp_path / "all", settings)["tally"]["kept"] == len(names.split())
 
 
 def test_a_saved_dataset_without_one_of_its_files_is_not_read_half_in_silence(tmp_path):
