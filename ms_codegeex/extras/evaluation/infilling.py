@@ -81,8 +81,7 @@ def choose_spans(texts: list[NumberedText], kind: str, count: int, seed: int) ->
     while texts and fruitless < _ROUNDS and len(spans) < count:
         before = len(spans)
         for text in texts:
-            generator = np.random.default_rng([seed, KINDS.index(kind), text.number, turn])
-            bounds = _CHOOSERS[kind](text.text, generator)
+            bounds = _CHOOSERS[kind](text.text, np.random.default_rng([seed, KINDS.index(kind), text.number, turn]))
             if bounds is not None and len(spans) < count:
                 spans[Span(text.number, *bounds)] = None
         turn, fruitless = turn + 1, fruitless + 1 if len(spans) == before else 0
@@ -169,8 +168,7 @@ class Asker:
         """The greedy answer of at most this many tokens."""
         from ms_codegeex.generation.sampling import SamplingSettings
 
-        settings = SamplingSettings(max_new_tokens=maximum, temperature=0.0)
-        return "".join(self.generator.stream(prompt, settings))
+        return "".join(self.generator.stream(prompt, SamplingSettings(max_new_tokens=maximum, temperature=0.0)))
 
 
 def evaluate_infilling(

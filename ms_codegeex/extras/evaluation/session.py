@@ -128,8 +128,7 @@ def _evaluate(session: Session) -> dict[str, Any]:
         session.say(f"written: {foreign_samples.export(options.export, task, drawn, options.output)}")
     if options.prompt_perplexity and options.references != "only":
         generator = getattr(session.open_sampler(), "generator", None)
-        samples = session.file(SAMPLES).rows
-        prompt_perplexity.measure(task, generator, samples, options.output, options.progress)
+        prompt_perplexity.measure(task, generator, session.file(SAMPLES).rows, options.output, options.progress)
     session.record.write("run", {"limit": options.limit, "references": options.references})
     return finish(session)
 

@@ -1,7 +1,5 @@
 """Answers that must not pass: six mechanical ways to break any problem, and tricks against the judges."""
 
-from __future__ import annotations
-
 import re
 
 from ms_codegeex.extras.evaluation.benchmarks.humaneval_x_programs.problems import HumanEvalXProblem
@@ -61,9 +59,7 @@ BODIES = {
 
 
 def broken(row: HumanEvalXProblem, kind: str) -> str:
-    """The answer, broken in this way."""
-    body = BODIES[row.language][kind]
-    return body.replace("@", zero(row)) + END[row.language]
+    return BODIES[row.language][kind].replace("@", zero(row)) + END[row.language]
 
 
 def zero(row: HumanEvalXProblem) -> str:
@@ -76,8 +72,7 @@ def zero(row: HumanEvalXProblem) -> str:
         )
     kind = last[last.rfind(")") + 1 : -1].strip() or last[last.rfind("(") : -1].strip()
     simple = {"bool": "false", "int": "424242", "float64": "424242", "string": '"424242"'}
-    parts = kind.strip("()").split(",")
-    return ", ".join(simple.get(part.strip().split(" ")[-1], "nil") for part in parts)
+    return ", ".join(simple.get(part.strip().split(" ")[-1], "nil") for part in kind.strip("()").split(","))
 
 
 # Against `triple` of `humaneval_x_rows`. Each leaves early, pretends, or keeps the tests from running.

@@ -1,7 +1,5 @@
 """Judge answers with the tool chains of this machine; a test is skipped if one is missing."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +21,6 @@ def open_task(data: Path, language: str, timeout: float | None = None) -> HumanE
 
 
 def answer(problem: Problem, text: str) -> Sample:
-    """A sample as if from a model."""
     return Sample(problem.id, 0, "", text, "eos")
 
 
@@ -34,5 +31,4 @@ def judge_all(task: HumanEvalX, sandbox: Sandbox, samples: Iterable[tuple[Proble
 
 
 def verdicts(judgements: Iterable[Judgement], mode: str = "strict") -> dict[str, str]:
-    """Problem id -> verdict."""
     return {each.task_id: each.verdicts[mode].value for each in judgements}

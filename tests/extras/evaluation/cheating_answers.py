@@ -1,82 +1,54 @@
 """Wrong answers to `triple`, and to questions with other kinds of results, that pass when tests can be tampered with:
 they change what a test compares or reports with, not what they compute."""
 
-from __future__ import annotations
+from humaneval_x_rows import CPP, GO, JAVA, JS, PYTHON, RUST, asked
 
-from humaneval_x_rows import CPP, GO, JAVA, JS, PYTHON, RUST
-
-WORD_CPP = {
-    **CPP,
-    "prompt": "#include<string>\n#include<vector>\nusing namespace std;\nstring word(int number){\n",
-    "declaration": "#include<string>\nusing namespace std;\nstring word(int number){\n",
-    "canonical_solution": '    return number == 2 ? "two" : "many";\n}\n',
-    "test": (
-        "#undef NDEBUG\n#include<assert.h>\nbool issame(string a,string b){\n"
-        "    if (a.size()!=b.size()) return false;\n"
-        "    return a==b;\n}\nint main(){\n"
-        '    assert (word(2) == "two");\n    assert (issame(word(9), "many"));\n}\n'
+ROWS = {
+    "python": asked(
+        PYTHON,
+        PYTHON["prompt"],
+        PYTHON["canonical_solution"],
+        "\ndef check(triple):\n    assert abs(triple(2) - 6) < 1e-6\n    assert abs(triple(-1) + 3) < 1e-6\n\n"
+        "check(triple)\n",
     ),
-}
-LIST_JAVA = {
-    **JAVA,
-    "prompt": (
-        "import java.util.*;\nimport java.lang.*;\n\nclass Solution {\n    public List<Integer> twice(int number) {\n"
+    "cpp": asked(
+        CPP,
+        "#include<string>\n#include<vector>\nusing namespace std;\nstring word(int number){\n",
+        '    return number == 2 ? "two" : "many";\n}\n',
+        "#undef NDEBUG\n#include<assert.h>\nbool issame(string a,string b){\n    return a==b;\n}\n"
+        'int main(){\n    assert (word(2) == "two");\n    assert (issame(word(9), "many"));\n}\n',
     ),
-    "declaration": "import java.util.*;\nclass Solution {\n    public List<Integer> twice(int number) {\n",
-    "canonical_solution": "        return new ArrayList<>(Arrays.asList(number, number));\n    }\n}",
-    "test": (
+    "java": asked(
+        JAVA,
+        "import java.util.*;\nimport java.lang.*;\n\nclass Solution {\n    public List<Integer> twice(int number) {\n",
+        "        return new ArrayList<>(Arrays.asList(number, number));\n    }\n}",
         "public class Main {\n    public static void main(String[] args) {\n        Solution s = new Solution();\n"
         "        List<Boolean> correct = Arrays.asList(\n"
         "            s.twice(2).equals(new ArrayList<>(Arrays.asList(2, 2))),\n"
         "            Objects.equals(s.twice(1), Arrays.asList(1, 1))\n        );\n"
-        "        if (correct.contains(false)) {\n            throw new AssertionError();\n        }\n    }\n}\n"
+        "        if (correct.contains(false)) {\n            throw new AssertionError();\n        }\n    }\n}\n",
     ),
-}
-LIST_JS = {
-    **JS,
-    "prompt": "const twice = (number) => {\n",
-    "declaration": "\nconst twice = (number) => {\n",
-    "canonical_solution": "  return [number, number]\n}\n\n",
-    "test": (
+    "js": asked(
+        JS,
+        "const twice = (number) => {\n",
+        "  return [number, number]\n}\n\n",
         "const testTwice = () => {\n  console.assert(JSON.stringify(twice(2)) === JSON.stringify([2, 2]))\n"
-        "  console.assert(Math.abs(twice(1)[0] - 1) < 1e-6)\n}\n\ntestTwice()\n"
+        "  console.assert(Math.abs(twice(1)[0] - 1) < 1e-6)\n}\n\ntestTwice()\n",
     ),
-}
-TRUTH_GO = {
-    **GO,
-    "import": "",
-    "prompt": "func Positive(number int) bool {\n",
-    "declaration": "\nfunc Positive(number int) bool {\n",
-    "canonical_solution": "    return number > 0\n}\n\n",
-    "test": (
+    "go": asked(
+        {**GO, "import": ""},
+        "func Positive(number int) bool {\n",
+        "    return number > 0\n}\n\n",
         "func TestPositive(t *testing.T) {\n    assert := assert.New(t)\n    assert.Equal(true, Positive(2))\n"
-        "    assert.Equal(false, Positive(-1))\n}\n"
+        "    assert.Equal(false, Positive(-1))\n}\n",
     ),
-}
-TRUTH_RUST = {
-    **RUST,
-    "prompt": "\nuse rand::Rng;\n\nfn positive(numbers: Vec<i32>) -> bool {\n",
-    "declaration": "\nuse rand::Rng;\n\nfn positive(numbers: Vec<i32>) -> bool {\n",
-    "canonical_solution": "\n    numbers.iter().all(|&n| n > 0)\n}\n",
-    "test": (
+    "rust": asked(
+        RUST,
+        "\nuse rand::Rng;\n\nfn positive(numbers: Vec<i32>) -> bool {\n",
+        "\n    numbers.iter().all(|&n| n > 0)\n}\n",
         "\n#[cfg(test)]\nmod tests {\n    use super::*;\n\n    #[test]\n    fn test_positive() {\n"
-        "        assert_eq!(positive(vec![2]), true);\n        assert_eq!(positive(vec![-1]), false);\n    }\n\n}\n"
+        "        assert_eq!(positive(vec![2]), true);\n        assert_eq!(positive(vec![-1]), false);\n    }\n\n}\n",
     ),
-}
-CLOSE_PYTHON = {
-    **PYTHON,
-    "test": (
-        "\ndef check(triple):\n    assert abs(triple(2) - 6) < 1e-6\n    assert abs(triple(-1) + 3) < 1e-6\n\n"
-        "check(triple)\n"
-    ),
-}
-ROWS = {
-    "python": CLOSE_PYTHON,
-    "cpp": WORD_CPP,
-    "java": LIST_JAVA,
-    "js": LIST_JS,
-    "go": TRUTH_GO,
-    "rust": TRUTH_RUST,
 }
 CHEATS = {
     "python": {
@@ -85,7 +57,6 @@ CHEATS = {
             "        if child == 0:\n            return value\n        if os.waitpid(child, 0)[1] == 0:\n"
             "            break\n    return value\n"
         ),
-        "own abs": "    global abs\n    abs = lambda value: 0\n    return 6\n",
         "abs of everybody": "    import builtins\n    builtins.abs = lambda value: 0\n    return 6\n",
     },
     "cpp": {
@@ -95,8 +66,6 @@ CHEATS = {
             'extern "C" void __assert_fail(const char*, const char*, unsigned, const char*) throw() {}\n'
         ),
         "no assertions": '    return "wrong";\n}\n#define NDEBUG\n//\\',
-        "no assertions, a comment": '    return "wrong";\n}\n#define NDEBUG\n#define x \\',
-        "own return": '    return number == 2 ? "two" : "wrong";\n}\n#define return return true ||\n',
         "own if": '    return "wrong";\n}\n#define if(x) if (0)\n#define word(x) (x == 2 ? "two" : "many")\n',
         "fork oracle": (
             '    int start() __asm__("fork"); int end(int*) __asm__("wait");\n'
@@ -105,19 +74,13 @@ CHEATS = {
         ),
     },
     "java": {
-        "own Arrays": (
-            "        return new ArrayList<>();\n    }\n}\n"
-            "class Arrays { static <T> List<T> asList(T... x) { return new ArrayList<T>(); } }\n"
-        ),
         "own Objects": (
             "        return java.util.Arrays.asList(2, 2);\n    }\n}\n"
             "class Objects { static boolean equals(Object a, Object b) { return true; } }\n"
         ),
     },
     "js": {
-        "constant JSON": "  return [1]\n}\nJSON.stringify = () => ''\n",
         "own JSON": "  return [1]\n}\nconst JSON = { stringify: () => '' }\n",
-        "JSON of all": "  return [1]\n}\nObject.prototype.toJSON = () => ''\n",
         "JSON of its own": "  return { 0: 1, toJSON: () => [2, 2] }\n}\n",
         "Math": "  return number === 2 ? [2, 2] : [0]\n}\nMath.abs = () => 0\n",
         "a getter": (
@@ -127,7 +90,6 @@ CHEATS = {
     },
     "go": {
         "own truth": "    return true\n}\nconst false = true\n",
-        "own falsehood": "    return false\n}\nconst true = false\n",
         "own type": "    return 1\n}\ntype bool = int\nconst true, false = 1, 1\n",
     },
     "rust": {
@@ -135,10 +97,6 @@ CHEATS = {
             "    bool\n}\n#[allow(non_camel_case_types)]\n#[derive(Debug)]\nstruct bool;\n"
             "impl PartialEq<core::primitive::bool> for bool {\n"
             "    fn eq(&self, _: &core::primitive::bool) -> core::primitive::bool { 1 == 1 }\n}\n"
-        ),
-        "own vec": (
-            "    numbers.len() == 2\n}\n#[macro_export]\nmacro_rules! vec { (2) => { Vec::from([2, 2]) }; "
-            "($($x:tt)*) => { Vec::from([3]) } }\n"
         ),
         "own std": (
             "    true\n}\nextern crate self as std;\n#[macro_export]\nmacro_rules! assert_eq { ($($x:tt)*) => {} }\n"

@@ -115,22 +115,10 @@ def test_string(solution):
 
 def write_simplified(path: Path) -> Path:
     """Two problems, the second with a text test."""
-    rows = [
-        {
-            "prompt": PROMPT,
-            "reference_code": REFERENCE,
-            "code_context": CONTEXT + STRING_TEST * number,
-            "metadata": {
-                "problem_id": 300 + number,
-                "library_problem_id": number,
-                "library": "Numpy",
-                "test_case_cnt": 2,
-                "perturbation_type": ("Origin", "Surface")[number],
-                "perturbation_origin_id": 0,
-            },
-        }
-        for number in (0, 1)
-    ]
     with gzip.open(path, "wt") as stream:
-        stream.writelines(json.dumps(row) + "\n" for row in rows)
+        for number, kind in enumerate(("Origin", "Surface")):
+            about = {"problem_id": 300 + number, "library_problem_id": number, "library": "Numpy", "test_case_cnt": 2}
+            about |= {"perturbation_type": kind, "perturbation_origin_id": 0}
+            row = {"prompt": PROMPT, "reference_code": REFERENCE, "metadata": about}
+            stream.write(json.dumps({**row, "code_context": CONTEXT + STRING_TEST * number}) + "\n")
     return path

@@ -1,7 +1,5 @@
 """A benchmark without models and programs: the answer to "double N" is twice N, and no sandbox is used."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,13 +33,11 @@ class Doubling(Task):
         right = sample.generation == str(2 * problem.data)
         right = right and not (sample.finish == "reference" and self.broken & {problem.id, problem.labels["language"]})
         strict = Verdict.PASSED if right else Verdict.WRONG
-        lenient = Verdict.PASSED if sample.generation else Verdict.ERROR
-        verdicts = {"strict": strict, "published": lenient}
+        verdicts = {"strict": strict, "published": Verdict.PASSED if sample.generation else Verdict.ERROR}
         return Judgement(problem.id, sample.completion_id, verdicts, 0.25, 0, "<b>stderr</b>")
 
     def reference(self, problem: Problem) -> Sample | None:
-        answer = 2 * problem.data + (problem.id in self.defects)
-        return Sample(problem.id, 0, "", str(answer), "reference")
+        return Sample(problem.id, 0, "", str(2 * problem.data + (problem.id in self.defects)), "reference")
 
     def known_defects(self) -> Mapping[str, str]:
         return self.defects
@@ -65,7 +61,6 @@ class Seeded:
 
 
 def samples_of(path: Path, sampler: Seeded, task: Doubling | None = None, n: int = 4, seed: int = 1) -> bytes:
-    """Draw samples into a file; its content."""
     task = task or Doubling()
     generate(task, task.problems, n, seed, sampler, RowFile(path), progress=False)
     return path.read_bytes()

@@ -4,94 +4,53 @@ only if they find it in one piece: in a file, an environment, a frame, on a heap
 expected is where programs can read it. Others forge frames, change how values are written or compared, leave early, or
 return what equals everything."""
 
-from __future__ import annotations
-
-from humaneval_x_rows import CPP, GO, JAVA, JS, PYTHON, RUST
+from humaneval_x_rows import CPP, GO, JAVA, JS, PYTHON, RUST, asked
 
 EXPECTED = {2: [1719283645, 2], -1: [884736521]}
-JAVA_TESTS = """public class Main {
-    public static void main(String[] args) {
-        Solution s = new Solution();
-        List<Boolean> correct = Arrays.asList(
-            s.code(2).equals(new ArrayList<>(Arrays.asList(1719283645, 2))),
-            s.code(-1).equals(new ArrayList<>(Arrays.asList(884736521)))
-        );
-        if (correct.contains(false)) {
-            throw new AssertionError();
-        }
-    }
-}
-"""
-CPP_TESTS = """#undef NDEBUG
-#include<assert.h>
-bool issame(vector<int> a,vector<int> b){
-    return a==b;
-}
-int main(){
-    assert (issame(code(2), {1719283645, 2}));
-    assert (issame(code(-1), {884736521}));
-}
-"""
-RUST_TESTS = """
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn test_code() {
-        assert_eq!(code(2), vec![1719283645, 2]);
-        assert_eq!(code(-1), vec![884736521]);
-    }
-
-}
-"""
 ROWS = {
-    "python": {
-        **PYTHON,
-        "prompt": "def code(number: int) -> list:\n",
-        "declaration": "def code(number: int) -> list:\n",
-        "canonical_solution": "    return [1719283645, 2] if number == 2 else [884736521]\n",
-        "test": "\ndef check(code):\n    assert code(2) == [1719283645, 2], '1719283645'\n"
-        "    assert code(-1) == [884736521]  # 884736521\n\ncheck(code)\n",
-    },
-    "js": {
-        **JS,
-        "prompt": "const code = (number) => {\n",
-        "declaration": "const code = (number) => {\n",
-        "canonical_solution": "  return number === 2 ? [1719283645, 2] : [884736521]\n}\n",
-        "test": "const testCode = () => {\n  console.assert(JSON.stringify(code(2)) === JSON.stringify([1719283645, 2]))\n"
+    "python": asked(
+        PYTHON,
+        "def code(number: int) -> list:\n",
+        "    return [1719283645, 2] if number == 2 else [884736521]\n",
+        "\ndef check(code):\n    assert code(2) == [1719283645, 2], '1719283645'\n    assert code(-1) == [884736521]  # 884736521\n\ncheck(code)\n",
+    ),
+    "js": asked(
+        JS,
+        "const code = (number) => {\n",
+        "  return number === 2 ? [1719283645, 2] : [884736521]\n}\n",
+        "const testCode = () => {\n  console.assert(JSON.stringify(code(2)) === JSON.stringify([1719283645, 2]))\n"
         "  console.assert(JSON.stringify(code(-1)) === JSON.stringify([884736521]))\n}\n\ntestCode()\n",
-    },
-    "cpp": {
-        **CPP,
-        "prompt": "#include<vector>\nusing namespace std;\nvector<int> code(int number){\n",
-        "declaration": "#include<vector>\nusing namespace std;\nvector<int> code(int number){\n",
-        "canonical_solution": "    if (number == 2) return {1719283645, 2};\n    return {884736521};\n}\n",
-        "test": CPP_TESTS,
-    },
-    "java": {
-        **JAVA,
-        "prompt": "import java.util.*;\n\nclass Solution {\n    public List<Integer> code(int number) {\n",
-        "declaration": "import java.util.*;\n\nclass Solution {\n    public List<Integer> code(int number) {\n",
-        "canonical_solution": "        return number == 2 ? Arrays.asList(1719283645, 2) : Arrays.asList(884736521);\n    }\n}\n",
-        "test": JAVA_TESTS,
-    },
-    "go": {
-        **GO,
-        "import": "",
-        "prompt": "func Code(number int) []int {\n",
-        "declaration": "func Code(number int) []int {\n",
-        "canonical_solution": "    if number == 2 {\n        return []int{1719283645, 2}\n    }\n    return []int{884736521}\n}\n",
-        "test": "func TestCode(t *testing.T) {\n    assert := assert.New(t)\n"
-        "    assert.Equal([]int{1719283645, 2}, Code(2))\n    assert.Equal([]int{884736521}, Code(-1))\n}\n",
-    },
-    "rust": {
-        **RUST,
-        "prompt": "\nfn code(number: i32) -> Vec<i32> {\n",
-        "declaration": "\nfn code(number: i32) -> Vec<i32> {\n",
-        "canonical_solution": "    if number == 2 { vec![1719283645, 2] } else { vec![884736521] }\n}\n",
-        "test": RUST_TESTS,
-    },
+    ),
+    "cpp": asked(
+        CPP,
+        "#include<vector>\nusing namespace std;\nvector<int> code(int number){\n",
+        "    if (number == 2) return {1719283645, 2};\n    return {884736521};\n}\n",
+        "#undef NDEBUG\n#include<assert.h>\nbool issame(vector<int> a,vector<int> b){\n    return a==b;\n}\nint main(){\n"
+        "    assert (issame(code(2), {1719283645, 2}));\n    assert (issame(code(-1), {884736521}));\n}\n",
+    ),
+    "java": asked(
+        JAVA,
+        "import java.util.*;\n\nclass Solution {\n    public List<Integer> code(int number) {\n",
+        "        return number == 2 ? Arrays.asList(1719283645, 2) : Arrays.asList(884736521);\n    }\n}\n",
+        "public class Main {\n    public static void main(String[] args) {\n        Solution s = new Solution();\n"
+        "        List<Boolean> correct = Arrays.asList(\n            s.code(2).equals(new ArrayList<>(Arrays.asList(1719283645, 2))),\n"
+        "            s.code(-1).equals(new ArrayList<>(Arrays.asList(884736521)))\n        );\n"
+        "        if (correct.contains(false)) {\n            throw new AssertionError();\n        }\n    }\n}\n",
+    ),
+    "go": asked(
+        {**GO, "import": ""},
+        "func Code(number int) []int {\n",
+        "    if number == 2 {\n        return []int{1719283645, 2}\n    }\n    return []int{884736521}\n}\n",
+        "func TestCode(t *testing.T) {\n    assert := assert.New(t)\n    assert.Equal([]int{1719283645, 2}, Code(2))\n"
+        "    assert.Equal([]int{884736521}, Code(-1))\n}\n",
+    ),
+    "rust": asked(
+        RUST,
+        "\nfn code(number: i32) -> Vec<i32> {\n",
+        "    if number == 2 { vec![1719283645, 2] } else { vec![884736521] }\n}\n",
+        "\n#[cfg(test)]\nmod tests {\n    use super::*;\n\n    #[test]\n    fn test_code() {\n"
+        "        assert_eq!(code(2), vec![1719283645, 2]);\n        assert_eq!(code(-1), vec![884736521]);\n    }\n\n}\n",
+    ),
 }
 
 PYTHON_START = """
@@ -169,34 +128,9 @@ PYTHON_FORGED = {
         if callable(cell.cell_contents): say.__globals__['said'] = lambda value: b'o0:'
     return [0]
 """,
-    "patched writer": """
-    for frame in frames:
-        if 'write_all' in frame.f_globals:
-            frame.f_globals['write_all'] = lambda *_: None
-    return [0]
-""",
-    "witness of earlier versions": """
-    for frame in frames:
-        if 'ended' in frame.f_locals:
-            frame.f_locals['ended'].append('x')
-            os.write(frame.f_locals['ours'], b'witness-x-' + frame.f_locals['challenge'].encode() + b'\\n')
-    os._exit(0)
-""",
     "guessed frames": """
     for n in range(1, 9):
         try: os.write(n, b'1:n1:t')
-        except OSError: pass
-    os._exit(0)
-""",
-    "frames of other kinds": """
-    for n in range(3, 9):
-        try: os.write(n, b'3:o0:1:u')
-        except OSError: pass
-    os._exit(0)
-""",
-    "frames without end": """
-    for n in range(3, 9):
-        try: os.write(n, b'99999999999999999999:[9999999999999:' + b'[1:' * 9999)
         except OSError: pass
     os._exit(0)
 """,
@@ -205,8 +139,6 @@ PYTHON_FORGED = {
     return [0]
 """,
     "early exit": "    os._exit(0)\n",
-    "system exit": "    raise SystemExit(0)\n",
-    "at exit": "    import atexit\n    atexit.register(os._exit, 0)\n    raise KeyboardInterrupt\n",
     "alarm": """
     import signal, time
     signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
@@ -215,7 +147,6 @@ PYTHON_FORGED = {
 """,
     "fork": "    return [0] if os.fork() else [1]\n",
     "trace": "    sys.settrace(lambda *_: None)\n    sys.setprofile(lambda *_: os._exit(0))\n    return [0]\n",
-    "no assertions": "    import builtins\n    builtins.AssertionError = SystemExit\n    return [0]\n",
     "modules for the judge": """
     for name in ('sitecustomize', 'random', 'traceback', 'json', 'ms_codegeex'):
         for root in ('/program', '/tmp', os.path.dirname(sys.argv[0])):
@@ -247,13 +178,6 @@ PYTHON_FORGED = {
     return Changing([0])
 """,
     "pretended list": "    class Pretended:\n        __class__ = list\n        __eq__ = lambda *_: True\n    return Pretended()\n",
-    "comparison of lists": """
-    import ctypes
-    function = ctypes.CFUNCTYPE(ctypes.py_object, ctypes.py_object, ctypes.py_object, ctypes.c_int)(lambda *_: True)
-    sys.modules['kept'] = function
-    ctypes.c_void_p.from_address(id(list) + 200).value = ctypes.cast(function, ctypes.c_void_p).value
-    return [0]
-""",
     "not a number": "    return [float('nan')] * 2\n",
     "deep": "    value = []\n    for _ in range(100000): value = [value]\n    return value\n",
     "no end": "    import itertools\n    return itertools.count()\n",
@@ -277,13 +201,6 @@ JS_FORGED = {
   return known(text + calls) ? right(number) : [0]
 @""",
     "caller": "  return known(String(looking())) ? right(number) : [0]\n@function looking() { return looking.caller && looking.caller.caller }\n",
-    "wrapper of the tests": """
-  return [0]
-@let kept = ''
-try {
-  Object.defineProperty(globalThis, 'ms_codegeex_values', { value: (tests) => { kept = String(tests) } })
-} catch { globalThis.ms_codegeex_values = (tests) => { kept = String(tests) } }
-""",
     "own values": "  return [0]\n@function ms_codegeex_values(tests) {}\n",
     "own say": "  ms_codegeex_say = () => {}\n  return [0]\n@",
     "heap": """
@@ -312,7 +229,6 @@ try {
     "getters": "  const all = []\n  let n = 0\n  Object.defineProperty(all, 0, { get: () => n++, enumerable: true })\n  return all\n@",
     "stringify": "  return [0]\n@JSON.stringify = () => ''\nObject.keys = () => []\nArray.isArray = () => false\n",
     "buffers": "  return [0]\n@Buffer.from = () => ({ length: 0 })\nBuffer.byteLength = () => 0\nrequire('fs').writeSync = () => 1e9\n",
-    "assertions": "  return [0]\n@console.assert = () => {}\nprocess.stdout.write = () => true\nprocess.stderr.write = () => true\n",
     "prototypes": """
   return [0]
 @Array.prototype.push = () => 0
@@ -323,7 +239,6 @@ Array.prototype[Symbol.iterator] = function* () {}
     "global names": "  return [0]\n@globalThis.JSON = { stringify: () => '' }\nglobalThis.Math = {}\nglobalThis.Array = { isArray: () => true }\n",
     "guessed frames": "  require('fs').writeSync(1, '1:n1:t')\n  process.reallyExit(0)\n@",
     "early exit": "  process.exit(0)\n@process.on('exit', () => { process.reallyExit(0) })\n",
-    "uncaught": "  throw 0\n@process.on('uncaughtException', () => {})\n",
     "child": "  require('child_process').spawnSync('true')\n  return [0]\n@",
     "stack": "  return code(number)\n@process.on('uncaughtException', () => process.exit(0))\n",
 }
@@ -389,7 +304,6 @@ CPP_FORGED = {
 __attribute__((constructor(102))) static void early() { ms_codegeex_write("1:n1:t"); _Exit(0); }
 """,
     "a destructor": "    exit(0);\n@struct Last { ~Last() { _Exit(0); } } last;\n",
-    "at exit": "    atexit([] { _Exit(0); });\n    exit(0);\n@",
     "terminate": "    set_terminate([] { _Exit(0); });\n    throw 1;\n@",
     "signals": "    return {*(volatile int*)0};\n@#include<csignal>\nstatic bool armed = (signal(SIGSEGV, [](int) { _Exit(0); }), true);\n",
     "end of tests": '    void ms_codegeex_tests_ended(const char*);\n    ms_codegeex_tests_ended("x");\n    _Exit(0);\n@',
@@ -419,11 +333,6 @@ extern "C" int snprintf(char *text, size_t, const char*, ...) { *text = 0; retur
 extern "C" void abort() { _Exit(0); }
 """,
     "guessed frames": '    int put(int, const char*, size_t) __asm__("write");\n    for (int n = 1; n < 9; n++) put(n, "1:n1:t", 6);\n    _Exit(0);\n@',
-    "returned twice": """
-    int twice() __asm__("fork");
-    if (twice() == 0) return {1};
-    return {0};
-@""",
     "long vector": "    vector<int> all;\n    ((size_t*)&all)[1] = (size_t)-1;\n    return all;\n@",
 }
 
@@ -486,15 +395,6 @@ JAVA_FORGED = {
         return List.of(0);
 @}
 """,
-    "cache of integers": """
-        try {
-            var field = Class.forName("java.lang.Integer$IntegerCache").getDeclaredField("cache");
-            field.setAccessible(true);
-            ((Integer[]) field.get(null))[128] = right(number).get(0);
-        } catch (Throwable error) {}
-        return List.of(0);
-@}
-""",
     "list that equals all": "        return new All();\n@}\n",
     "list that changes": """
         return new AbstractList<Integer>() {
@@ -518,17 +418,6 @@ JAVA_FORGED = {
 @}
 class Boolean { } class Arrays { static <T> List<T> asList(T... x) { return null; } } class List2 { }
 """,
-    "static start": "        return List.of(0);\n@    static { Runtime.getRuntime().halt(0); }\n}\n",
-    "shutdown hook": """
-        Runtime.getRuntime().addShutdownHook(new Thread(() -> Runtime.getRuntime().halt(0)));
-        throw new IllegalStateException();
-@}
-""",
-    "own handler": """
-        Thread.setDefaultUncaughtExceptionHandler((thread, error) -> Runtime.getRuntime().halt(0));
-        throw new AssertionError();
-@}
-""",
     "said by itself": "        ms_codegeex.Values.say(null);\n        ms_codegeex.Values.say(true);\n        System.exit(0);\n        return null;\n@}\n",
     "guessed frames": """
         try (var out = new java.io.FileOutputStream(java.io.FileDescriptor.out)) {
@@ -536,15 +425,6 @@ class Boolean { } class Arrays { static <T> List<T> asList(T... x) { return null
         } catch (Exception error) {}
         Runtime.getRuntime().halt(0);
         return null;
-@}
-""",
-    "agent": """
-        try {
-            var tool = Class.forName("com.sun.tools.attach.VirtualMachine");
-            tool.getMethod("attach", String.class).invoke(null, "" + ProcessHandle.current().pid());
-            System.exit(0);
-        } catch (Throwable error) {}
-        return List.of(0);
 @}
 """,
 }
@@ -569,7 +449,6 @@ GO_FORGED = {
 }
 """,
     "before the tests": '    return []int{0}\n}\n\nfunc init() {\n    fmt.Print("1:n1:t")\n    panic("done")\n}\n',
-    "main of the tests": "    return []int{0}\n}\n\nfunc TestMain(m *testing.M) {\n}\n",
     "another test": "    return []int{0}\n}\n\nfunc TestOther(t *testing.T) {\n    ms_codegeex_values.Say(1)\n    t.SkipNow()\n}\n",
     "skipped": "    panic(testing.Short())\n}\n\nfunc init() {\n    testing.Init()\n}\n",
     "said by itself": "    ms_codegeex_values.Say(nil)\n    ms_codegeex_values.Say(true)\n    panic(nil)\n}\n",
@@ -638,7 +517,6 @@ macro_rules! format { ($($x:tt)*) => { String::from("n") } }
 #[link_section = ".init_array"]
 static EARLY: extern "C" fn() = early;
 """,
-    "exit": "    std::process::exit(0)\n@",
     "panic hook": "    std::panic::set_hook(Box::new(|_| std::process::exit(0)));\n    panic!()\n@",
     "dropped": "    let _last = Last;\n    Vec::new()\n@struct Last;\nimpl Drop for Last { fn drop(&mut self) { std::process::exit(0) } }\n",
     "said by itself": """

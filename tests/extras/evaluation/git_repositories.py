@@ -1,7 +1,5 @@
 """A small git history with known edits."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -20,7 +18,6 @@ def git(place: Path, *words: str) -> None:
 
 
 def commit(place: Path, files: Mapping[str, bytes]) -> None:
-    """Write these files and commit them."""
     for name, content in files.items():
         (place / name).write_bytes(content)
     git(place, "add", "--all")

@@ -1,7 +1,5 @@
 """A problem of our own in the six languages, in HumanEval-X's form: the tests need no file of the benchmark."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from pathlib import Path
@@ -71,6 +69,13 @@ RUST = {
         "        assert_eq!(triple(2), 6);\n        assert!(triple(-x) == -3)\n    }\n\n}\n"
     ),
 }
+
+
+def asked(row: dict, head: str, solution: str, test: str) -> dict:
+    """Another question in the language of `row`: `head` is its prompt and its declaration."""
+    return {**row, "prompt": head, "declaration": head, "canonical_solution": solution, "test": test}
+
+
 ROWS = {"python": PYTHON, "cpp": CPP, "java": JAVA, "js": JS, "go": GO, "rust": RUST}
 
 

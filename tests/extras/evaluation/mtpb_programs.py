@@ -15,43 +15,6 @@ class Answers:
 
 
 ANSWERS = {
-    "1": Answers(
-        (
-            'my_string = "{A}"',
-            "my_string = my_string.lower()",
-            "chars = list(set(my_string))",
-            "chars = sorted(chars)",
-            "print(chars)",
-        ),
-        (("sorted(chars)", "sorted(chars, reverse=True)"), ("print(chars)", "print(chars[1:])")),
-    ),
-    "2": Answers(
-        (
-            "numbers = {numbers}",
-            "total = sum(numbers)",
-            "normalized = [x / total * 100 for x in numbers]",
-            'formatted = ["%.1f" % x for x in normalized]',
-            "print(formatted)",
-        ),
-        (("%.1f", "%.2f"), ("* 100", "* 10"), ("print(formatted)", "print(normalized)")),
-    ),
-    "3": Answers(
-        (
-            "def minutes(x):\n    return 60 * x",
-            "def hours(x):\n    return 3600 * x",
-            "print(hours({a1}) + minutes({a2}))",
-        ),
-        (("3600", "360"), ("60 * x", "6 * x"), (" + minutes", " - minutes")),
-    ),
-    "4": Answers(
-        (
-            "def fibonacci(n):\n    a, b = 0, 1\n    for _ in range(n):\n        a, b = b, a + b\n    return a",
-            "def square(x):\n    return x * x",
-            "print(square(fibonacci({a1})))",
-        ),
-        (("x * x", "x + x"), ("print(square(", "print((")),
-        case=4,
-    ),
     "5": Answers(
         (
             "my_numbers = {A}",
@@ -68,17 +31,6 @@ ANSWERS = {
             "print(bigrams(sentence))",  # pairs, where lists are expected
         ),
         (("words[1:]", "words[2:]"), ("s.split()", "list(s)")),
-    ),
-    "10": Answers(
-        (
-            "def to_binary(x):\n    return bin(x)[2:]",
-            "def to_hex(text):\n    return int(text, 2)",
-            "my_hex = {a1}",
-            "my_binary = to_binary(my_hex)",
-            "result = to_hex(my_binary)",
-            "print(result)",
-        ),
-        (("print(result)", "print(my_binary)"), ("[2:]", "[3:]")),
     ),
     "31": Answers(
         (
@@ -110,14 +62,6 @@ ANSWERS = {
             "print(best if counts and counts[best] > sum(counts.values()) / 2 else None)",
         ),
         (("/ 2 else", "/ 9 * 8 else"), ("print(best if", "print(0 if")),
-    ),
-    "42": Answers(
-        (
-            "import datetime\ntoday = datetime.datetime({year}, {month}, {day})",
-            "week = today + datetime.timedelta(days=7)",
-            "print(week.strftime('%m/%d/%Y'))",
-        ),
-        (("days=7", "days=8"), ("%m/%d/%Y", "%d/%m/%Y")),
     ),
     "57": Answers(
         (

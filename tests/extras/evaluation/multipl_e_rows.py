@@ -1,8 +1,6 @@
 """A problem of our own in each language of MultiPL-E, in its format: the larger one of two numbers comes first. And
 answers to it, right and wrong."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -92,6 +90,48 @@ ROWS = {
         ["\nlocal", "\nfunction", "\n--", "\n\n"],
     ),
 }
+# Three times a number: language -> what differs from the problem above.
+TRIPLE = {
+    "cpp": [
+        ("std::tuple<long, long> swapped(long a, long b)", "long triple(long number)"),
+        ("(1), (2)) == (std::make_tuple(2, 1))", "(2)) == (6)"),
+        ("(4), (3)) == (std::make_tuple(4, 3))", "(-1)) == (-3)"),
+    ],
+    "java": [
+        ("import org.javatuples.*;", "import java.util.stream.*;"),
+        ("Pair<Long, Long> swapped(long a, long b)", "long triple(long number)"),
+        ("swapped((1l), (2l)).equals((Pair.with(2l, 1l)))", "triple((2l)) == (6l)"),
+        ("swapped((4l), (3l)).equals((Pair.with(4l, 3l)))", "triple((-1l)) == (-3l)"),
+    ],
+    "js": [("(a, b)", "(number)"), ("(1, 2),[2, 1]", "(2),6"), ("(4, 3),[4, 3]", "(-1),-3")],
+    "go": [
+        ("package swapped_test", "package triple_test"),
+        ("swapped(a int, b int) []interface{} {", "Triple(number int) int {"),
+        ("candidate := swapped", "candidate := Triple"),
+        ("Swapped(t ", "Triple(t "),
+        ("(1, 2), expected: []interface{}{2, 1}", "(2), expected: 6"),
+        ("(4, 3), expected: []interface{}{4, 3}", "(-1), expected: -3"),
+    ],
+    "rust": [
+        ("(a: isize, b: isize) -> (isize, isize)", "(number: isize) -> isize"),
+        ("(1, 2), (2, 1)", "(2), 6"),
+        ("(4, 3), (4, 3)", "(-1), -3"),
+    ],
+    "bash": [
+        ("# $2 is an integer\n", ""),
+        ('"1" "2") = "2 1"', '"2") = "6"'),
+        ('"4" "3") = "4 3"', '"-1") = "-3"'),
+    ],
+}
+
+
+def triple(language: str) -> dict[str, Any]:
+    texts = {key: ROWS[language][key] for key in ("prompt", "tests")}
+    for old, new in [*TRIPLE[language], ("swapped", "triple"), ("Larger first.", "Three times the number.")]:
+        texts = {key: text.replace(old, new) for key, text in texts.items()}
+    return {**ROWS[language], **texts, "name": "HumanEval_900_triple", "stop_tokens": STOP}
+
+
 # Language -> answer -> verdicts, published and strict.
 ANSWERS = {
     "python": {

@@ -92,17 +92,6 @@ def test_bits_a_byte_are_those_of_a_direct_computation(tokenizer):
     assert found.ngram == pytest.approx(nats / math.log(2) / len(text), rel=1e-12)
 
 
-def test_equal_text_costs_the_same_in_tokens_of_any_size(tmp_path):
-    """A model that gives each byte 2 bits, whatever its tokens are."""
-    for tokenizer in (load_tokenizer("codegeex"), load_tokenizer(write_chatglm(tmp_path / "chatglm"))):
-        ids = tokenizer.encode(TEXT * 4)
-        inside = sum(len(tokenizer.token_bytes(number)) for number in ids[1:])
-        loss = 2 * math.log(2) * inside / (len(ids) - 1)
-        batch = batch_of([ids], [[True] * (len(ids) - 1)])
-        found = bits_per_byte(loss, batch, np.array(ids), np.zeros((0, 5), np.int32), tokenizer, 10)
-        assert found.model == pytest.approx(2)
-
-
 def test_what_is_missing_has_no_figure():
     tokenizer = load_tokenizer("codegeex")
     rows, counted, _ = known_rows(tokenizer)

@@ -46,13 +46,7 @@ def test_the_shipped_problems_are_sound():
 @pytest.mark.strict_sandbox
 def test_a_wrong_reference_and_tests_that_find_nothing(perl):
     wrong = "    return 0;\n}\n"
-    data = perl(
-        {
-            1: {"canonical_solution": wrong},
-            2: {"test": "1;\n"},
-            4: {"broken": ["    return $y + $x;\n}\n"]},
-        }
-    )
+    data = perl({1: {"canonical_solution": wrong}, 2: {"test": "1;\n"}, 4: {"broken": ["    return $y + $x;\n}\n"]}})
     (place, name, what), *rest = found(check_problems(data, workers=2))
     assert (place, name) == ("2", "Perl/13")
     assert what.startswith("the reference fails: strict wrong, published wrong: test failed: 0 is not 1 at program.pl")
@@ -83,14 +77,7 @@ def test_wrong_lines_are_named_and_nothing_runs(perl, monkeypatch):
     assert [(line, name) for line, name, _ in reported] == [
         ("1", "Perl/2"), ("2", ""), ("3", "Perl/23"), ("4", ""), ("5", ""), ("6", ""),
     ]  # fmt: skip
-    words = [
-        "broken is missing",
-        "colour: unknown key",
-        "without words",
-        "test is missing",
-        "also in line 1",
-        "invalid JSON",
-    ]
+    words = ["broken is missing", "colour: unknown key", "without words", "test is missing", "also in line 1", "JSON"]
     assert all(word in what for word, (_, _, what) in zip(words, reported, strict=True))
 
 
@@ -106,30 +93,6 @@ def test_problems_added_to_one_of_the_six_languages(tmp_path):
     assert found(result) == [("2", "Python/1", "broken solution 1 passes the tests")]
     assert (result["problems"], result["answers"]) == (2, 6)
     assert next(lines(result)).startswith(f"{data}/python.jsonl:2: Python/1: broken")
-
-
-@pytest.mark.strict_sandbox
-@pytest.mark.skipif(shutil.which("awk") is None, reason="needs awk")
-def test_a_language_whose_tests_are_in_a_block(tmp_path):
-    """Awk: `end` stands inside of BEGIN."""
-    language = {
-        "name": "Awk",
-        "file": "p.awk",
-        "run": ["awk", "-f", "p.awk"],
-        "version": ["awk", "BEGIN { print 1 }"],
-        "install": "apt-get install mawk",
-        "block": "braces",
-        "program": "{prompt}{answer}\nBEGIN {\n{test}\n{end}\n}\n",
-        "end": 'getline line; print "witness-{token}-" line',
-        "empty": "}\n",
-        "exit": "    exit 0\n}\n",
-    }
-    (tmp_path / "awk.yaml").write_text(json.dumps(language))
-    head = "function twice(x) {\n"
-    row = {"task_id": "Awk/0", "prompt": f"# Double.\n{head}", "declaration": head, "test": "if (twice(3) != 6) exit 1"}
-    row |= {"canonical_solution": "    return 2 * x\n}\n", "broken": ["    return 6 + x\n}\n"]}
-    small_benchmarks.write_rows(tmp_path / "awk.jsonl", [row])
-    assert check_problems(tmp_path)["faults"] == []
 
 
 def test_a_language_that_is_not_here_is_left_out(perl, monkeypatch):
@@ -163,8 +126,7 @@ def test_a_language_that_is_compiled(tmp_path):
     head = "int twice(int x) {\n"
     row = {"prompt": f"// Double.\n{head}", "declaration": head, "test": "if (twice(3) != 6) abort();"}
     row |= {"canonical_solution": "    return 2 * x;\n}\n", "broken": ["    return 6 + x;\n}\n"]}
-    other = {"canonical_solution": "    return 2 * y;\n}\n"}
-    rows = [{"task_id": "C/0", **row}, {"task_id": "C/1", **row, **other}]
+    rows = [{"task_id": "C/0", **row}, {"task_id": "C/1", **row, **{"canonical_solution": "    return 2 * y;\n}\n"}}]
     small_benchmarks.write_rows(tmp_path / "c.jsonl", rows)
     ((line, name, what),) = found(check_problems(tmp_path, workers=2))
     assert (line, name) == ("2", "C/1") and what.startswith("the reference fails: strict compile error")

@@ -92,8 +92,7 @@ def tokenizer():
 
 
 def test_figures_of_a_model_that_was_trained_for_it(tokenizer):
-    texts = [text.text for text in TEXTS]
-    model = Known(tokenizer, texts, Sentinels(*tokenizer.sentinels), context=2000)
+    model = Known(tokenizer, [text.text for text in TEXTS], Sentinels(*tokenizer.sentinels), context=2000)
     tallies, rows = evaluation._measure(evaluation.Asker(model), TEXTS, 12, seed=1)
     assert list(tallies) == list(KINDS) and len(rows) == 36
     for kind, ways in tallies.items():
@@ -114,8 +113,7 @@ def test_figures_of_a_model_that_was_trained_for_it(tokenizer):
 
 
 def test_an_answer_that_does_not_end_where_the_middle_does_is_no_match(tokenizer):
-    texts = [text.text for text in TEXTS]
-    model = Known(tokenizer, texts, Sentinels(*tokenizer.sentinels), context=2000, more=" ")
+    model = Known(tokenizer, [text.text for text in TEXTS], Sentinels(*tokenizer.sentinels), context=2000, more=" ")
     tallies, _ = evaluation._measure(evaluation.Asker(model), TEXTS, 4, seed=1)
     assert all(ways["infill"].matches == 0 for ways in tallies.values())
 
@@ -140,16 +138,12 @@ def test_from_a_model_to_the_report_and_its_page(tokenizer, tmp_path, monkeypatc
     data.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     report = evaluation.evaluate_infilling(LocalModel(model.path), data, tmp_path / "out", count=5, seed=2)
     assert report == json.loads((tmp_path / "out/report.json").read_text())
-    assert report["infill"] == "trained" and report["settings"]["recipe"] == {
-        "count": 5,
-        "seed": 2,
-        "ways": ["infill", "prefix"],
-    }
+    recipe = {"count": 5, "seed": 2, "ways": ["infill", "prefix"]}
+    assert report["infill"] == "trained" and report["settings"]["recipe"] == recipe
     rows = [json.loads(line) for line in (tmp_path / "out/spans.jsonl").read_text().splitlines()]
     assert len(rows) == 15 and {row["kind"] for row in rows} == {*KINDS}
     assert all(texts[row["document"]][row["start"] : row["stop"]] == row["middle"] for row in rows)
-    again = evaluation.evaluate_infilling(LocalModel(model.path), data, tmp_path / "out", count=5, seed=2)
-    assert again == report
+    assert evaluation.evaluate_infilling(LocalModel(model.path), data, tmp_path / "out", count=5, seed=2) == report
     html = (tmp_path / "out/report.html").read_text()
     assert html == render(report) and "multi-line" in html and "exact match" in html
     table = list(evaluation.lines(report))

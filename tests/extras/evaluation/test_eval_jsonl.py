@@ -1,12 +1,17 @@
+"""Files of rows, and what makes two samples one program."""
+
 import gzip
 import json
 import os
 import threading
+from dataclasses import replace
 
 import pytest
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.extras.evaluation.jsonl import RowFile, numbered_rows, read_rows, readable_again
+from ms_codegeex.extras.evaluation.rows import fingerprint
+from ms_codegeex.extras.evaluation.task import Sample
 
 ROWS = [{"task_id": "a/1", "text": "x\n\u2028\ud800é"}, {"task_id": "a/2", "text": ""}]
 
@@ -106,3 +111,11 @@ def test_a_pipe_is_read_as_often_as_a_file_and_keeps_its_name(tmp_path):
                 assert read_rows(path) == read_rows(path) == [{"a": 1}]
         writer.join()
         pipe.unlink()
+
+
+def test_how_a_text_came_about_makes_it_no_other_program():
+    notes = [Sample("cpp/1", i, "p", "2", "eos", {"case": 0, "raw": f"2{i}", "turns": [i]}) for i in range(3)]
+    assert len({fingerprint(sample) for sample in notes}) == 1
+    changes = [{}, {"generation": "3"}, {"prompt": "q"}, {"task_id": "a"}, {"extra": {"case": 1}}]
+    changes.append({"finish": "too long"})
+    assert len({fingerprint(replace(notes[0], **change)) for change in changes}) == 6

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 from math import comb
 
@@ -32,20 +33,13 @@ def options(tmp_path):
 
 
 def files(directory):
-    """Everything but the times in `results.jsonl`."""
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
 def test_what_an_evaluation_leaves(options):
     result = evaluate(Doubling(), RECIPE, options)
-    assert set(files(options.output)) == {
-        "evaluation.json",
-        "references.jsonl",
-        "samples.jsonl",
-        "results.jsonl",
-        "report.json",
-        "report.html",
-    }
+    rows = {f"{name}.jsonl" for name in ("references", "samples", "results")}
+    assert set(files(options.output)) == {"evaluation.json", "report.json", "report.html", *rows}
     assert read_json(options.output / "report.json") == json.loads(json.dumps(result))
     rows = read_rows(options.output / "results.jsonl")
     passed = sum(row["verdicts"]["strict"] == "passed" for row in rows)
@@ -55,9 +49,6 @@ def test_what_an_evaluation_leaves(options):
     assert result["scores"]["published"]["all"]["passed"] == 24
     by = result["scores"]["strict"]["by"]["language"]
     assert by["python"]["passed"] + by["cpp"]["passed"] == passed
-    verdicts = result["verdicts"]["strict"]
-    assert sum(group.get("passed", 0) for group in verdicts.values()) == passed
-    assert sum(sum(group.values()) for group in verdicts.values()) == 24
 
 
 def test_the_same_again_changes_nothing_and_asks_nobody(options):
@@ -267,8 +258,7 @@ def test_references_of_other_tasks_are_reported_and_bind_nobody(options):
 
 def test_a_part_of_a_benchmark_is_not_compared_with_published_figures(options, tmp_path):
     """The settings show it, and that references were not checked."""
-    limited = dataclasses.replace(options, limit=2, references="skip")
-    result = evaluate(Doubling(), GATED, limited)
+    result = evaluate(Doubling(), GATED, dataclasses.replace(options, limit=2, references="skip"))
     assert result["published"] == [] and "Published results" not in (options.output / "report.html").read_text()
     assert result["settings"]["run"] == {"limit": 2, "references": "skip"}
     whole = evaluate(Doubling(), GATED, dataclasses.replace(options, output=tmp_path / "whole"))
@@ -279,15 +269,12 @@ def test_a_part_of_a_benchmark_is_not_compared_with_published_figures(options, t
 
 
 def test_a_budget_is_split_over_languages(options):
-    """Both languages, ten samples: the uniform split is five of each, by the formula of the paper."""
     result = evaluate(Doubling(), dataclasses.replace(GATED, n=10), options)
     rows = {row["strategy"]: row for row in result["budget"]}
     assert list(rows) == ["best single", "uniform", "weighted", "max"] and rows["uniform"]["split"] == "cpp 5, python 5"
     passed = {row["task_id"]: row["passed"]["strict"] for row in result["by_problem"]}
-    missed = [
-        comb(10 - passed[f"cpp/{i}"], 5) * comb(10 - passed[f"python/{i}"], 5) / comb(10, 5) ** 2 for i in range(3)
-    ]
-    assert rows["uniform"]["rate"] == pytest.approx(1 - sum(missed) / 3)
+    missed = [math.prod(comb(10 - passed[f"{name}/{i}"], 5) for name in ("cpp", "python")) for i in range(3)]
+    assert rows["uniform"]["rate"] == pytest.approx(1 - sum(missed) / comb(10, 5) ** 2 / 3)
     assert "10 samples, uniform" in (options.output / "report.html").read_text()
     assert "budget" not in evaluate(Doubling(), RECIPE, dataclasses.replace(options, output=options.output / "b"))
 
@@ -301,45 +288,26 @@ def test_samples_of_others(options, tmp_path):
     ]
     taken = dataclasses.replace(options, sampler=None, given=write(tmp_path / "s.jsonl", *rows))
     result = evaluate(Doubling(), RECIPE, taken)
-    found = {
-        (row["task_id"], row["completion_id"]): row["verdicts"] for row in read_rows(options.output / "results.jsonl")
-    }
-    assert {key: verdicts["strict"] for key, verdicts in found.items()} == {
-        ("cpp/1", 0): "passed",
-        ("cpp/1", 1): "wrong",
-        ("python/2", 0): "passed",
-        ("python/2", 1): "wrong",  # a completion is judged as it stands
-    }
+    found = [
+        (row["task_id"], row["completion_id"], row["verdicts"]["strict"])
+        for row in read_rows(options.output / "results.jsonl")
+    ]
+    expected = [("cpp/1", 0, "passed"), ("cpp/1", 1, "wrong"), ("python/2", 0, "passed")]
+    assert sorted(found) == [*expected, ("python/2", 1, "wrong")]  # a completion is judged as it stands
     assert result["problems"] == {"chosen": 6, "judged": 2}
     assert result["samples"]["finish"] == {"eos": 1, "given": 2, "length": 1}
-    assert result["scores"]["strict"]["all"]["pass_at"]["10"] == {
-        "missing": "a problem has 2 samples, pass@10 needs 10 of each"
-    }
 
     ours = dataclasses.replace(taken, output=tmp_path / "again", given=options.output / "samples.jsonl")
     evaluate(Doubling(), RECIPE, ours)
     assert (tmp_path / "again/results.jsonl").read_bytes() == (options.output / "results.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize(
-    "row, words",
-    [
-        ({"task_id": "java/1", "completion": ""}, ":1: task_id 'java/1' is not a problem of doubling"),
-        ({"task_id": "cpp/1", "answer": ""}, ":1: has the keys task_id, answer, and none of these layouts"),
-        ({"task_id": "cpp/1", "generation": None}, ":1: generation: found NoneType"),
-    ],
-)
-def test_samples_that_are_none(options, tmp_path, row, words):
-    with pytest.raises(UserError) as caught:
-        evaluate(Doubling(), RECIPE, dataclasses.replace(options, given=write(tmp_path / "s.jsonl", row)))
-    assert words in str(caught.value)
-
-
 def test_directories_of_something_else(options):
     options.output.mkdir()
-    (options.output / "evaluation.json").write_text('{"format": "other"}')
-    with pytest.raises(UserError, match="not an evaluation's settings"):
-        evaluate(Doubling(), RECIPE, options)
+    for settings in ({"format": "other"}, {"format": FORMAT, "recipe": [1]}):
+        (options.output / "evaluation.json").write_text(json.dumps(settings))
+        with pytest.raises(UserError, match="not an evaluation's settings"):
+            evaluate(Doubling(), RECIPE, options)
     (options.output / "evaluation.json").unlink()
     (options.output / "samples.jsonl").write_text("")
     with pytest.raises(UserError, match="give the file there with --samples"):

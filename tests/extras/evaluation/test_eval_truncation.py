@@ -10,21 +10,8 @@ from ms_codegeex.extras.evaluation.stop_rules import codegen_cut as cut
 from ms_codegeex.extras.evaluation.stop_rules import codegen_stop as stop
 from ms_codegeex.extras.evaluation.stop_rules import codegen_truncated as truncated
 
-PIECES = [
-    "print(x)\n",
-    "  print(1)\n",
-    "def f():\n",
-    "# so\n",
-    "x # so\n",
-    "'''",
-    '"""',
-    "\n",
-    "\n\n",
-    " ",
-    "\t",
-    "x = 1\n",
-]
-PIECES += ["<|endoftext|>", "<|endof", "printer\n", "class A:\n", "pri", "de", "y"]
+PIECES = ["print(x)\n", "  print(1)\n", "def f():\n", "# so\n", "x # so\n", "'''", '"""', "\n", "\n\n", " ", "\t"]
+PIECES += ["x = 1\n", "<|endoftext|>", "<|endof", "printer\n", "class A:\n", "pri", "de", "y"]
 TEXTS = st.lists(st.sampled_from(PIECES), max_size=14).map("".join)
 
 

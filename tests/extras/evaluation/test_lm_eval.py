@@ -42,7 +42,6 @@ def python(tmp_path_factory):
 
 
 def evaluated(python, url, output, task, *words):
-    """The harness's results and its samples."""
     name = f"model=model,base_url={url}/v1/completions,tokenizer_backend=remote,max_length=256"
     line = [python, "-m", "lm_eval", "run", "--model", "local-completions", "--model_args", name, "--tasks", task]
     line += ["--output_path", output, "--log_samples", *words]
@@ -58,8 +57,19 @@ def summed(generator, question, choice):
     """Our engine's log-probability of " choice" after the question."""
     ids = generator.tokenizer.encode(f"{question} {choice}")
     first = len(generator.tokenizer.encode(question))
-    scores = generator.log_probabilities(ids)
-    return math.fsum(float(score) for score in scores[first - 1 :])
+    return math.fsum(float(score) for score in generator.log_probabilities(ids)[first - 1 :])
+
+
+def chosen(python, model, tmp_path, rows):
+    """The accuracy of a model in a multiple-choice task of these rows, and the scores of the choices by row."""
+    data = small_benchmarks.write_rows(tmp_path / "choices.jsonl", rows)
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "choices.yaml").write_text(TASK.format(data=data))
+    with served(model, tmp_path / "log") as server:
+        words = ("--include_path", tmp_path / "tasks")
+        results, samples = evaluated(python, server.url, tmp_path / "out", "choices", *words)
+    scores = {each["doc_id"]: [float(found[0]) for found in each["filtered_resps"]] for each in samples}
+    return results["acc,none"], [scores[number] for number in range(len(rows))]
 
 
 def test_a_multiple_choice_task(python, tmp_path):
@@ -72,34 +82,20 @@ def test_a_multiple_choice_task(python, tmp_path):
         {"question": question, "choices": choices, "gold": number}
         for (question, choices), number in zip(CHOICES, gold, strict=True)
     ]
-    data = small_benchmarks.write_rows(tmp_path / "choices.jsonl", rows)
-    (tmp_path / "tasks").mkdir()
-    (tmp_path / "tasks" / "choices.yaml").write_text(TASK.format(data=data))
-    with served(model, tmp_path / "log") as server:
-        words = ("--include_path", tmp_path / "tasks")
-        results, samples = evaluated(python, server.url, tmp_path / "out", "choices", *words)
-    assert results["acc,none"] == 0.75
-    for sample in samples:
-        found = [float(each[0]) for each in sample["filtered_resps"]]
-        assert found == pytest.approx(expected[sample["doc_id"]], abs=1e-3)
+    accuracy, scores = chosen(python, model, tmp_path, rows)
+    assert accuracy == 0.75
+    for found, each in zip(scores, expected, strict=True):
+        assert found == pytest.approx(each, abs=1e-3)
 
 
 def test_a_text_that_the_model_would_end(python, tmp_path):
     """After the first choice the likeliest token is the end; the harness still gets each of the choice's tokens."""
     prompt, choices = "Three times:", ["3*n", "3*m"]
     model = save_recited(tmp_path / "model", prompt, f" {choices[0]}")
-    row = {"question": prompt, "choices": choices, "gold": 0}
-    data = small_benchmarks.write_rows(tmp_path / "choices.jsonl", [row])
-    (tmp_path / "tasks").mkdir()
-    (tmp_path / "tasks" / "choices.yaml").write_text(TASK.format(data=data))
-    with served(model, tmp_path / "log") as server:
-        results, (sample,) = evaluated(
-            python, server.url, tmp_path / "out", "choices", "--include_path", tmp_path / "tasks"
-        )
+    accuracy, (scores,) = chosen(python, model, tmp_path, [{"question": prompt, "choices": choices, "gold": 0}])
     generator = Generator(model)
-    expected = [summed(generator, prompt, choice) for choice in choices]
-    assert [float(each[0]) for each in sample["filtered_resps"]] == pytest.approx(expected, abs=1e-3)
-    assert results["acc,none"] == 1
+    assert scores == pytest.approx([summed(generator, prompt, choice) for choice in choices], abs=1e-3)
+    assert accuracy == 1
 
 
 PROMPT, ANSWER = 'def triple(n):\n    """Three times."""\n', "    return 3 * n"

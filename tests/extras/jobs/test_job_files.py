@@ -63,17 +63,13 @@ def test_a_job_hands_on_its_rank_table_instead_of_an_address(tmp_path, printed):
     assert "# The servers of the rank table" in text
     expected = f"<--config><it's.yaml><training.steps=4><--rank-table><{TABLE}><--resume><auto><--node-rank><1>"
     assert submitted(tmp_path, text) == expected
-    assert command_of(printed("--rank-table", str(TABLE), kind="volcano"))[1:] == [
+    job = yaml.safe_load(printed("--rank-table", str(TABLE), kind="volcano"))
+    (container,) = job["spec"]["tasks"][0]["template"]["spec"]["containers"]
+    assert container["command"][2].splitlines()[1:] == [
         f"""train=(ms-codegeex train --config 'it'"'"'s.yaml' --rank-table {TABLE} --resume auto """
         '--node-rank "$VC_TASK_INDEX")',
         'exec "${train[@]}"',
     ]
-
-
-def command_of(volcano):
-    """The lines that the container of a Volcano job runs."""
-    (container,) = yaml.safe_load(volcano)["spec"]["tasks"][0]["template"]["spec"]["containers"]
-    return container["command"][2].splitlines()
 
 
 @pytest.mark.parametrize("words", [["--resume", "runs/my old"], ["checkpoint.resume=runs/my old"]], ids=" ".join)
@@ -151,8 +147,7 @@ def test_volcano_file():
     ],
 )
 def test_labels_and_mounts_are_those_of_mindcluster(hardware, size, label, server, arch):
-    run = config(tensor=min(size, 8), server_devices=size, hardware=hardware)
-    job = yaml.safe_load(job_file("volcano", run, []))
+    job = yaml.safe_load(job_file("volcano", config(tensor=min(size, 8), server_devices=size, hardware=hardware), []))
     template = job["spec"]["tasks"][0]["template"]
     assert job["metadata"]["labels"] == {"ring-controller.atlas": label, "fault-scheduling": "grace"}
     assert template["metadata"]["labels"] == {"ring-controller.atlas": label}
@@ -172,31 +167,24 @@ def test_labels_and_mounts_are_those_of_mindcluster(hardware, size, label, serve
         assert mounts[name] == {"name": name, "mountPath": path["path"], "readOnly": True}
 
 
-@pytest.mark.parametrize("devices, workers", [(16, 1), (32, 3)])
-def test_an_ascend_job_has_as_many_pods_as_servers(devices, workers):
+@pytest.mark.parametrize(
+    "devices, roles", [(8, {"Worker": 1}), (16, {"Scheduler": 1, "Worker": 1}), (32, {"Scheduler": 1, "Worker": 3})]
+)
+def test_an_ascend_job_has_as_many_pods_as_servers(devices, roles):
     """The Scheduler is server 0, with devices of its own."""
     job = yaml.safe_load(job_file("acjob", config(devices=devices), []))
+    assert job["metadata"]["labels"]["framework"] == "mindspore"
     assert job["spec"]["runPolicy"]["schedulingPolicy"]["minAvailable"] == devices // 8
     specs = job["spec"]["replicaSpecs"]
-    assert {name: each["replicas"] for name, each in specs.items()} == {"Scheduler": 1, "Worker": workers}
+    assert {name: each["replicas"] for name, each in specs.items()} == roles
     for each in specs.values():
         (container,) = each["template"]["spec"]["containers"]
         assert container["name"] == "ascend" and container["resources"]["limits"] == {"huawei.com/Ascend910": 8}
 
 
-def test_an_ascend_job_of_one_server_has_a_worker_only():
-    job = yaml.safe_load(job_file("acjob", config(devices=8), []))
-    assert {name: each["replicas"] for name, each in job["spec"]["replicaSpecs"].items()} == {"Worker": 1}
-    assert job["metadata"]["labels"]["framework"] == "mindspore"
-    with pytest.raises(UserError, match=r"^--job: acjob is for Ascend, device is gpu; choose volcano, or set device"):
-        job_file("acjob", config(device="gpu"), [])
-
-
 def test_a_job_for_gpus_has_nothing_of_ascend():
     text = job_file("volcano", config(device="gpu"), [])
     assert "nvidia.com/gpu: 8" in text and not re.search("(?i)ascend|npu|atlas|huawei", text.split("api", 1)[1])
-    with pytest.raises(UserError, match="a100 is not what device: ascend runs on"):
-        job_file("volcano", config(hardware="a100"), [])
 
 
 @pytest.mark.parametrize("place", ["cann", "ascend-toolkit"])
@@ -206,8 +194,7 @@ def test_the_command_of_a_pod_starts_its_part_of_the_run(tmp_path, place, kind):
     variables are set, and `train` lists the server's own processes."""
     home = install_cann(tmp_path / "usr" / place).parent
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(values(tmp_path / "a run")))
-    text = job_file(kind, config(), ["--config", str(tmp_path / "run.yaml"), "--dry-run"])
-    job = yaml.safe_load(text)["spec"]
+    job = yaml.safe_load(job_file(kind, config(), ["--config", str(tmp_path / "run.yaml"), "--dry-run"]))["spec"]
     template = job["tasks"][0]["template"] if kind == "volcano" else job["replicaSpecs"]["Worker"]["template"]
     (container,) = template["spec"]["containers"]
     command = [word.replace("/usr/local/Ascend", str(tmp_path / "usr")) for word in container["command"]]
@@ -230,14 +217,16 @@ def test_a_job_of_one_server_is_one_of_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "keys, message",
+    "kind, keys, message",
     [
-        ({"device": "cpu", "devices": 1, "tensor": 1}, "--job: device: cpu"),
-        ({"devices": 24, "tensor": 4, "server_devices": 16}, "devices: 24 do not fill whole servers of 16"),
+        ("slurm", {"device": "cpu", "devices": 1, "tensor": 1}, "--job: device: cpu"),
+        ("slurm", {"devices": 24, "tensor": 4, "server_devices": 16}, "devices: 24 do not fill whole servers of 16"),
+        ("volcano", {"hardware": "a100"}, "a100 is not what device: ascend runs on"),
+        ("acjob", {"device": "gpu"}, "^--job: acjob is for Ascend, device is gpu; choose volcano, or set device"),
     ],
 )
-def test_jobs_that_make_no_sense_are_refused(keys, message):
+def test_jobs_that_make_no_sense_are_refused(kind, keys, message):
     run = values(**keys)
     run["training"]["global_batch"] = 768
     with pytest.raises(UserError, match=message):
-        job_file("slurm", build_run_config(run), [])
+        job_file(kind, build_run_config(run), [])

@@ -19,18 +19,7 @@ from ms_codegeex.extras.corpus.workspace import work_path
 from ms_codegeex.extras.ray_engines.corpus import _call
 
 ROOT = Path(__file__).resolve().parents[4]
-PACKAGES = (
-    "asyncio",
-    "concurrent",
-    "email",
-    "http",
-    "importlib",
-    "json",
-    "logging",
-    "multiprocessing",
-    "unittest",
-    "xml",
-)
+PACKAGES = "asyncio concurrent email http importlib json logging multiprocessing unittest xml"
 # The command with small units, blocks and parts, so that a small corpus has many of each; the work directory stays.
 DRIVER = """
 import sys
@@ -50,7 +39,7 @@ def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("ray")
     (root / "driver.py").write_text(DRIVER)
     library = Path(os.__file__).parent
-    for name in PACKAGES:
+    for name in PACKAGES.split():
         shutil.copytree(library / name, root / "input" / name, ignore=shutil.ignore_patterns("__pycache__", "test*"))
     for number, path in enumerate(sorted((root / "input").rglob("*.py"))):
         text = path.read_text("utf-8")
@@ -82,7 +71,6 @@ def content(directory):
 
 @pytest.fixture(scope="module")
 def alone(place):
-    """The files of the dataset that one process makes."""
     return prepared(place, place / "alone", "--workers", "1")
 
 
@@ -119,13 +107,8 @@ class TestCluster:
         report = json.loads(alone["report.json"])
         planted = list((place / "input").glob("zz_fork*/*.py"))
         assert len(planted) > 30
-        kept = [
-            source
-            for split in ("train", "validation")
-            for source in pyarrow.parquet.read_table(place / "alone" / f"{split}.documents.parquet")[
-                "source"
-            ].to_pylist()
-        ]
+        splits = [place / "alone" / f"{split}.documents.parquet" for split in ("train", "validation")]
+        kept = [source for path in splits for source in pyarrow.parquet.read_table(path)["source"].to_pylist()]
         assert report["dropped"]["exact duplicate"]["documents"] >= len(planted) // 3
         assert len(kept) > 150
         originals = sorted(path for path in (place / "input").rglob("*.py") if path not in planted)
@@ -138,12 +121,8 @@ class TestCluster:
         output = place / "lost"
         work = work_path(output)
         with cluster(2) as (made, (node,)):
-            process = subprocess.Popen(
-                command(place, output, "--engine", "ray", "--ray-address", made.address),
-                stderr=subprocess.PIPE,
-                text=True,
-                env=environment(),
-            )
+            words = command(place, output, "--engine", "ray", "--ray-address", made.address)
+            process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment())
             while process.poll() is None and len(finished(work)) < 8:
                 time.sleep(0.01)
             before = finished(work)
@@ -159,11 +138,8 @@ class TestCluster:
         output = place / "killed"
         work = work_path(output)
         with cluster(1) as (made, _):
-            process = subprocess.Popen(
-                command(place, output, "--engine", "ray", "--ray-address", made.address),
-                stderr=subprocess.DEVNULL,
-                env=environment(),
-            )
+            words = command(place, output, "--engine", "ray", "--ray-address", made.address)
+            process = subprocess.Popen(words, stderr=subprocess.DEVNULL, env=environment())
             while process.poll() is None and len(finished(work)) < 5:
                 time.sleep(0.01)
             process.send_signal(signal.SIGKILL)
@@ -175,7 +151,6 @@ class TestCluster:
 
 
 def refused(capsys, *options):
-    """The line with which the command is refused."""
     assert main(["prepare", "--output", "never", *options]) == 2
     return capsys.readouterr().err.strip()
 
@@ -187,13 +162,15 @@ def test_without_ray_one_line_says_what_to_install(monkeypatch, capsys, tmp_path
     assert not (tmp_path / "never").exists()
 
 
-def test_workers_are_not_for_ray(capsys, tmp_path):
-    error = refused(capsys, "--engine", "ray", "--workers", "2", "--input", str(tmp_path))
-    assert "--workers: not with --engine ray, which uses all cores of the cluster; leave it out" in error
-
-
-def test_an_address_is_for_ray(capsys, tmp_path):
-    assert "--ray-address: is for --engine ray" in refused(capsys, "--ray-address", "auto", "--input", str(tmp_path))
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--engine ray --workers 2", "--workers: not with --engine ray, which uses all cores of the cluster"),
+        ("--ray-address auto", "--ray-address: is for --engine ray"),
+    ],
+)
+def test_options_that_do_not_go_together(capsys, tmp_path, options, message):
+    assert message in refused(capsys, *options.split(), "--input", str(tmp_path))
 
 
 @needs_ray

@@ -124,12 +124,6 @@ WANTED = re.compile(r"^(\w+) = \.\.\. # put solution in this variable", re.MULTI
 FIGURE_CALLS = ("plt.show()", "plt.clf()", "plt.close()", "savefig")
 
 
-def prompt(text: str, mode: str) -> str:
-    """What the model reads: the full prompt, including its last line break, or the text before the insertion point: a
-    model that only continues text cannot use the text after it."""
-    return text if mode == "completion" else text.partition("[insert]")[0].strip() + "\n"
-
-
 def from_code(code: str, text: str) -> str:
     """What a chat model's code adds to the code of `text`, the prompt. A function left open there gets a body."""
     section = text.rpartition("\nA:\n")[2]
@@ -209,7 +203,8 @@ class Ds1000(PythonTask):
 
     def produce(self, problem: Problem, completion_id: int, seed: int, complete: TextSource) -> Sample:
         ds: Ds1000Problem = problem.data
-        given = prompt(ds.prompt, self.mode)
+        # a model that only continues text cannot use the text after the insertion point
+        given = ds.prompt if self.mode == "completion" else ds.prompt.partition("[insert]")[0].strip() + "\n"
         answer = complete(given, seed=seed, stop=ended)
         return self.sample(problem, completion_id, given, answer, partial(cleaned, library=ds.library))
 
@@ -226,9 +221,8 @@ class Ds1000(PythonTask):
 
     def _simplified(self, ds: Ds1000Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
         calls = ["test_execution(code)"] + ["test_string(code)"] * ("def test_string(" in ds.context)
-        report = self.run(
-            "\n".join([ds.context, f"code = {sample.generation!r}", *calls, ""]), sandbox, bare=True, guarded=False
-        )
+        program = "\n".join([ds.context, f"code = {sample.generation!r}", *calls, ""])
+        report = self.run(program, sandbox, bare=True, guarded=False)
         # for the published script too, a program that exits early without an exception has failed: it printed nothing
         return judgement(sample, both_verdicts(report), [report.execution])
 

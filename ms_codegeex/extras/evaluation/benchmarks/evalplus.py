@@ -236,8 +236,7 @@ class EvalPlus(PythonTask):
         if row.plus and base is Verdict.PASSED:
             more, both = self._verdict(problem, "plus", row.plus, program, sandbox)
             executions += more
-        verdicts = {"strict": both, "published": both, "base": base}
-        return judgement(sample, verdicts, executions)
+        return judgement(sample, {"strict": both, "published": both, "base": base}, executions)
 
     def _verdict(
         self, problem: Problem, kind: str, calls: Calls, program: str, sandbox: Sandbox

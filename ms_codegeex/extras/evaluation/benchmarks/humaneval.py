@@ -67,7 +67,10 @@ class HumanEval(PythonTask):
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
         """The program runs in an empty dictionary, not as `__main__`. Published is what the original runner checks.
         Strict: no threads were left running, either."""
-        report = self.run(program(problem.data, sample), sandbox, seconds=self.timeout, bare=True)
+        row: HumanEvalProblem = problem.data
+        call = f"check({row.entry_point})\n" if row.entry_point and "def check(" in row.test else ""
+        program = f"{sample.program}\n{row.test}\n{call}"
+        report = self.run(program, sandbox, seconds=self.timeout, bare=True)
         return judgement(sample, both_verdicts(report), [report.execution])
 
     def segments(self, problem: Problem, sample: Sample) -> list[tuple[str, bool]]:
@@ -76,11 +79,6 @@ class HumanEval(PythonTask):
     def reference(self, problem: Problem) -> Sample | None:
         text = problem.data.canonical_solution
         return None if text is None else Sample(problem.id, 0, problem.data.prompt, text, "eos")
-
-
-def program(row: HumanEvalProblem, sample: Sample) -> str:
-    call = f"check({row.entry_point})\n" if row.entry_point and "def check(" in row.test else ""
-    return f"{sample.program}\n{row.test}\n{call}"
 
 
 def read_problem(row: Mapping[str, Any], where: str, index: int) -> Problem:

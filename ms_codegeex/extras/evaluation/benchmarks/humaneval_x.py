@@ -96,14 +96,11 @@ class HumanEvalX(ToolChainTask):
         if judgement.extra.get("no_data") and not program.only_compiles:
             as_published = programs.assemble(problem.data, sample.generation, translate=False, whole=sample.whole)
             again = self.judge_program(problem, sample, as_published, sandbox, wall)
-            both = {**judgement.verdicts, "published": again.verdicts["published"]}
-            judgement = replace(judgement, verdicts=both)
-        extra = {**judgement.extra, "limit": wall, "program": program.fingerprint[:32]}
-        return replace(judgement, extra=extra)
+            judgement = replace(judgement, verdicts={**judgement.verdicts, "published": again.verdicts["published"]})
+        return replace(judgement, extra={**judgement.extra, "limit": wall, "program": program.fingerprint[:32]})
 
     def calibrate(self, judgements: Iterable[Judgement]) -> Mapping[str, float]:
-        """Set the time limits of this machine: `FACTOR` times the slowest reference that passed, at least the published
-        5 s. A limit that the user has set stays."""
+        """Set the time limits unless the user has: `FACTOR` times the slowest reference, at least the published 5 s."""
         slowest: dict[str, float] = {}
         languages = {problem.id: problem.labels["language"] for problem in self.problems}
         for each in judgements:

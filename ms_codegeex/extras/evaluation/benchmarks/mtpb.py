@@ -78,8 +78,7 @@ def published(printed: Mapping[str, Any] | None, gold: Any) -> bool:
     """The release's rule, including what it never accepts: an expected dictionary or null."""
     if not printed or "value" not in printed or isinstance(gold, dict) or gold is None:
         return False
-    kind = type(gold).__name__
-    same = printed["type"] == kind
+    same = printed["type"] == type(gold).__name__
     if not same and "cast" not in printed:
         return False
     value = decode(printed["value" if same else "cast"], strict=False)
@@ -280,8 +279,7 @@ class Mtpb(PythonTask):
         return judgement(sample, verdicts, [report.execution], case=case)
 
     def trial(self, problem: Problem) -> Sample:
-        program = f"{HISTORY}print({problem.data.cases[0].gold!r})\n"
-        return Sample(problem.id, 0, HISTORY, program, "eos", {"case": 0})
+        return Sample(problem.id, 0, HISTORY, f"{HISTORY}print({problem.data.cases[0].gold!r})\n", "eos", {"case": 0})
 
     def flaw(self, sample: Sample) -> str:
         """A sample must name a case of its problem and have valid turns."""

@@ -238,8 +238,7 @@ class DescribedToolChain(ToolChain):
         compile_words = self._description.compile
         commands = [Command(self._resolved(compile_words), self.compiling)] if compile_words else []
         run = Command(self._resolved(self._description.run), ResourceLimits(wall=seconds), {}, challenge + b"\n")
-        files = program.files(self._description.file, token)
-        return RunPlan([*commands, run], files, compiling=len(commands))
+        return RunPlan([*commands, run], program.files(self._description.file, token), compiling=len(commands))
 
     def named(self, verdict: Verdict, executions: Sequence[Execution]) -> Verdict:
         """As in the base class; what the description calls a syntax error counts as a compile error."""
@@ -265,8 +264,7 @@ class OwnProblems(ToolChainTask):
             remedy = "for problems in Python, C++, Java, JavaScript, Go or Rust give the task humaneval-x instead"
             raise UserError(f"{data}: no description of a language, such as perl.yaml (docs/benchmarks.md); {remedy}")
         self.languages = {file.language.name: file.language for file in files}
-        chains = {name: DescribedToolChain(each, cache) for name, each in self.languages.items()}
-        super().__init__(chains, timeout)
+        super().__init__({name: DescribedToolChain(each, cache) for name, each in self.languages.items()}, timeout)
         self._tag = tag
         self.problems, self.places = [], {}
         for file in files:

@@ -108,8 +108,7 @@ class PythonInterpreter:
 
 
 def readable_parts(executable: Path, prefixes: Iterable[Path]) -> dict[str, Path]:
-    """The files of an interpreter that a sandbox must show: the executable and its libraries, not the whole prefix,
-    which may be a home directory or ~/.local."""
+    """An interpreter's executable and libraries. A sandbox shows no whole prefix, which may be a home directory."""
     needed = [executable, *(prefix / part for prefix in prefixes for part in PREFIX_PARTS)]
     return {str(path): path for path in needed if path.exists() and not path.is_relative_to("/usr")}
 
@@ -196,9 +195,9 @@ def read_report(execution: Execution, secret: str) -> ProgramReport:
     return ProgramReport(execution, ended, printed) if known else ProgramReport(execution, "gone")
 
 
-def tail(executions: Sequence[Execution], size: int = 2000) -> str:
+def tail(executions: Sequence[Execution]) -> str:
     """The end of the last command's standard error."""
-    return executions[-1].stderr[-size:].decode("utf-8", "replace") if executions else ""
+    return executions[-1].stderr[-2000:].decode("utf-8", "replace") if executions else ""
 
 
 class PythonTask(Task):

@@ -17,10 +17,6 @@ MAX_HASHED_ITEMS = 1000  # in a set or dictionary: more could be made to take ho
 MAX_LENGTH_DIGITS = 20
 
 
-class NotAValue(ValueError):
-    """The text is not a value."""
-
-
 class NoData:
     """A value that is not data, such as an object of the answer's own type: no expected value is like it."""
 
@@ -132,19 +128,19 @@ def read_value(data: bytes, at: int, depth: int) -> tuple[Any, int]:
         end = data.index(b";", at, at + MAX_DIGITS)
         text = data[at:end].decode("ascii")
         if "_" in text:
-            raise NotAValue
+            raise ValueError("not a value")
         return int(text) if kind == b"i" else float(text), end + 1
     colon = data.index(b":", at, at + MAX_LENGTH_DIGITS)
     if not data[at:colon].isdigit() or depth == 0:
-        raise NotAValue
+        raise ValueError("not a value")
     count, at = int(data[at:colon]), colon + 1
     if kind in (b"s", b"o"):
         if at + count > len(data):
-            raise NotAValue
+            raise ValueError("not a value")
         text = data[at : at + count].decode("utf-8", "surrogatepass")
         return (text if kind == b"s" else NoData()), at + count
     if kind not in KINDS or count > (MAX_HASHED_ITEMS if kind in (b"<", b"{") else len(data)):
-        raise NotAValue
+        raise ValueError("not a value")
     items = []
     for _ in range(2 * count if kind == b"{" else count):
         item, at = read_value(data, at, depth - 1)

@@ -78,11 +78,11 @@ def prompt_perplexities(
     return scores
 
 
-def solved(judgements: Iterable[Judgement], mode: str = "strict") -> dict[str, bool]:
-    """Problem id -> whether at least one of its samples passed."""
+def solved(judgements: Iterable[Judgement]) -> dict[str, bool]:
+    """Problem id -> whether at least one of its samples passed (`strict`)."""
     result: dict[str, bool] = defaultdict(bool)
     for one in judgements:
-        result[one.task_id] |= one.verdicts[mode] is Verdict.PASSED
+        result[one.task_id] |= one.verdicts["strict"] is Verdict.PASSED
     return dict(result)
 
 

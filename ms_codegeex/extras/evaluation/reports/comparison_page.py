@@ -141,8 +141,7 @@ def _budget(budgets: Mapping[str, Sequence[Mapping[str, Any]]]) -> Html:
         for entry in entries:
             label = f"{entry['samples']} samples, {entry['strategy']}"
             rows.setdefault(label, {})[name] = f"{100 * entry['rate']:.2f} %"
-    cells = [[label, *map(rates.get, budgets)] for label, rates in rows.items()]
-    return table(("", *budgets), cells, len(budgets))
+    return table(("", *budgets), [[label, *map(rates.get, budgets)] for label, rates in rows.items()], len(budgets))
 
 
 def _problems(comparison: Mapping[str, Any], evaluations: Sequence[Evaluation], maximum: int) -> Iterator[Html]:

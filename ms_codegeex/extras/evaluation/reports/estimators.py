@@ -68,8 +68,7 @@ def interval(values: np.ndarray) -> np.ndarray:
     vary over other problems of this kind. Problems (rows) are drawn with replacement, samples within one are not."""
     rows = len(values)
     drawn = np.random.default_rng(SEED).multinomial(rows, np.full(rows, 1 / rows), RESAMPLES)
-    means = drawn @ values / rows
-    return np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return np.quantile(drawn @ values / rows, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
 
 
 def pass_rate(counts: Sequence[tuple[int, int]]) -> dict[str, float]:

@@ -202,5 +202,4 @@ def published_table(entry: Mapping[str, Any]) -> Html:
     """A table of published results, below its title."""
     rows = [[name, *cells] for name, cells in entry["rows"].items()]
     source = f"{entry['source']}. Per cent unless said otherwise; ~ marks values that were not checked."
-    shown = table(("", *entry["columns"]), rows, len(entry["columns"]), source)
-    return joined(element("h3", entry["title"]), shown)
+    return joined(element("h3", entry["title"]), table(("", *entry["columns"]), rows, len(entry["columns"]), source))

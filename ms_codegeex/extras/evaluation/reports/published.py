@@ -12,11 +12,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.base.yaml_reading import read_yaml_file
 from ms_codegeex.extras.evaluation.recipe import Recipe
 
@@ -25,16 +25,10 @@ RATE = re.compile(r"pass@([1-9]\d{0,5})|pass rate")
 EXPECTED = "source, pass@1, pass@10, … in per cent, or the name of a group with these"
 
 
-@cache
-def _all_tables() -> list[Mapping[str, Any]]:
-    return read_yaml_file(FILE)
-
-
 def tables(recipe: Recipe) -> list[Mapping[str, Any]]:
-    """The tables about a recipe's task: title, source, columns, and rows of cells. A cell is the source's text,
-    with a ~ before it if it was not verified."""
+    """The tables about a recipe's task: title, source, columns, and rows of cells: text, after a ~ if not verified."""
     kinds = (None, "translation") if recipe.translate_from else (None, "generation", "budget")
-    found = (table for table in _all_tables() if table["task"] == recipe.task and table.get("kind") in kinds)
+    found = (table for table in shipped_table(FILE) if table["task"] == recipe.task and table.get("kind") in kinds)
     return [table for table in found if table.get("from") in (None, recipe.translate_from)]
 
 

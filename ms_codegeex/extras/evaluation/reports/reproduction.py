@@ -100,8 +100,7 @@ def paper(name: str, only: Sequence[str] = ()) -> Paper:
     known = [part.name for part in parts]
     if absent := [each for each in only if each not in known]:
         raise UserError(f"--only: {name} has no part {absent[0]}; choose from {', '.join(known)}")
-    chosen = tuple(part for part in parts if not only or part.name in only)
-    return Paper(values["title"], values["compared"], chosen)
+    return Paper(values["title"], values["compared"], tuple(part for part in parts if not only or part.name in only))
 
 
 def write(output: Path, shown: Paper, model: str, results: Sequence[PartResult], quick: bool) -> dict[str, Any]:
@@ -214,8 +213,7 @@ def _percent(rate: float | None) -> str:
 
 
 def differences(other: str, listed: Iterable[Mapping[str, Any]]) -> list[list[str]]:
-    """Rows [table, column, ours, that of the published model `other`, difference] in per cent, where both have a first
-    figure."""
+    """Rows [table, column, ours, that of the model `other`, difference] in per cent, where both have a figure."""
     rows = []
     for entry in listed:
         if not {OURS, other} <= entry["rows"].keys():

@@ -364,8 +364,7 @@ def _is_program(text: str, data: Any) -> bool:
         return False
     if prompt and text.lstrip().startswith(prompt):
         return True
-    body = _parsed(text)
-    return any(isinstance(each, ast.FunctionDef | ast.ClassDef) and each.name == name for each in body or ())
+    return any(isinstance(each, ast.FunctionDef | ast.ClassDef) and each.name == name for each in _parsed(text) or ())
 
 
 def _parsed(text: str) -> list[ast.stmt] | None:

@@ -47,8 +47,8 @@ functions that it needs, and nothing else. No tests, no examples, no main functi
 class UnreachableServer(UserError):
     """A server that does not answer at all."""
 
-    def __init__(self, reason: str, advice: str):
-        super().__init__(f"--url: {reason}; {advice}")
+    def __init__(self, reason: str):
+        super().__init__(f"--url: {reason}; is the server up?")
         self.reason = reason
 
 
@@ -158,8 +158,7 @@ class ServerSampler:
             return choice(self.client)
 
     def _asked(self, request: Callable[[], T]) -> T:
-        """The answer to a request. What the user can fix is a `UserError`; anything else is a `FailedServer`,
-        after which the same command continues."""
+        """The answer to a request. What the user can fix is a `UserError`, anything else a `FailedServer`."""
         import openai
 
         try:
@@ -168,7 +167,7 @@ class ServerSampler:
             raise FailedServer(f"{self.url} is silent for {self.timeout:g} s (--url-timeout)") from None
         except openai.APIConnectionError as error:
             reason = f"{self.url} cannot be reached ({error.__cause__ or error})"
-            raise UnreachableServer(reason, "is the server up?") from None
+            raise UnreachableServer(reason) from None
         except openai.APIError as error:
             raise self._refusal(error, getattr(error, "status_code", None)) from None
 

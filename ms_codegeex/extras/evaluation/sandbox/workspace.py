@@ -144,8 +144,7 @@ def in_namespaces(layers: Layers, disk: int, readable: Mapping[str, Path]) -> Wo
     job = {"alone": True, "volumes": writable, "landlock": rules(layers, ["/dev", *readable], writable)}
     covered = [path for path in readable if any(f"{path}/".startswith(f"{home}/") for home in writable)]
     job.update(homes=homes(disk), covered=covered)
-    user = layers.identity.get("user")
-    view = {**system_view(sources), "user": user, "veiled": any(map(veiled, sources.values()))}
+    view = {**system_view(sources), "user": layers.identity.get("user"), "veiled": any(map(veiled, sources.values()))}
     return Workspace(DIRECTORY, job, marshal.dumps(view, 2), shown)
 
 

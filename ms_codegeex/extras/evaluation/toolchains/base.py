@@ -165,8 +165,7 @@ class ToolChain(ABC):
         return program_of(name) is not None
 
     def lacking(self) -> dict[str, str]:
-        needed = {**self.programs, **self.libraries}
-        return {name: package for name, package in needed.items() if not self.has(name)}
+        return {name: package for name, package in {**self.programs, **self.libraries}.items() if not self.has(name)}
 
     @property
     def remedy(self) -> str:
@@ -309,8 +308,7 @@ class ToolChainTask(Task):
         self, problem: Problem, sample: Sample, program: Program, sandbox: Sandbox, wall: float
     ) -> Judgement:
         """Compile a sample's program and run it with its tests for at most `wall` seconds. The judgement's `extra` has
-        the seconds of compiling and running, and "no_data" if the published verdict is not final: a value is no
-        data."""
+        the seconds of both, and "no_data" if a value is no data, so that the published verdict is not final."""
         chain = self._chains[problem.labels["language"]]
         chain.prepare()
         token, challenge = secrets.token_hex(8), secrets.token_hex(8)

@@ -132,8 +132,7 @@ class TypeScript(PlainJavaScript):
     def plan(self, program: Program, token: str, challenge: bytes, seconds: float) -> RunPlan:
         words = [str(self.tool), f"{self.inside}/typescript/tsc.js", "--target", "esnext", "test.ts"]
         (run,) = super().plan(program, token, challenge, seconds).commands
-        commands = [Command(words, self.compiling), run]
-        return RunPlan(commands, program.files("test.ts", token), compiling=1)
+        return RunPlan([Command(words, self.compiling), run], program.files("test.ts", token), compiling=1)
 
 
 class Lua(ToolChain):

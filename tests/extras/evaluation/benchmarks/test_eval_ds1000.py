@@ -39,8 +39,7 @@ def test_problems_of_the_original_format(root):
     assert [p.id for p in task.problems] == ["Matplotlib/completion/0", "Numpy/completion/0", "Numpy/completion/1"]
     assert task.problems[2].labels == {"library": "Numpy", "perturbation": "Surface"}
     assert task.name == "ds1000-original-completion" and task.problems[1].data.prompt == PROMPT
-    insertion = ds1000.build(root, "insertion")
-    assert [p.id for p in insertion.problems] == ["Numpy/insertion/0", "Numpy/insertion/1"]
+    assert [p.id for p in ds1000.build(root, "insertion").problems] == ["Numpy/insertion/0", "Numpy/insertion/1"]
     data = task.problems[1].data
     assert set(data.files) == {"result/.keep", "input/input1.pkl", "input/input2.pkl"}
     assert set(data.answers) == {"ans1.pkl", "ans2.pkl"}
@@ -145,8 +144,7 @@ def test_a_test_of_words(root, sandbox):
 
 def test_a_picture_is_compared_by_the_program_and_no_result_is_none(root, sandbox):
     programs = ["y = 2 * x", "y = x", "late = y = 2 * x"]  # the last one fails after its result was written
-    expected = [(PASSED, PASSED), (WRONG, WRONG), (PASSED, WRONG)]
-    assert verdicts(ds1000.build(root), sandbox, programs) == expected
+    assert verdicts(ds1000.build(root), sandbox, programs) == [(PASSED, PASSED), (WRONG, WRONG), (PASSED, WRONG)]
 
 
 def test_a_missing_result_and_a_case_that_takes_too_long(root, sandbox, monkeypatch):

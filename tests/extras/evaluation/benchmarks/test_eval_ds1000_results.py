@@ -108,50 +108,45 @@ def test_results_of_the_libraries_are_plain_data(libraries):
     assert (done.stdout.strip(), done.returncode) == ("", 0), done.stderr
 
 
-CHANGES = {
-    "a class": b"\x80\x02ccollections\nCounter\nN}U\x06__eq__cbuiltins\nstr\ns\x86b)R.",
-    "a class that was made": b"\x80\x02cbuiltins\nobject\n}U\x06__eq__cbuiltins\nstr\nsb.",
-    "a call of an instance": b"\x80\x02ccollections\nCounter\n)R)R.",
-    "a class of another library": b"\x80\x02cnumpy.ma.core\nMaskError\n(i" + b"functools\npartial\n.",
-}
-
-
-@pytest.mark.parametrize("name", CHANGES)
-def test_a_pickle_that_changes_a_class_or_calls_a_value_is_not_loaded(name, monkeypatch):
+@pytest.fixture
+def plain(monkeypatch):
+    """The module of the sandbox that writes and reads results."""
     monkeypatch.syspath_prepend(str(INSIDE))
-    plain = importlib.import_module("plain")
-    with pytest.raises(pickle.UnpicklingError, match=r"plain data|not an instance"):
-        plain.Unpickler(io.BytesIO(CHANGES[name])).load()
+    return importlib.import_module("plain")
 
 
-def test_an_iterator_travels_as_its_items_and_equals_nothing(monkeypatch):
-    monkeypatch.syspath_prepend(str(INSIDE))
-    plain, file = importlib.import_module("plain"), io.BytesIO()
+def test_an_iterator_travels_as_its_items_and_equals_nothing(plain):
+    file = io.BytesIO()
     plain.Pickler(file, 4).dump(filter(None, [0, 3, 4]))
     found = plain.Unpickler(io.BytesIO(file.getvalue())).load()
     assert set(found) == {3, 4} and found != [3, 4] and found != found
 
 
-FOREIGN = [
-    ("numpy.testing._private.utils", "StringIO"),
-    ("os", "system"),
-    ("builtins", "eval"),
-    ("builtins", "getattr"),
-    ("numpy", "load"),
-    ("numpy", "memmap"),
-    ("pandas", "read_pickle"),
-    ("pandas.core.frame", "DataFrame.eval"),
-    ("__main__", "Same"),
-    ("functools", "partial"),
-    ("operator", "attrgetter"),
-]
-
-
-@pytest.mark.parametrize(("module", "name"), FOREIGN)
-def test_a_pickle_that_names_anything_else_is_not_loaded(module, name, monkeypatch):
-    monkeypatch.syspath_prepend(str(INSIDE))
-    plain = importlib.import_module("plain")
+def named(module, name):
     words = (b"\x8c" + bytes([len(text)]) + text.encode() for text in (module, name))
-    data = b"\x80\x04" + b"".join(words) + b"\x93."
-    with pytest.raises(pickle.UnpicklingError, match="is not plain data"):
-        plain.Unpickler(io.BytesIO(data)).load()
+    return b"\x80\x04" + b"".join(words) + b"\x93."
+
+
+HOSTILE = {
+    "a class is changed": b"\x80\x02ccollections\nCounter\nN}U\x06__eq__cbuiltins\nstr\ns\x86b)R.",
+    "a class that was made is changed": b"\x80\x02cbuiltins\nobject\n}U\x06__eq__cbuiltins\nstr\nsb.",
+    "an instance is called": b"\x80\x02ccollections\nCounter\n)R)R.",
+    "a class of another library": b"\x80\x02cnumpy.ma.core\nMaskError\n(i" + b"functools\npartial\n.",
+    "numpy.testing's import": named("numpy.testing._private.utils", "StringIO"),
+    "os.system": named("os", "system"),
+    "eval": named("builtins", "eval"),
+    "getattr": named("builtins", "getattr"),
+    "numpy.load": named("numpy", "load"),
+    "numpy.memmap": named("numpy", "memmap"),
+    "pandas.read_pickle": named("pandas", "read_pickle"),
+    "DataFrame.eval": named("pandas.core.frame", "DataFrame.eval"),
+    "the program's class": named("__main__", "Same"),
+    "partial": named("functools", "partial"),
+    "attrgetter": named("operator", "attrgetter"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_pickle_that_names_or_does_anything_else_is_not_loaded(name, plain):
+    with pytest.raises(pickle.UnpicklingError, match=r"plain data|not an instance"):
+        plain.Unpickler(io.BytesIO(HOSTILE[name])).load()

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
@@ -30,14 +31,6 @@ def judged(task, sandbox, text, number=0):
     return found.verdicts["published"], found.verdicts["strict"]
 
 
-FORGED = """    import os
-    for descriptor in range(9):
-        try:
-            os.write(descriptor, b'{"ended": null, "printed": null}\\n\\n')
-        except OSError:
-            pass
-    os._exit(0)
-"""
 SCAN = """    import os
     found = b""
     for descriptor in range(3, 9):
@@ -88,7 +81,6 @@ PROGRAMS = [
     ("    print('passed')\n    import os\n    os._exit(0)", ERROR, ERROR),
     ("    return 2 * x\nraise SystemExit", ERROR, ERROR),
     ("    return 2 * x\nimport atexit, os\natexit.register(os._exit, 5)", PASSED, ERROR),
-    (FORGED, ERROR, ERROR),
     (SCAN, ERROR, ERROR),
     (FRAMES, ERROR, ERROR),
     (PATCH, ERROR, ERROR),
@@ -121,33 +113,16 @@ def test_rows_of_other_forms(tmp_path, sandbox):
     assert [p.id for p in task.problems] == ["7", "T/1", "T/0", "3"] and task.reference(task.problems[0]) is None
     assert judged(task, sandbox, "y = 1") == (PASSED, PASSED) and judged(task, sandbox, "y = 2") == (WRONG, WRONG)
     assert judged(task, sandbox, "    return 2 * x", 1) == (PASSED, PASSED)
-    reference = task.reference(task.problems[2])
-    assert set(task.judge(task.problems[2], reference, sandbox).verdicts.values()) == {PASSED}
+    assert set(task.judge(task.problems[2], task.reference(task.problems[2]), sandbox).verdicts.values()) == {PASSED}
 
 
 # as evalplus/humanevalplus on Hugging Face has it: NumPy, the inputs of both kinds, and the values or a reference
 HUB_TEST = """
 import numpy as np
 
-def is_floats(x) -> bool:
-    if isinstance(x, float):
-        return True
-    if isinstance(x, (list, tuple)):
-        return all(isinstance(i, float) for i in x)
-    if isinstance(x, np.ndarray):
-        return x.dtype == np.float64 or x.dtype == np.float32
-    return False
-
-
 def assertion(out, exp, atol):
-    exact_match = out == exp
-
-    if atol == 0 and is_floats(exp):
-        atol = 1e-6
-    if not exact_match and atol != 0:
-        assert np.allclose(out, exp, rtol=1e-07, atol=atol)
-    else:
-        assert exact_match
+    if out != exp:
+        assert np.allclose(out, exp, rtol=1e-07, atol=1e-6 if isinstance(np.sum(exp), float) else atol)
 
 
 def check(candidate):
@@ -168,8 +143,7 @@ def test_humaneval_plus_as_on_hugging_face(tmp_path, sandbox):
     assert [problem.id for problem in task.problems] == ["HumanEval/0", "HumanEval/1"]
     found = task.judge(task.problems[0], task.reference(task.problems[0]), sandbox)
     assert set(found.verdicts.values()) == {PASSED}, found.stderr
-    close = "    return 2 * x + 1e-9 if isinstance(x, float) else 2 * x"
-    assert judged(task, sandbox, close) == (PASSED, PASSED)
+    assert judged(task, sandbox, "    return 2 * x + 1e-9 if isinstance(x, float) else 2 * x") == (PASSED, PASSED)
     assert judged(task, sandbox, "    return x + 2 if x == 2 else 0.5") == (WRONG, WRONG)
     with pytest.raises(UserError, match=r"HumanEval\+ from there is for `evaluate humaneval`"):
         evalplus.build(tmp_path)
@@ -217,22 +191,19 @@ def humaneval_x(path):
     return rows
 
 
-def test_references_of_the_shared_data_pass_and_empty_bodies_fail(tmp_path, sandbox):
-    rows = humaneval_x(benchmark("humaneval-x/python.jsonl.gz"))
-    task = humaneval.build(write(tmp_path / "h.jsonl", *rows[::16]))
-    for number, problem in enumerate(task.problems):
-        found = task.judge(problem, task.reference(problem), sandbox)
-        assert set(found.verdicts.values()) == {PASSED}, (problem.id, found.stderr)
-        assert PASSED not in judged(task, sandbox, "    pass", number), problem.id
-
-
-@pytest.mark.slow
-def test_all_references_of_the_shared_data_pass(tmp_path, sandbox):
-    rows = humaneval_x(benchmark("humaneval-x/python.jsonl.gz"))
+@pytest.mark.parametrize("step", [16, pytest.param(1, marks=pytest.mark.slow)])
+def test_references_of_the_shared_data_pass_and_empty_bodies_fail(tmp_path, sandbox, step):
+    rows = humaneval_x(benchmark("humaneval-x/python.jsonl.gz"))[::step]
     task = humaneval.build(write(tmp_path / "h.jsonl", *rows), timeout=20)
+
+    def references(problem):
+        return set(task.judge(problem, task.reference(problem), sandbox).verdicts.values())
+
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda p: task.judge(p, task.reference(p), sandbox), task.problems))
-    assert len(found) == 164 and [one for one in found if set(one.verdicts.values()) != {PASSED}] == []
+        found = dict(zip((problem.id for problem in task.problems), pool.map(references, task.problems), strict=True))
+    assert len(found) == math.ceil(164 / step) and set(map(frozenset, found.values())) == {frozenset([PASSED])}, found
+    for number in range(0, len(rows), 16 // step):
+        assert PASSED not in judged(task, sandbox, "    pass", number), rows[number]["task_id"]
 
 
 # --- the published runner's verdicts ---

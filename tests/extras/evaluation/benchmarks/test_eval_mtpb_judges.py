@@ -1,9 +1,9 @@
 """What the published judge of MTPB makes of odd programs, and what ours does; programs run in the sandbox."""
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from benchmark_data import write
 
 from ms_codegeex.extras.evaluation.benchmarks import mtpb
 from ms_codegeex.extras.evaluation.sandbox import Verdict
@@ -96,12 +96,9 @@ PROGRAMS = [
 
 @pytest.fixture
 def task(tmp_path):
-    rows = [
-        {"id": key, "name": key, "category": "array", "prompts": ["Print."], "inputs": [{}], "outputs": [value]}
-        for key, value in GOLD.items()
-    ]
-    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return mtpb.build(tmp_path / "m.jsonl")
+    common = {"category": "array", "prompts": ["Print."], "inputs": [{}]}
+    rows = [{**common, "id": key, "name": key, "outputs": [value]} for key, value in GOLD.items()]
+    return mtpb.build(write(tmp_path / "m.jsonl", *rows))
 
 
 def judged(task, sandbox, number, text):
@@ -113,8 +110,7 @@ def judged(task, sandbox, number, text):
 def test_verdicts_of_both_judges(task, sandbox):
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda row: judged(task, sandbox, *row[:2])[1], PROGRAMS))
-    wrong = [(row, now) for row, now in zip(PROGRAMS, found, strict=True) if now != row[2:]]
-    assert not wrong
+    assert [(row, now) for row, now in zip(PROGRAMS, found, strict=True) if now != row[2:]] == []
     for problem in task.problems[3:9:2]:  # a bool, a list, lists in a list
         assert task.judge(problem, task.trial(problem), sandbox).verdicts["strict"] is PASSED
 

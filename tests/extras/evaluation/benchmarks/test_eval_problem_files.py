@@ -28,23 +28,10 @@ HUMANEVAL = [
 ]
 MTPB = {"id": 7, "name": "n", "category": "c", "prompts": ["Print {a}."], "inputs": [{"a": 1}], "outputs": [1]}
 SQL = {"question": "q", "query": "SELECT 1", "schema": "CREATE TABLE t (a);"}
-PLUS = {
-    "task_id": "HumanEval/0",
-    "prompt": "def f(x):\n",
-    "entry_point": "f",
-    "canonical_solution": "    return x\n",
-    "base_input": [[1]],
-    "plus_input": [],
-    "atol": 0,
-}
+PLUS = {**HUMANEVAL[0], "base_input": [[1]], "plus_input": [], "atol": 0}
+KIND = {"library": "Numpy", "test_case_cnt": 1, "perturbation_type": "Origin"}
 DS1000 = [
-    {
-        "prompt": "p",
-        "code_context": "c",
-        "reference_code": "r",
-        "metadata": {"library": "Numpy", "problem_id": n, "test_case_cnt": 1, "perturbation_type": "Origin"},
-    }
-    for n in range(2)
+    {"prompt": "p", "code_context": "c", "reference_code": "r", "metadata": {**KIND, "problem_id": n}} for n in range(2)
 ]
 
 
@@ -52,19 +39,17 @@ def lines(rows):
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
-def array(rows):
-    return json.dumps(rows, indent=2).encode()
-
-
 def put(path, content):
+    """A file of these bytes, or of these rows in the format that its name says."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif path.suffix == ".parquet":
+        parquet.write_table(pa.Table.from_pylist(content), path)
+    else:
+        data = json.dumps(content, indent=2).encode() if ".json" in path.suffixes else lines(content)
+        path.write_bytes({".gz": gzip.compress, ".zst": zstandard.compress}.get(path.suffix, bytes)(data))
     return path
-
-
-def table(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    parquet.write_table(pa.Table.from_pylist(rows), path)
 
 
 def hub_cache(root, files):
@@ -84,87 +69,68 @@ OTHERS = {
     "results.json": b'{"pass@1": 0.5}',
     "tsconfig.json": b"// x",
 }
-LAYOUTS = {  # benchmark, files, ids of the problems that are found
-    "lines": ("humaneval", {"HumanEval.jsonl": lines(HUMANEVAL)}, 3),
-    "zstd": ("humaneval", {"HumanEval.jsonl.zst": zstandard.compress(lines(HUMANEVAL))}, 3),
-    "a pretty array": ("humaneval", {"HumanEval.json": array(HUMANEVAL)}, 3),
-    "an array, packed": ("humaneval", {"humaneval.json.gz": gzip.compress(array(HUMANEVAL))}, 3),
+LAYOUTS = {  # benchmark, files, the number of problems that are found
+    "lines": ("humaneval", {"HumanEval.jsonl": HUMANEVAL}, 3),
+    "zstd": ("humaneval", {"HumanEval.jsonl.zst": HUMANEVAL}, 3),
+    "a pretty array": ("humaneval", {"HumanEval.json": HUMANEVAL}, 3),
+    "an array, packed": ("humaneval", {"humaneval.json.gz": HUMANEVAL}, 3),
     "unpacked by a browser": ("humaneval", {"HumanEval.jsonl.gz": lines(HUMANEVAL)}, 3),
     "a byte order mark": ("humaneval", {"HumanEval.jsonl": b"\xef\xbb\xbf" + lines(HUMANEVAL)}, 3),
     "Windows' lines": ("humaneval", {"HumanEval.jsonl": lines(HUMANEVAL).replace(b"\n", b"\r\n")}, 3),
     "a clone of human-eval": (
         "humaneval",
         {
-            "data/HumanEval.jsonl.gz": gzip.compress(lines(HUMANEVAL)),
-            "data/example_problem.jsonl": lines(HUMANEVAL[:1]),
-            "data/example_samples.jsonl": lines([{"task_id": "test/0", "completion": "    return 1"}]),
+            "data/HumanEval.jsonl.gz": HUMANEVAL,
+            "data/example_problem.jsonl": HUMANEVAL[:1],
+            "data/example_samples.jsonl": [{"task_id": "test/0", "completion": "    return 1"}],
         },
         3,
     ),
     "shards of the hub": (
         "humaneval",
-        {
-            f"openai_humaneval/test-0000{n}-of-00003.parquet": lambda path, n=n: table(path, HUMANEVAL[n : n + 1])
-            for n in range(3)
-        },
+        {f"openai_humaneval/test-0000{n}-of-00003.parquet": HUMANEVAL[n : n + 1] for n in range(3)},
         3,
     ),
-    "other files beside": ("humaneval", {"mine.jsonl": lines(HUMANEVAL), **OTHERS}, 3),
+    "other files beside": ("humaneval", {"mine.jsonl": HUMANEVAL, **OTHERS}, 3),
     "HumanEval-X of the hub": (
         "humaneval-x",
-        {"data/python/data/humaneval.jsonl": lines([PYTHON]), "data/go/data/humaneval.jsonl": lines([GO]), **OTHERS},
+        {"data/python/data/humaneval.jsonl": [PYTHON], "data/go/data/humaneval.jsonl": [GO], **OTHERS},
         2,
     ),
-    "HumanEval-X in Parquet": (
-        "humaneval-x",
-        {"python/test-00000-of-00001.parquet": lambda path: table(path, [PYTHON])},
-        1,
-    ),
-    "HumanEval-X in one file": ("humaneval-x", {"all.jsonl": lines([PYTHON, GO])}, 2),
+    "HumanEval-X in Parquet": ("humaneval-x", {"python/test-00000-of-00001.parquet": [PYTHON]}, 1),
+    "HumanEval-X in one file": ("humaneval-x", {"all.jsonl": [PYTHON, GO]}, 2),
     "HumanEval-X of CodeGeeX's repository": (
         "humaneval-x",
-        {"benchmark/humaneval-x/python/data/humaneval_python.jsonl.gz": gzip.compress(lines([PYTHON])), **OTHERS},
+        {"benchmark/humaneval-x/python/data/humaneval_python.jsonl.gz": [PYTHON], **OTHERS},
         1,
     ),
     "EvalPlus's cache": (
         "evalplus",
         {
-            "HumanEvalPlus-v0.1.9.jsonl": lines([{**PLUS, "task_id": "old"}]),
-            "HumanEvalPlus-v0.1.10.jsonl": lines([PLUS]),
-            "HumanEvalPlus-OriginFmt-v0.1.10.jsonl": lines(HUMANEVAL),
+            "HumanEvalPlus-v0.1.9.jsonl": [{**PLUS, "task_id": "old"}],
+            "HumanEvalPlus-v0.1.10.jsonl": [PLUS],
+            "HumanEvalPlus-OriginFmt-v0.1.10.jsonl": HUMANEVAL,
             "fe585eb4df8c88d844eeb463ea4d0302.pkl": b"pickle",
         },
         1,
     ),
-    "MultiPL-E of the hub": (
-        "multipl-e",
-        {"humaneval-js/test-00000-of-00001.parquet": lambda path: table(path, [ROWS["js"]]), **OTHERS},
-        1,
-    ),
-    "MultiPL-E's prompts": ("multipl-e", {"prompts/humaneval-js-reworded.json": array([ROWS["js"]]), **OTHERS}, 1),
+    "MultiPL-E of the hub": ("multipl-e", {"humaneval-js/test-00000-of-00001.parquet": [ROWS["js"]], **OTHERS}, 1),
+    "MultiPL-E's prompts": ("multipl-e", {"prompts/humaneval-js-reworded.json": [ROWS["js"]], **OTHERS}, 1),
     "DS-1000's folder": (
         "ds1000",
         {
-            "data/ds1000.jsonl.gz": gzip.compress(lines(DS1000)),
-            "data/codex002-answers.jsonl": lines([{"id": 0, "code": "x", "metadata": {"problem_id": 0}}]),
-            "results/codex.json": array([{"a": 1}]),
+            "data/ds1000.jsonl.gz": DS1000,
+            "data/codex002-answers.jsonl": [{"id": 0, "code": "x", "metadata": {"problem_id": 0}}],
+            "results/codex.json": [{"a": 1}],
         },
         2,
     ),
-    "DS-1000 of the hub": ("ds1000", {"test.jsonl": lines(DS1000), **OTHERS}, 2),
-    "MTPB's clone": ("mtpb", {"benchmark/mtpb.jsonl": lines([MTPB]), **OTHERS}, 1),
-    "MTPB, an array": ("mtpb", {"mtpb.json": array([MTPB])}, 1),
-    "MTPB, the nearer file": (
-        "mtpb",
-        {"mtpb.jsonl": lines([MTPB, {**MTPB, "id": 8}]), "mtpb/mtpb.jsonl": lines([MTPB])},
-        2,
-    ),
-    "BIRD's folder": (
-        "sql",
-        {"dev_20240627/dev.json": array([SQL]), "dev_20240627/dev_tables.json": array([{"db_id": "x"}])},
-        1,
-    ),
-    "questions in Parquet": ("sql", {"mine.parquet": lambda path: table(path, [SQL])}, 1),
+    "DS-1000 of the hub": ("ds1000", {"test.jsonl": DS1000, **OTHERS}, 2),
+    "MTPB's clone": ("mtpb", {"benchmark/mtpb.jsonl": [MTPB], **OTHERS}, 1),
+    "MTPB, an array": ("mtpb", {"mtpb.json": [MTPB]}, 1),
+    "MTPB, the nearer file": ("mtpb", {"mtpb.jsonl": [MTPB, {**MTPB, "id": 8}], "mtpb/mtpb.jsonl": [MTPB]}, 2),
+    "BIRD's folder": ("sql", {"dev_20240627/dev.json": [SQL], "dev_20240627/dev_tables.json": [{"db_id": "x"}]}, 1),
+    "questions in Parquet": ("sql", {"mine.parquet": [SQL]}, 1),
 }
 
 
@@ -176,7 +142,7 @@ def built(name, data):
 def test_a_benchmark_is_found_where_others_put_it(name, tmp_path):
     task, files, count = LAYOUTS[name]
     for path, content in files.items():
-        content(tmp_path / path) if callable(content) else put(tmp_path / path, content)
+        put(tmp_path / path, content)
     assert len(built(task, tmp_path).problems) == count
 
 
@@ -186,7 +152,7 @@ def test_of_the_hubs_cache_the_main_revision_counts(tmp_path):
 
 
 def test_what_else_lies_there_is_named(tmp_path, capsys):
-    put(tmp_path / "mine.jsonl", lines(HUMANEVAL))
+    put(tmp_path / "mine.jsonl", HUMANEVAL)
     put(tmp_path / "results.json", b"{}")
     built("humaneval", tmp_path)
     assert "passed over, since they hold no problems of HumanEval: results.json" in capsys.readouterr().err
@@ -258,7 +224,6 @@ DAMAGE = [  # benchmark, what differs from a sound row (...: the key is missing)
 
 
 def refusal(name, data):
-    """The one line of an error."""
     with pytest.raises(UserError) as caught:
         built(name, data)
     assert "\n" not in str(caught.value)
@@ -267,12 +232,12 @@ def refusal(name, data):
 
 @pytest.mark.parametrize("name", SOUND)
 def test_hostile_files_of_every_benchmark(name, tmp_path):
-    sound = put(tmp_path / "x.jsonl", lines([SOUND[name]]))
+    sound = put(tmp_path / "x.jsonl", [SOUND[name]])
     assert len(built(name, sound).problems) == 1
     for content, words in HOSTILE.values():
         assert words in refusal(name, put(sound, lines([SOUND[name]]) + content + b"\n")), content[:9]
     if name != "sql":  # whose problems are known by their lines
-        again = refusal(name, put(sound, lines([SOUND[name]] * 2)))
+        again = refusal(name, put(sound, [SOUND[name]] * 2))
         assert "x.jsonl:2: " in again and ("occurs twice" in again or "is also in line 1" in again)
     for file, content, words in FILES.values():
         assert words in refusal(name, put(tmp_path / file, content)), file
@@ -283,7 +248,7 @@ def test_hostile_files_of_every_benchmark(name, tmp_path):
 @pytest.mark.parametrize("name, change, words", DAMAGE, ids=lambda value: value if isinstance(value, str) else "")
 def test_damaged_rows(name, change, words, tmp_path):
     row = {key: value for key, value in {**SOUND[name], **change}.items() if value is not ...}
-    assert words in refusal(name, put(tmp_path / "x.jsonl", lines([row])))
+    assert words in refusal(name, put(tmp_path / "x.jsonl", [row]))
 
 
 @pytest.mark.parametrize(
@@ -292,10 +257,7 @@ def test_damaged_rows(name, change, words, tmp_path):
         ({}, "seen: nothing; expected HumanEval.jsonl.gz, or rows with prompt, test, entry_point"),
         ({"x.jsonl": b'{"a": 1}\n'}, "seen: x.jsonl;"),
         ({"notes.txt": b""}, "seen: notes.txt;"),
-        (
-            {f"{n}.jsonl": b'{"a": 1}\n' for n in range(7)},
-            "seen: 0.jsonl, 1.jsonl, 2.jsonl, 3.jsonl, 4.jsonl and 2 more",
-        ),
+        ({f"{n}.json": b'{"a": 1}\n' for n in range(7)}, "seen: 0.json, 1.json, 2.json, 3.json, 4.json and 2 more"),
     ],
 )
 def test_nothing_is_found(files, words, tmp_path):
@@ -305,7 +267,7 @@ def test_nothing_is_found(files, words, tmp_path):
 
 
 def test_a_search_ends_in_a_loop_of_links(tmp_path):
-    put(tmp_path / "a" / "mine.jsonl", lines(HUMANEVAL))
+    put(tmp_path / "a" / "mine.jsonl", HUMANEVAL)
     (tmp_path / "HumanEval").symlink_to(tmp_path)
     assert len(built("humaneval", tmp_path).problems) == 3
 
@@ -322,7 +284,7 @@ def test_humaneval_comes_with_its_package(tmp_path, monkeypatch):
     hub_cache(hub, {"x.jsonl": lines(HUMANEVAL)})
     assert find_data("humaneval") == hub
     put(tmp_path / "site/human_eval/__init__.py", b"raise SystemExit('is not imported')")
-    put(tmp_path / "site/human_eval/data/HumanEval.jsonl.gz", gzip.compress(lines(HUMANEVAL)))
+    put(tmp_path / "site/human_eval/data/HumanEval.jsonl.gz", HUMANEVAL)
     assert len(built("humaneval", find_data("humaneval")).problems) == 3
-    put(tmp_path / "cache/evalplus/HumanEvalPlus-v0.1.10.jsonl", lines([PLUS]))
+    put(tmp_path / "cache/evalplus/HumanEvalPlus-v0.1.10.jsonl", [PLUS])
     assert find_data("evalplus") == Path(tmp_path, "cache/evalplus")

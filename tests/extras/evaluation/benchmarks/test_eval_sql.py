@@ -41,16 +41,8 @@ def write_bird(directory):
     place.mkdir(parents=True)
     with closing(sqlite3.connect(place / "library.sqlite")) as connection:
         connection.executescript(SCHEMA)
-    rows = [
-        {
-            "db_id": "library",
-            "question": question,
-            "evidence": "prices are in euros",
-            "SQL": query,
-            "difficulty": "simple",
-        }
-        for question, query in QUESTIONS
-    ]
+    common = {"db_id": "library", "evidence": "prices are in euros", "difficulty": "simple"}
+    rows = [{**common, "question": question, "SQL": query} for question, query in QUESTIONS]
     (directory / "dev.json").write_text(json.dumps(rows))
     return directory
 
@@ -64,8 +56,7 @@ def judged(task, sandbox, query, number=0):
 @pytest.mark.strict_sandbox
 def test_verdicts(own, sandbox):
     for number in range(3):
-        reference = own.reference(own.problems[number])
-        assert judged(own, sandbox, reference.generation, number)[:2] == (PASSED, PASSED)
+        assert judged(own, sandbox, own.reference(own.problems[number]).generation, number)[:2] == (PASSED, PASSED)
     grouped = " {} FROM book JOIN author ON author.id = author_id GROUP BY author.id"
     assert judged(own, sandbox, grouped.format("count(*), name"))[:2] == (PASSED, WRONG)  # columns in another order
     assert judged(own, sandbox, grouped.format("name, count(*) + 1"))[0] == WRONG
@@ -73,23 +64,15 @@ def test_verdicts(own, sandbox):
     assert judged(own, sandbox, " DISTINCT price FROM book WHERE price IS NOT NULL", 2)[:2] == (WRONG, PASSED)
     assert judged(own, sandbox, " price FROM book", 2)[:2] == (WRONG, WRONG)
     assert judged(own, sandbox, " nothing FROM nowhere")[0] == ERROR
-    for query in (
-        QUESTIONS[1][1],
-        f"-- the prices\nWITH b AS (SELECT * FROM book) {QUESTIONS[1][1]};",
-    ):  # not continued
-        assert judged(own, sandbox, query, 1)[:2] == (PASSED, PASSED)
+    for begin in ("", "-- the prices\nWITH b AS (SELECT * FROM book) "):  # not continued
+        assert judged(own, sandbox, f"{begin}{QUESTIONS[1][1]};", 1)[:2] == (PASSED, PASSED)
     assert "no such table" in judged(own, sandbox, " 1 FROM nowhere")[2]
 
 
 @pytest.mark.strict_sandbox
 def test_queries_only_read_and_end(own, sandbox):
-    for query in (
-        " 1; DROP TABLE author",
-        " load_extension('x')",
-        " writefile('/tmp/x', 'y')",
-        " * FROM pragma_database_list",
-    ):
-        assert judged(own, sandbox, query)[0] in (ERROR, WRONG), query
+    for query in ("1; DROP TABLE author", "load_extension('x')", "writefile('/t', 'y')", "* FROM pragma_database_list"):
+        assert judged(own, sandbox, f" {query}")[0] in (ERROR, WRONG), query
     own.limits = type(own.limits)(wall=0.3)
     endless = " count(*) FROM (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i FROM n) SELECT i FROM n)"
     assert judged(own, sandbox, endless)[0] == Verdict.TIMEOUT

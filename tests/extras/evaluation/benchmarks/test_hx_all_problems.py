@@ -1,7 +1,5 @@
 """All 164 problems in all six languages: references pass, what is broken does not, verdicts repeat."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import pytest
@@ -22,9 +20,7 @@ def references(task):
 
 
 def broken_variants(task):
-    """Each problem broken in one of the six ways."""
-    kinds = [KINDS[number % len(KINDS)] for number in range(len(task.problems))]
-    pairs = zip(task.problems, kinds, strict=True)
+    pairs = zip(task.problems, [KINDS[number % len(KINDS)] for number in range(len(task.problems))], strict=True)
     return [(problem, answer(problem, broken(problem.data, kind))) for problem, kind in pairs]
 
 

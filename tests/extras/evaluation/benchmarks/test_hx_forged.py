@@ -1,7 +1,5 @@
 """Answers that try to forge a verdict of HumanEval-X, and what the programs of its problems reveal."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -24,7 +22,6 @@ KINDS = [(language, name) for language, kinds in FORGED.items() for name in kind
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory, sandbox):
-    """Judges an answer to `code` in a language."""
     tasks = {}
 
     def judge(language: str, text: str):
@@ -43,7 +40,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory, sandbox):
     [pytest.param(*each, marks=() if each in QUICK else pytest.mark.slow, id="-".join(each)) for each in KINDS],
 )
 def test_no_forged_answer_passes(judged, language: str, kind: str):
-    """In strict mode. Of these, 20 passed when the tests ran inside."""
+    """In strict mode. Many of these passed when the tests ran inside."""
     found = judged(language, FORGED[language][kind])
     assert found.verdicts["strict"] is not Verdict.PASSED, found.stderr
 
@@ -73,19 +70,16 @@ def test_equal_values_pass(judged):
 
 @pytest.mark.parametrize("language", FORGED_ROWS)
 def test_the_problem_of_the_forged_answers_is_sound(judged, language: str):
-    """The solution passes, and no program contains what is expected."""
     assert set(judged(language, FORGED_ROWS[language]["canonical_solution"]).verdicts.values()) == {Verdict.PASSED}
-    row = problems.parse(FORGED_ROWS[language], "here:1")
-    program = programs.assemble(row, "ANSWER")
+    program = programs.assemble(problems.parse(FORGED_ROWS[language], "here:1"), "ANSWER")
     assert not program.witnessed and [check.expected for check in program.checks] == list(EXPECTED.values())
     assert not any(b"1719283645" in text or b"884736521" in text for text in program.files("main", "T").values())
 
 
-@pytest.mark.parametrize("language", ["python"])
-def test_right_values_are_all_that_counts(tmp_path: Path, sandbox, language: str):
+def test_right_values_are_all_that_counts(tmp_path: Path, sandbox):
     """An answer that writes the right values itself passes, by whatever means; with one more or one less it fails."""
-    write(tmp_path, language)
-    task = open_task(tmp_path, language)
+    write(tmp_path, "python")
+    task = open_task(tmp_path, "python")
     body = (
         "    import os\n    for n in range(3, 9):\n        try: os.write(n, @)\n        except OSError: pass\n"
         "    os._exit(0)\n"
@@ -123,7 +117,6 @@ def test_all_tests_are_translated(language: str):
 
 @pytest.mark.parametrize("language", ROWS)
 def test_a_program_is_the_same_whatever_its_tests_expect(language: str):
-    """Only the checks, which stay in our process, differ."""
     made = []
     for value in ("6", "7"):
         row = {**ROWS[language], "test": ROWS[language]["test"].replace("6", value)}
@@ -143,9 +136,7 @@ LOOPS = {  # the second assertion of `triple`, in a loop
 
 @pytest.mark.parametrize("language", LOOPS)
 def test_values_and_assertions_in_one_program(tmp_path: Path, sandbox, language: str):
-    """Both must be right, and all of both must be there."""
-    row = {**ROWS[language], "test": ROWS[language]["test"].replace(*LOOPS[language])}
-    write(tmp_path, language, row)
+    write(tmp_path, language, {**ROWS[language], "test": ROWS[language]["test"].replace(*LOOPS[language])})
     task = open_task(tmp_path, language, timeout=10)
     problem = task.problems[0]
     program = task.program(problem, task.reference(problem))

@@ -13,7 +13,6 @@ from ms_codegeex.extras.evaluation.benchmarks.humaneval_x_programs import proble
 
 @pytest.mark.parametrize("language", ROWS)
 def test_a_file_given_itself(tmp_path: Path, language: str):
-    """Compressed or not, under each of its names."""
     for packed in (True, False):
         path = write(tmp_path, language, packed=packed)
         path = path.rename(tmp_path / "anything")

@@ -1,7 +1,5 @@
 """Programs: what they contain, and that the witness comes after the last test."""
 
-from __future__ import annotations
-
 import re
 
 import pytest
@@ -15,7 +13,6 @@ from ms_codegeex.extras.evaluation.benchmarks.humaneval_x_programs import proble
 
 
 def row(language: str, **changes: str) -> problems.HumanEvalXProblem:
-    """Our problem in a language, changed."""
     return problems.parse({**ROWS[language], **changes}, "here:1")
 
 
@@ -25,7 +22,6 @@ def source(language: str, answer: str, **changes: str) -> str:
 
 
 def other(language: str, answer: str, name: str) -> str:
-    """One of the other files."""
     return programs.assemble(row(language), answer).files("main", "T")[name].decode()
 
 
@@ -99,7 +95,6 @@ def test_java():
 
 
 def test_javascript():
-    """The tests are a function that our code calls."""
     said = ROWS["js"]["test"]
     for value in (6, -3):
         said = re.sub(rf"console\.assert\((.*) === {value}\)", r"ms_codegeex_say(\1)", said)
@@ -139,9 +134,8 @@ def test_rust():
     comment = source("rust", "    3 * number\n}\n", prompt="/* Three times. */\n")
     assert comment.endswith(ROWS["rust"]["declaration"] + "/* Three times. */\n    3 * number\n}\n\n")
     assert comment.count("fn triple(") == 1
-    assert (
-        "::ms_codegeex_tests_ended::say(&(triple(2)));\n        ::ms_codegeex_tests_ended::say(&(triple(-x)))" in text
-    )
+    said = [f"::ms_codegeex_tests_ended::say(&(triple({each})))" for each in ("2", "-x")]
+    assert ";\n        ".join(said) in text
     left = source("rust", "}", test=ROWS["rust"]["test"].replace("== -3", "== triple(-1)"))
     assert 'assert!(triple(-x) == triple(-1))\n    ;\n::ms_codegeex_tests_ended::tell("T");\n}\n\n}\n' in left
     takes = source("rust", "}", declaration="fn triple(mut number: i32) -> i32 {\n", prompt="/* */\n")
@@ -157,11 +151,8 @@ def test_a_commented_test_of_rust_is_replaced():
     """Rust/32 as published."""
     changed = {"task_id": "Rust/32", "test": f"\n/*{ROWS['rust']['test']}*/\n"}
     program = programs.assemble(row("rust", **changed), "}")
-    assert (
-        program.only_compiles
-        and b"say(&(find_zero(&vec![1.0, 2.0])))" in program.source("T")
-        and b"triple(2)" not in program.source("T")
-    )
+    source = program.source("T")
+    assert program.only_compiles and b"say(&(find_zero(&vec![1.0, 2.0])))" in source and b"triple(2)" not in source
     assert not programs.assemble(row("rust", task_id="Rust/32"), "}").only_compiles
 
 

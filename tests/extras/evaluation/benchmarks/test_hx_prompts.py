@@ -17,14 +17,12 @@ from ms_codegeex.extras.evaluation.task import SampledAnswer
 
 @pytest.fixture
 def everything(tmp_path: Path) -> Path:
-    """A directory with all six languages."""
     for language in ROWS:
         write(tmp_path, language)
     return tmp_path
 
 
 def prompt_of(task, language: str) -> str:
-    """The prompt that the model gets."""
     seen = []
 
     def complete(prompt, *, seed, stop=None, max_new_tokens=None):
@@ -61,12 +59,8 @@ def test_translation_prompt(everything: Path):
     )
     assert task.problems[0].id == "CPP/7"
     assert task.problems[0].labels == {"language": "cpp", "source": "python"}
-    assert prompt_of(build(everything, ["js"], "cpp"), "js").split("\n")[-4:] == [
-        "JavaScript:",
-        "",
-        "const triple = (number) => {",
-        "",
-    ]
+    lines = prompt_of(build(everything, ["js"], "cpp"), "js").split("\n")
+    assert lines[-4:] == ["JavaScript:", "", "const triple = (number) => {", ""]
 
 
 @pytest.mark.parametrize(("source", "target"), list(itertools.permutations(ROWS, 2)))
@@ -168,7 +162,6 @@ PIECES = st.lists(st.sampled_from(["{", "}", "\n", " ", "x", "def", "#", "//", "
 
 @given(PIECES.map("".join), st.sampled_from(list(ROWS)), st.sampled_from(list(stop_rules.CLEAN_UPS)))
 def test_clean_up_cuts_and_only_java_adds(text: str, language: str, rule_set: str):
-    """The result is a prefix of the text; Java may close its class."""
     left = stop_rules.CLEAN_UPS[rule_set][language](text)
     added = left.removesuffix("\n}") if language == "java" else left
     assert text.startswith(left) or text.startswith(added)

@@ -29,20 +29,9 @@ def run(tmp_path_factory):
     script = ["bash", str(ROOT / "ascend_scripts" / "run_distributed.sh"), "--venv", sys.prefix]
     environment = {**os.environ, "PIP_INDEX_URL": "http://127.0.0.1:9", "PIP_NO_INDEX": "1"}
     environment.pop("OMP_NUM_THREADS", None)
-    steps = [
-        "training.steps=24",
-        "training.schedule.decay_steps=24",
-        "checkpoint.every=8",
-        "checkpoint.keep=3",
-        f"output={output}",
-    ]
-    words = [
-        *script,
-        *steps,
-        "--corpus",
-        str(Path(os.__file__).parent / "email"),
-        str(Path(os.__file__).parent / "json"),
-    ]
+    keys = ("training.steps=24", "training.schedule.decay_steps=24", "checkpoint.every=8", "checkpoint.keep=3")
+    corpus = [str(Path(os.__file__).parent / name) for name in ("email", "json")]
+    words = [*script, *keys, f"output={output}", "--corpus", *corpus]
     result = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=output.parent)
     assert result.returncode == 0, result.stderr
     return output
@@ -131,12 +120,10 @@ def test_three_checkpoints_and_two_published_rows_on_one_page(tmp_path, run):
         assert f"{100 * rates[name].mean():.2f} % (" in page
     assert any(0 < rate.mean() < 1 for rate in rates.values()), rates
     (line,) = found["steps"].values()
-    assert [(row["step"], row["value"]) for row in line] == [
-        (int(name[5:]), pytest.approx(rates[name].mean())) for name in steps
-    ]
+    assert [row["step"] for row in line] == [8, 16, 24]
+    assert [row["value"] for row in line] == pytest.approx([rates[name].mean() for name in steps])
     for pair in found["pairs"]:
-        difference = (rates[pair["to"]] - rates[pair["from"]]).mean()
-        assert pair["difference"]["value"] == pytest.approx(difference)
+        assert pair["difference"]["value"] == pytest.approx((rates[pair["to"]] - rates[pair["from"]]).mean())
     against = {(each["evaluation"], each["row"], each["k"]): each for each in found["against_published"]}
     assert len(against) == 9
     for name in steps:

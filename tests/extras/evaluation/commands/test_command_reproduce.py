@@ -18,11 +18,7 @@ from ms_codegeex.extras.evaluation.jsonl import read_rows
 @pytest.mark.parametrize(
     "words, status, message",
     [
-        (
-            ("codegen", "--url", "u", "--only", "mtbp"),
-            2,
-            "--only: codegen has no part mtbp; choose from humaneval-t0.2, ",
-        ),
+        (("codegen", "--url", "u", "--only", "mtbp"), 2, "--only: codegen has no part mtbp; choose from humaneval"),
         (("codegen", "--data", "/none"), 2, "--model: missing; give --model DIR, or --url"),
         (("codegeex2", "--url", "u", "--data", "/none"), 1, "no evaluation of the paper could run: --data: /none does"),
     ],

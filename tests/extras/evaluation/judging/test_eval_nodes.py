@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
 import pytest
@@ -12,7 +13,6 @@ from fake_task import Doubling, Seeded, samples_of
 
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.reading import read_json
-from ms_codegeex.cli import main
 from ms_codegeex.extras.evaluation.jsonl import RowFile, read_rows
 from ms_codegeex.extras.evaluation.judging import engines
 from ms_codegeex.extras.evaluation.judging.engines import Equipment, LocalEngine, NodeJudge, NodeLost, NodesEngine
@@ -32,8 +32,6 @@ class Sandbox:
 
 
 class Equipped(Doubling):
-    """With a version of a tool, and what calibrates it."""
-
     def __init__(self, version="1", **options):
         super().__init__(**options)
         self.version, self.calibrated, self.unsound = version, [], {}
@@ -92,7 +90,6 @@ def samples(tmp_path):
 
 @pytest.fixture
 def alone(tmp_path, samples):
-    """The rows that one process makes."""
     return judged(tmp_path / "alone.jsonl", samples, LocalEngine(Doubling(), None, 2))
 
 
@@ -100,9 +97,8 @@ def test_rows_are_those_of_one_process_and_all_nodes_work(tmp_path, samples, alo
     meeting = threading.Barrier(2)
     members = [FakeNode("a", meeting=meeting), FakeNode("b", meeting=meeting)]
     assert judged(tmp_path / "r.jsonl", samples, engine_of(*members)) == alone
-    assert sum(node.verdicts for node in members) == len(
-        {row["sample"] for row in read_rows(samples.parent / "r.jsonl")}
-    )
+    programs = {row["sample"] for row in read_rows(samples.parent / "r.jsonl")}
+    assert sum(node.verdicts for node in members) == len(programs)
 
 
 def test_the_programs_of_a_lost_node_are_judged_on_the_others(tmp_path, samples, alone):
@@ -124,8 +120,6 @@ def test_when_all_are_lost_what_was_judged_is_kept(tmp_path, samples, alone):
 
 
 class Deadly(Equipped):
-    """A node is lost when it judges sample 0 of cpp/1."""
-
     def judge(self, problem, sample, sandbox):
         if (sample.task_id, sample.completion_id) == ("cpp/1", 0):
             raise NodeLost("its memory ran out")
@@ -163,7 +157,7 @@ def test_a_reference_that_costs_two_nodes_is_named():
 
 def test_programs_of_lost_nodes_run_again_one_at_a_time():
     """Otherwise a second loss would not tell which of them is the reason."""
-    together, again = threading.Barrier(4), []
+    together = threading.Barrier(4)
 
     class Slow(Equipped):
         def __init__(self):
@@ -187,15 +181,10 @@ def test_programs_of_lost_nodes_run_again_one_at_a_time():
     slow = Slow()
     engine = engine_of(FakeNode("a", Failing(), workers=9), FakeNode("b", slow, workers=3))
 
-    def judge_one(problem):
-        again.append(engine.judge(problem, Doubling().reference(problem)))
-
-    threads = [threading.Thread(target=judge_one, args=(problem,)) for problem in Doubling().problems[:4]]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert len(again) == 4 and slow.maximum == 1
+    problems = Doubling().problems[:4]
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(engine.judge, problems, map(Doubling().reference, problems), timeout=60))) == 4
+    assert slow.maximum == 1
 
 
 def test_there_is_a_thread_for_each_program_up_to_a_limit():
@@ -205,27 +194,23 @@ def test_there_is_a_thread_for_each_program_up_to_a_limit():
 
 def refusal(*members, **options):
     with pytest.raises((UserError, RunFailure)) as caught:
-        engine = engine_of(*members, **options)
-        engine.prepare(Doubling().problems)
+        engine_of(*members, **options).prepare(Doubling().problems)
     return str(caught.value)
 
 
-def test_nodes_that_would_judge_differently_are_refused():
-    other = Equipped("2")
-    assert "node b: tools: tool: 2, but on node a tool: 1; install the same on all nodes" in refusal(
-        FakeNode("a"), FakeNode("b", other)
-    )
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": "2"}, "tools: tool: 2, but on node a tool: 1; install the same on all nodes"),
+        ({"lacking": {"go": "apt-get install go"}}, "missing: go: apt-get install go, but on node a go: none"),
+        ({"unsound": {"cpp": "no compiler"}}, "tools: cpp: broken, but on node a cpp: working"),
+        ({"problems": Doubling(2).problems}, "its --data has other problems than here"),
+    ],
+)
+def test_nodes_that_would_judge_differently_are_refused(change, message):
     other = Equipped()
-    other.lacking = {"go": "apt-get install go"}
-    assert "node b: missing: go: apt-get install go, but on node a go: none" in refusal(
-        FakeNode("a"), FakeNode("b", other)
-    )
-    other = Equipped()
-    other.unsound = {"cpp": "no compiler"}
-    assert "node b: tools: cpp: broken, but on node a cpp: working" in refusal(FakeNode("a"), FakeNode("b", other))
-    assert "node b: its --data has other problems than here" in refusal(
-        FakeNode("a"), FakeNode("b", Equipped(problems=2))
-    )
+    vars(other).update(change)
+    assert f"node b: {message}" in refusal(FakeNode("a"), FakeNode("b", other))
 
 
 def test_a_node_without_a_sandbox_is_an_error_with_its_name(monkeypatch):
@@ -325,10 +310,8 @@ def test_an_evaluation_on_nodes_is_the_same_as_here(tmp_path):
     for name in ("samples.jsonl", "results.jsonl", "references.jsonl"):
         assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
     assert len(members[0].task.calibrated) == 6  # references, wherever they were judged
-    recorded = read_json(tmp_path / "there" / "evaluation.json")
-    assert recorded["machine"] == {
-        "tools": {"tool": "1"}, "sandbox": Sandbox.layers, "timeout": None, "engine": "the nodes",
-    }  # fmt: skip
+    recorded = read_json(tmp_path / "there" / "evaluation.json")["machine"]
+    assert recorded == {"tools": {"tool": "1"}, "sandbox": Sandbox.layers, "timeout": None, "engine": "the nodes"}
     # and it goes on in either place
     evaluate(Equipped(), recipe, Options(tmp_path / "there", **options))
 
@@ -340,28 +323,10 @@ def test_problems_have_the_same_hash_in_every_process():
         "words = {'one', 'two', 'three', 'four', 'five'}\n"
         "print(f([Problem('a', {}, {'x': words, 'y': frozenset(words), 'z': {(1, frozenset(words)), (2,)}})]))"
     )
-    found = {
-        subprocess.run(
-            [sys.executable, "-c", script], env={"PYTHONHASHSEED": seed, "PATH": ""}, capture_output=True, text=True
-        ).stdout
-        for seed in "123"
-    }
+    words, found = [sys.executable, "-c", script], set()
+    for seed in "123":
+        environment = {"PYTHONHASHSEED": seed, "PATH": ""}
+        found.add(subprocess.run(words, env=environment, capture_output=True, text=True).stdout)
     assert len(found) == 1 and len(found.pop().strip()) == 64
     different = [{1}, {2}, {(1,)}, frozenset({1}), set(), frozenset(), "{1}x"]
     assert len({problems_fingerprint([Problem("a", {}, value)]) for value in different}) == len(different)
-
-
-@pytest.mark.parametrize(
-    ("words", "line"),
-    [
-        (["--ray-address", "auto", "--judge-only"], "--ray-address: is for --judge-engine ray"),
-        (
-            ["--judge-engine", "ray", "--generate-only", "--url", "u"],
-            "--judge-engine ray: --generate-only judges nothing",
-        ),
-    ],
-)
-def test_options_that_do_not_go_together(tmp_path, capsys, words, line):
-    given = ["evaluate", "humaneval", "--data", str(tmp_path), "--output", str(tmp_path / "o"), *words]
-    assert main(given) == 2
-    assert line in capsys.readouterr().err

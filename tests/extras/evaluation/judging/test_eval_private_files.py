@@ -1,7 +1,5 @@
 """What programs see of the directories that tools are installed in: the tools, and nobody's home."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys
@@ -21,7 +19,6 @@ from ms_codegeex.extras.evaluation.toolchains import go, java, python, rust
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's home directory with a private file."""
     place = tmp_path / "home"
     (place / "bin").mkdir(parents=True)
     (place / "secret").write_text("of the user")
@@ -43,8 +40,7 @@ def node(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_node_in_the_home_directory_does_not_show_it(tmp_path: Path, home: Path, node: Path):
-    data = write(tmp_path / "data", "js")
-    task = humaneval_x.build(data, ["js"], cache=tmp_path / "cache")
+    task = humaneval_x.build(write(tmp_path / "data", "js"), ["js"], cache=tmp_path / "cache")
     (problem,) = task.problems
     sandbox = open_sandbox()
     assert task.judge(problem, task.reference(problem), sandbox).verdicts["strict"].value == "passed"
@@ -58,7 +54,6 @@ def test_a_node_in_the_home_directory_does_not_show_it(tmp_path: Path, home: Pat
 def test_a_tool_that_is_unpacked_into_the_home_directory_does_not_show_it(
     home: Path, monkeypatch: pytest.MonkeyPatch, language: str
 ):
-    """Only the tool's own parts are shown, and the sandbox accepts them."""
     for name in ("lib", "conf", "src", "bin/java", "bin/javac", "bin/go", "bin/rustc", "bin/python"):
         (home / name).mkdir() if "/" not in name else (home / name).touch()
     chain = {"java": java.Java, "go": go.Go, "rust": rust.Rust, "python": python.Python}[language](home / "cache")
@@ -75,7 +70,6 @@ def test_a_tool_that_is_unpacked_into_the_home_directory_does_not_show_it(
 
 
 def test_an_interpreter_shows_itself_and_its_libraries(tmp_path: Path):
-    """Parts of its prefix are shown; the interpreter that runs us works with these."""
     runner = Runner.open()
     workspace.check_readable(runner.readable.values())
     assert not {Path(sys.prefix), Path(sys.base_prefix)} & set(runner.readable.values())
@@ -99,7 +93,6 @@ def test_no_home_directory_is_ever_readable(tmp_path: Path, home: Path, path: st
 
 
 def test_homes_of_other_users_are_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Homes of all users, wherever they are; those of services in /usr are not secret."""
     users = [type("User", (), {"pw_dir": path}) for path in (str(tmp_path / "data/anna"), "/usr/games", "")]
     monkeypatch.setattr(workspace.pwd, "getpwall", lambda: users)
     for path in (tmp_path / "data", tmp_path / "data/anna"):

@@ -1,7 +1,5 @@
 """The channel of values: what is read, what is not, and which values are right."""
 
-from __future__ import annotations
-
 import functools
 import math
 import random
@@ -26,7 +24,6 @@ DATA = st.recursive(
 
 @functools.cache
 def writer() -> Callable[[object], bytes]:
-    """The code that writes values in Python programs."""
     source = (INSIDE / "run_python.py").read_text().rpartition("\nmain()")[0]
     names: dict = {}
     exec(compile(source, "run_python.py", "exec"), names)
@@ -34,7 +31,6 @@ def writer() -> Callable[[object], bytes]:
 
 
 def said(value: object) -> bytes:
-    """The frame of a value."""
     text = writer()(value)
     return b"%d:" % len(text) + text
 
@@ -75,7 +71,6 @@ def test_a_frame_with_no_value_is_no_data(text: bytes):
 
 
 def test_rules():
-    """What each accepts, and what it refuses."""
     nothing = read_frames(b"1:u3:o0:")[0]
     accepted = [
         (Check(1), [1, 1.0, True]), (Check(1, "typed"), [1]), (Check([1, (2,)], "typed"), [[1, (2,)]]),

@@ -60,13 +60,8 @@ def test_every_probability_is_that_of_the_definition(order, length):
     generator, vocabulary = np.random.default_rng(order), 7
     rows = texts(generator, 12, length, vocabulary - 1)  # the last token is never seen
     model, definition = KneserNey(rows, order, vocabulary), Definition(rows.tolist(), min(order, length), vocabulary)
-    new = np.concatenate(
-        [
-            texts(generator, 4, 8, vocabulary),
-            generator.integers(0, vocabulary, (4, 8)),
-            rows[:2, :1] + np.zeros((2, 8), int),
-        ]
-    )
+    drawn = generator.integers(0, vocabulary, (4, 8))
+    new = np.concatenate([texts(generator, 4, 8, vocabulary), drawn, rows[:2, :1] + np.zeros((2, 8), int)])
     found = model.log_probabilities(new)
     expected = [[math.log(definition.probability(tuple(row[:i]), row[i])) for i in range(1, 8)] for row in new.tolist()]
     np.testing.assert_allclose(found, expected, rtol=1e-12)

@@ -2,8 +2,6 @@
 """Programs of chat models in languages of compilers: what of a reply is run, and that the known cheats do not pass as
 whole programs either."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,10 +25,6 @@ from ms_codegeex.extras.evaluation.sandbox import Sandbox, Verdict
 from ms_codegeex.extras.evaluation.task import Sample, SampledAnswer
 
 FENCE = "```"
-BASH_TESTS = (
-    '}\n\ncandidate() {\n    triple "$@"\n}\n\nset -e\nrun_test() {\n    [[ $(candidate "2") = "6" ]]\n'
-    '    [[ $(candidate "-1") = "-3" ]]\n}\n\nrun_test\n'
-)
 PROMPTS = {
     "cpp": "#include<vector>\nusing namespace std;\nint add(int a, int b){\n",
     "java": "import java.util.*;\n\nclass Solution {\n    public int add(int a, int b) {\n",
@@ -122,8 +116,7 @@ SLOW = ("cpp", "java", "rust")
 def test_what_a_compiler_accepts_is_not_cut(language: str, tmp_path: Path, sandbox: Sandbox):
     """Each program passes as it is, and so does a chat's reply with it between sentences."""
     if language == "bash":
-        row = {**multipl_e_rows.ROWS["bash"], "prompt": "#!/bin/bash\ntriple() {\n", "tests": BASH_TESTS}
-        task = multipl_e.build(benchmark_data.write(tmp_path / "m.jsonl", row))
+        task = multipl_e.build(benchmark_data.write(tmp_path / "m.jsonl", multipl_e_rows.triple("bash")))
     else:
         write(tmp_path / "data", language)
         task = open_task(tmp_path / "data", language)
@@ -165,8 +158,7 @@ def test_types_of_rust_that_a_program_may_have(signature: str, type_: str):
 
 
 def test_imports_of_rust_are_names():
-    found = dict(uses("a::{b, c::{self, d as e}, f::*}"))
-    assert found == {"a::b": "b", "a::c": "c", "a::c::d": "e", "a::f::*": "*"}
+    assert dict(uses("a::{b, c::{self, d as e}, f::*}")) == {"a::b": "b", "a::c": "c", "a::c::d": "e", "a::f::*": "*"}
 
 
 @pytest.mark.parametrize("language", PROMPTS)
@@ -181,8 +173,8 @@ def test_hostile_texts_are_not_read(language: str, text: str):
 def whole_cheats(language: str) -> list[tuple[dict, str]]:
     """All known cheats in a language, each with its problem."""
     listed = [(humaneval_x_rows.ROWS[language], TRICKS[language])]
-    listed += [(module.ROWS[language], module.CHEATS[language]) for module in (cheating_answers,)]
-    listed += [(forged_answers.ROWS[language], forged_answers.FORGED.get(language, {}))]
+    listed += [(cheating_answers.ROWS[language], cheating_answers.CHEATS[language])]
+    listed += [(forged_answers.ROWS[language], forged_answers.FORGED[language])]
     return [(row, text) for row, texts in listed for text in texts.values()]
 
 

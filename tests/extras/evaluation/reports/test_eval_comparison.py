@@ -49,7 +49,6 @@ def both(tmp_path):
 
 
 def compared(places, tmp_path, *words):
-    """What `evaluate compare` writes: its JSON and its page."""
     assert main(["evaluate", "compare", *map(str, places), *words, "--output", str(tmp_path / "out")]) == 0
     return json.loads((tmp_path / "out/comparison.json").read_text()), (tmp_path / "out/comparison.html").read_text()
 
@@ -125,9 +124,8 @@ def test_the_papers_table_of_twenty_directions(tmp_path):
     found = compare(read_evaluations(places), "strict")
     for model in ("m1", "m2"):
         matrix = found["translation"][model]
-        assert {(source, target) for source in matrix for target in matrix[source]} == set(
-            itertools.permutations(LANGUAGES, 2)
-        )
+        pairs = {(source, target) for source in matrix for target in matrix[source]}
+        assert pairs == set(itertools.permutations(LANGUAGES, 2))
         for source, target in itertools.permutations(LANGUAGES, 2):
             own = {name: text for name, text in written[f"{model}-{source}"].items() if name.startswith(f"{target}/")}
             expected = np.mean(list(rates(own).values()))
@@ -150,10 +148,8 @@ def test_opposite_directions_are_in_one_comparison(tmp_path):
     rng, both = np.random.default_rng(3), ("python", "js")
     places = [write_translation(tmp_path, "m", source, rng, targets=both)[0] for source in both]
     found = compare(read_evaluations(places), "strict")
-    assert {source: list(row) for source, row in found["translation"]["m"].items()} == {
-        "python": ["js"],
-        "js": ["python"],
-    }
+    directions = {source: list(row) for source, row in found["translation"]["m"].items()}
+    assert directions == {"python": ["js"], "js": ["python"]}
     assert found["pairs"] == [] and list(found["groups"]) == ["all", "python → js", "js → python"]
 
 
@@ -168,8 +164,7 @@ def test_the_command_writes_a_page_that_has_everything_and_escapes_it(both, tmp_
         assert expected in page, expected
     assert "<title>doubling: a, b, &lt;i&gt;</title>" in page
     assert "<script" not in page and "\u202e" not in page and "http://" not in page.replace("http://www.w3.org", "")
-    tree = ElementTree.fromstring(page.split("\n", 1)[1])
-    assert len(list(tree.iter("details"))) == len(BEFORE)
+    assert len(list(ElementTree.fromstring(page.split("\n", 1)[1]).iter("details"))) == len(BEFORE)
     assert compared(places, tmp_path, "--json") == (found, page)
     assert json.loads(capsys.readouterr().out) == found
 
@@ -216,9 +211,8 @@ def test_checkpoints_of_one_run_are_a_line_by_step(tmp_path):
         model, letters = {"path": f"{run}/checkpoints/step-{step:08d}"}, AFTER if name == "late" else BEFORE
         places.append(write_evaluation(tmp_path / name, letters, model=model))
     found, page = compared(places, tmp_path)
-    assert {run: [(row["step"], row["name"]) for row in rows] for run, rows in found["steps"].items()} == {
-        "runs/one": [(100, "early"), (200, "late")]
-    }
+    steps = {run: [(row["step"], row["name"]) for row in rows] for run, rows in found["steps"].items()}
+    assert steps == {"runs/one": [(100, "early"), (200, "late")]}
     common = [rates(AFTER)[problem] for problem in BEFORE]
     assert found["steps"]["runs/one"][1]["value"] == pytest.approx(np.mean(common))
     assert "Checkpoints of one run" in page
@@ -277,10 +271,7 @@ def test_the_number_of_answers_shown(tmp_path):
         ("m: {source: x, pass@1: 101}", "pass@1 is 101, expected a number from 0 to 100"),
         ("m: {source: x, pass@1: yes}", "pass@1 is 'yes'"),
         ("a: {source: x, pass@1: 3}", "a is an evaluation's name, too"),
-        (
-            "m: {source: x, 'language: rust': {pass@1: 3}}",
-            "has 'language: rust'; the groups here are all, language: cpp",
-        ),
+        ("m: {source: x, 'language: rust': {pass@1: 3}}", "has 'language: rust'; the groups here are all, lang"),
     ],
 )
 def test_refusals(both, tmp_path, monkeypatch, capsys, words, reason):

@@ -80,12 +80,8 @@ def test_scores_are_those_of_the_verdicts():
     assert every["curve"][1] == pytest.approx(sum(two) / 4) and len(every["curve"]) == 4
     assert scores["by"]["language"]["cpp"]["pass_rate"]["value"] == pytest.approx(3 / 8)
     assert built(VERDICTS)["verdicts"]["strict"]["python"] == {"passed": 3, "timeout": 5}
-    assert built(VERDICTS)["by_problem"][0] == {
-        "task_id": "python/0",
-        "labels": {"language": "python"},
-        "samples": 4,
-        "passed": {"strict": 3, "published": 4},
-    }
+    first = {"task_id": "python/0", "labels": {"language": "python"}, "samples": 4}
+    assert built(VERDICTS)["by_problem"][0] == {**first, "passed": {"strict": 3, "published": 4}}
 
 
 def test_samples_of_different_cases_are_not_draws():
@@ -117,11 +113,8 @@ def test_a_failed_problem_has_the_end_of_its_answer_and_error():
     row, long = rows_of({"python/0": "f"})[0], "y" * 999
     found = scores.build(Doubling(), Doubling().problems, [{**row, "finish": "eos", "generation": long * 9}], [row])
     assert found["failed"][0]["answer"] == "y" * 120
-    row |= {
-        "generation": "",
-        "finish": "eos",
-        "stderr": "    os.kill()\nTypeError: 'NoneType' object is not callable\n",
-    }
+    row |= {"generation": "", "finish": "eos"}
+    row["stderr"] = "    os.kill()\nTypeError: 'NoneType' object is not callable\n"
     found = scores.build(Doubling(), Doubling().problems, [row], [row])
     said = "TypeError: 'NoneType' object is not callable: the guard of the published runner has taken os.kill away"
     assert scores.lines(found)[-1] == f"failed python/0: timeout: {said}; its answer is empty"
@@ -162,11 +155,9 @@ def test_a_sandbox_with_holes_is_reported():
 
 
 def test_charts_show_the_scores():
-    page = render(full())
-    figures = {figure.find("figcaption").text: figure for figure in section(page, "Charts").iter("figure")}
-    assert list(figures) == [
-        f"{m}: {what}" for m in ("strict", "published") for what in ("pass@1 by language", "pass@k")
-    ]
+    figures = {figure.find("figcaption").text: figure for figure in section(render(full()), "Charts").iter("figure")}
+    kinds = ("pass@1 by language", "pass@k")
+    assert list(figures) == [f"{mode}: {kind}" for mode in ("strict", "published") for kind in kinds]
     widths = [float(bar.get("width")) for bar in figures["strict: pass@1 by language"].iter(f"{SVG}rect")]
     assert widths == pytest.approx([300 * 3 / 8, 300 * 3 / 8], abs=0.1)
     lines = list(figures["strict: pass@k"].iter(f"{SVG}polyline"))
@@ -178,8 +169,7 @@ def test_charts_show_the_scores():
 
 
 def test_published_numbers_stand_next_to_them():
-    page = render(full())
-    text = "".join(section(page, "Published results").itertext())
+    text = "".join(section(render(full()), "Published results").itertext())
     assert "22.89 / 39.57 / 60.92" in text and "10 samples, weighted" in text and "~ 19.41 / 30.29 / 49.63" in text
     assert "Translation" not in text
 

@@ -46,7 +46,6 @@ LINE = "    result = [value for value in values if value > 0]\n"
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_equal_answers_of_a_server_are_noticed(tmp_path, monkeypatch, capsys, kept):
-    """Of a server that keeps its answers, and of one that samples."""
     monkeypatch.setattr(engines, "open_sandbox", lambda mode: object())
     recipe = Recipe("humaneval", n=4, temperature=0.8)
     with Server(lambda body: (body["prompt"] + LINE + str(0 if kept else body["seed"]), "stop")) as server:

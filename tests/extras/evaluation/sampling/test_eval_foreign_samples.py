@@ -4,6 +4,7 @@ import dataclasses
 import json
 import threading
 
+import benchmark_data
 import pytest
 from fake_task import Doubling, Seeded
 from humaneval_x_rows import write
@@ -63,16 +64,9 @@ def test_a_refused_evaluation_leaves_no_directory(options):
 
 
 SAMPLE = {"task_id": "cpp/1", "completion_id": 7, "prompt": "", "generation": "2", "finish": "eos", "extra": {}}
-RESULT = {
-    "task_id": "cpp/1",
-    "completion_id": 7,
-    "verdicts": {"strict": "passed", "published": "passed"},
-    "seconds": 0.5,
-    "exit_code": 0,
-    "stderr": "",
-    "extra": {},
-    "sample": "0" * 32,
-}
+RESULT = {key: SAMPLE[key] for key in ("task_id", "completion_id", "extra")}
+RESULT |= {"verdicts": {"strict": "passed", "published": "passed"}, "seconds": 0.5, "exit_code": 0, "stderr": ""}
+RESULT["sample"] = "0" * 32
 CHANGES = [
     ("completion_id", None, "completion_id is null, expected int"),
     ("completion_id", "7", 'completion_id is "7", expected int'),
@@ -120,7 +114,6 @@ def test_a_row_that_is_damaged_or_there_twice_is_one_line(options, name):
 
 @pytest.mark.parametrize("row", [RESULT, {**RESULT, "completion_id": 0}], ids=["no sample", "another text"])
 def test_a_verdict_about_no_sample_is_not_believed(options, row):
-    """A valid row, but there is no such sample, or its text differs."""
     evaluate(Doubling(), RECIPE, options)
     path = options.output / "results.jsonl"
     rows = [each for each in read_rows(path) if (each["task_id"], each["completion_id"]) != ("cpp/1", 0)]
@@ -130,14 +123,6 @@ def test_a_verdict_about_no_sample_is_not_believed(options, row):
     assert {each["samples"] for each in result["by_problem"]} == {2}
 
 
-def test_a_settings_file_with_damaged_sections_is_one_line(options):
-    evaluate(Doubling(), RECIPE, options)
-    path = options.output / "evaluation.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "recipe": [1]}))
-    with pytest.raises(UserError, match="not an evaluation's settings"):
-        evaluate(Doubling(), RECIPE, options)
-
-
 def test_a_sample_does_not_get_the_time_of_a_reference_by_saying_so(tmp_path):
     task = humaneval_x.build(write(tmp_path, "python"), cache=tmp_path / "cache")
     problem, sandbox = task.problems[0], open_sandbox()
@@ -145,12 +130,6 @@ def test_a_sample_does_not_get_the_time_of_a_reference_by_saying_so(tmp_path):
     claims = Sample(problem.id, 0, reference.prompt, reference.generation, "eos", {"reference": True})
     assert task.judge(problem, reference, sandbox).extra["limit"] == 60
     assert task.judge(problem, claims, sandbox).extra["limit"] == 5
-
-
-def mtpb_file(path):
-    row = {"id": "1", "name": "sum", "description": "", "category": "math", "prompts": ["Print {a}."]}
-    path.write_text(json.dumps({**row, "inputs": [{"a": 1}, {"a": 2}], "outputs": [1, 2]}) + "\n")
-    return path
 
 
 @pytest.mark.parametrize(
@@ -168,7 +147,9 @@ def mtpb_file(path):
     ids=str,
 )
 def test_a_sample_of_others_is_read_as_carefully(tmp_path, options, change, words):
-    task = mtpb.build(mtpb_file(tmp_path / "mtpb.jsonl"))
+    row = {"id": "1", "name": "sum", "category": "math", "prompts": ["Print {a}."]}
+    row |= {"inputs": [{"a": 1}, {"a": 2}], "outputs": [1, 2]}
+    task = mtpb.build(benchmark_data.write(tmp_path / "mtpb.jsonl", row))
     path = tmp_path / "given.jsonl"
     path.write_text(json.dumps({**SAMPLE, "task_id": "1", "generation": "print(1)", **change}) + "\n")
     with pytest.raises(UserError) as caught:

@@ -1,7 +1,5 @@
 """Several servers: the same samples as from one, in the same order, also if one of them dies."""
 
-from __future__ import annotations
-
 import socket
 import threading
 from contextlib import ExitStack

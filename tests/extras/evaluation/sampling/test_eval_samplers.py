@@ -1,8 +1,6 @@
 """Samplers: what they ask and give. A server that answers something else, or nothing, is one line that says what it
 was, and no finished row is lost."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -243,8 +241,6 @@ def test_the_engines_context_is_that_of_the_model_or_the_recipe(speller):
 
 
 def test_a_long_answer_is_read_once():
-    """The rule never rereads the whole text."""
-
     def never(text):
         raise AssertionError("reads everything again")
 

@@ -1,7 +1,5 @@
 """The description of an attack, and the code that its programs share."""
 
-from __future__ import annotations
-
 import platform
 from dataclasses import dataclass, field, replace
 
@@ -52,7 +50,6 @@ class Attack:
     files: dict[str, str] = field(default_factory=dict)
 
     def content(self, words: dict[str, str]) -> dict[str, bytes]:
-        """Its files; `words` replace the names of outside things."""
         found = dict(self.files)
         for index, program in enumerate(self.programs):
             text = prelude() + program if self.language == "python" else program
@@ -60,7 +57,6 @@ class Attack:
         return {name: fill(text, words).encode() for name, text in found.items()}
 
     def commands(self) -> list[Command]:
-        """The commands that run it."""
         made = []
         for index in range(len(self.programs)):
             for words in STEPS[self.language]:
@@ -70,30 +66,26 @@ class Attack:
 
 
 def prelude() -> str:
-    """The beginning of every Python program, for this machine."""
     column = 0 if platform.machine() == "x86_64" else 1
     return PRELUDE % {name: pair[column] for name, pair in NUMBERS.items()}
 
 
-EXTENSIONS = {"python": "py", "shell": "sh", "bash": "sh", "c": "c", "node": "js"}
+EXTENSIONS = {"python": "py", "shell": "sh", "bash": "sh", "c": "c"}
 STEPS = {
     "python": [["python3", "NAME.py"]],
     "shell": [["/bin/sh", "NAME.sh"]],
     "bash": [["/bin/bash", "NAME.sh"]],
     "c": [["gcc", "-w", "-pthread", "-o", "NAME", "NAME.c"], ["./NAME"]],
-    "node": [["node", "NAME.js"]],
 }
 
 
 def fill(text: str, words: dict[str, str]) -> str:
-    """The text with @name@ replaced."""
     for name, word in words.items():
         text = text.replace(f"@{name}@", word)
     return text
 
 
 def family(name: str, programs: dict[str, str | tuple[str, ...]], **settings: object) -> list[Attack]:
-    """Attacks of one kind that differ only in their programs."""
     made = []
     for title, program in programs.items():
         several = program if isinstance(program, tuple) else (program,)

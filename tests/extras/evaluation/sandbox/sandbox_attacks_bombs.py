@@ -1,7 +1,5 @@
 """Attacks on shared resources: processes, memory, disk, output and time."""
 
-from __future__ import annotations
-
 from sandbox_attacks import BRIEF, MIB, SMALL, Attack, family
 
 PROCESSES = [
@@ -110,7 +108,6 @@ time.sleep(0.2)
 
 
 def filling(place: str, limit: int) -> str:
-    """A program that fills a directory."""
     return FILL.replace("@place@", place).replace("@limit@", str(limit))
 
 
@@ -151,16 +148,6 @@ for number in range(60):
     area.madvise(mmap.MADV_DONTNEED)
     kept.append(area)
 escaped()
-""",
-            "files without names": """
-for number in range(60):
-    descriptor = os.memfd_create('x')
-    for step in range(7): os.write(descriptor, bytes(1 << 20))
-escaped()
-""",
-            "system V segments": """
-for number in range(60):
-    if call('shmget', 0, 8 << 20, 0o1600) >= 0: escaped()
 """,
             "page tables": """
 import mmap
@@ -256,33 +243,30 @@ for number in range(3_000_000):
     Attack("disk: core dump", "disk", ("import resource\nos.abort()",), limits=SMALL, ends=("signalled",)),
 ]
 
-OUTPUT = [
-    *family(
-        "output",
-        {
-            "endless": "while True: os.write(1, b'x' * 65536)",
-            "endless errors": "while True: os.write(2, b'x' * 65536)",
-            "endless zeros": "while True: os.write(1, bytes(65536))",
-            "by a child": "os.fork() or all(os.write(1, b'y' * 65536) for _ in iter(int, 1)); time.sleep(5)",
-            "and pretending to be done": """
+OUTPUT = family(
+    "output",
+    {
+        "endless": "while True: os.write(1, b'x' * 65536)",
+        "endless errors": "while True: os.write(2, b'x' * 65536)",
+        "endless zeros": "while True: os.write(1, bytes(65536))",
+        "by a child": "os.fork() or all(os.write(1, b'y' * 65536) for _ in iter(int, 1)); time.sleep(5)",
+        "and pretending to be done": """
 while True:
     try:
         os.write(1, b'x' * 65536)
     except OSError:
         os._exit(0)
 """,
-        },
-        ends=("output",),
-    )
-]
+    },
+    ends=("output",),
+)
 
-TIME = [
-    *family(
-        "time",
-        {
-            "sleeping": "time.sleep(60)",
-            "burning": "while True: pass",
-            "deaf to signals": """
+TIME = family(
+    "time",
+    {
+        "sleeping": "time.sleep(60)",
+        "burning": "while True: pass",
+        "deaf to signals": """
 for number in range(1, 65):
     try:
         signal.signal(number, signal.SIG_IGN)
@@ -290,19 +274,18 @@ for number in range(1, 65):
         pass
 while True: pass
 """,
-            "stopped": "os.kill(os.getpid(), 19)",
-            "many burning": """
+        "stopped": "os.kill(os.getpid(), 19)",
+        "many burning": """
 for number in range(20): os.fork() or any(iter(int, 1))
 time.sleep(60)
 """,
-            "holding its standard streams": """
+        "holding its standard streams": """
 for number in range(3): os.close(number)
 time.sleep(60)
 """,
-        },
-        limits=BRIEF,
-        ends=("timeout",),
-    )
-]
+    },
+    limits=BRIEF,
+    ends=("timeout",),
+)
 ATTACKS: list[Attack] = [*PROCESSES, *MEMORY, *DISK, *OUTPUT, *TIME]
 assert SMALL.output == MIB

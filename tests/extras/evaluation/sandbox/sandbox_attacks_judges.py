@@ -1,7 +1,5 @@
 """Attacks on the verdict: outliving the end, forging reports, reaching the next command or the next program."""
 
-from __future__ import annotations
-
 from sandbox_attacks import BRIEF, family, prelude
 
 SLEEPER = "[sys.executable, '-c', 'import time; time.sleep(600)', '@marker@']"

@@ -1,7 +1,5 @@
 """Attacks on the kernel: system calls that make namespaces, mounts, other users; terminals; other ABIs."""
 
-from __future__ import annotations
-
 from sandbox_attacks import Attack, family
 
 CALLS = {
@@ -61,38 +59,33 @@ for name in ('mnt', 'net', 'user', 'pid', 'ipc', 'uts'):
     descriptor = quietly(os.open, f'/proc/1/ns/{name}', 0)
     if descriptor: escaped(name)
 """,
-        "chroot and out": """
-os.mkdir('jail')
-quietly(lambda: (os.chroot('jail'), escaped('jail')))
-""",
     },
 )
 
-USERS = [
-    *family(
-        "users",
-        {
-            "setuid": "quietly(lambda: escaped(os.setuid(0)))",
-            "setgid and groups": """
+USERS = family(
+    "users",
+    {
+        "setuid": "quietly(lambda: escaped(os.setuid(0)))",
+        "setgid and groups": """
 quietly(lambda: escaped(os.setgid(0)))
 quietly(lambda: escaped(os.setgroups([0])))
 """,
-            "setresuid": "quietly(lambda: escaped(os.setresuid(0, 0, 0)))",
-            "capabilities": """
+        "setresuid": "quietly(lambda: escaped(os.setresuid(0, 0, 0)))",
+        "capabilities": """
 status = open('/proc/self/status').read()
 for line in status.splitlines():
     if line.startswith(('CapEff', 'CapPrm', 'CapInh', 'CapAmb')) and int(line.split()[1], 16): escaped(line)
     if line.startswith('NoNewPrivs') and line.split()[1] != '1': escaped(line)
     if line.startswith('Seccomp:') and line.split()[1] != '2': escaped(line)
 """,
-            "a setuid file of its own": """
+        "a setuid file of its own": """
 import shutil
 shutil.copy('/usr/bin/id', 'id')
 quietly(os.chown, 'id', 0, 0)
 os.chmod('id', 0o6755)
 if b'uid=0' in subprocess.run(['./id'], capture_output=True).stdout: escaped()
 """,
-            "setuid programs": """
+        "setuid programs": """
 for words in (['su', '-c', 'id'], ['sudo', '-n', 'id'], ['mount'], ['newgrp'], ['pkexec', 'id'], ['passwd', '-d', 'x']):
     try:
         done = subprocess.run(words, capture_output=True, timeout=1, stdin=subprocess.DEVNULL)
@@ -100,12 +93,12 @@ for words in (['su', '-c', 'id'], ['sudo', '-n', 'id'], ['mount'], ['newgrp'], [
     except (OSError, subprocess.SubprocessError):
         pass
 """,
-            "file capabilities": """
+        "file capabilities": """
 value = b'\\x01\\0\\0\\x02' + b'\\xff' * 16
 open('f', 'w').close()
 quietly(lambda: escaped(os.setxattr('f', 'security.capability', value)))
 """,
-            "tools that make namespaces": """
+        "tools that make namespaces": """
 for words in (['unshare', '-r', 'id'], ['bwrap', '--unshare-user', '--uid', '0', '--ro-bind', '/', '/', 'id'],
               ['nsenter', '-t', '1', '-a', 'id'], ['unshare', '-rm', 'mount', '-t', 'tmpfs', 'none', '/program']):
     try:
@@ -114,39 +107,35 @@ for words in (['unshare', '-r', 'id'], ['bwrap', '--unshare-user', '--uid', '0',
     except (OSError, subprocess.SubprocessError):
         pass
 """,
-        },
-    )
-]
+    },
+)
 
-TERMINALS = [
-    *family(
-        "terminal",
-        {
-            "typing into it": """
+TERMINALS = family(
+    "terminal",
+    {
+        "typing into it": """
 import fcntl
 for number in (0, 1, 2):
     quietly(lambda: escaped(fcntl.ioctl(number, 0x5412, b'x')))
 """,
-            "the controlling one": "quietly(lambda: escaped(open('/dev/tty', 'r+b', buffering=0)))",
-            "a new one": "import pty; quietly(lambda: escaped(pty.openpty()))",
-            "any": """
+        "the controlling one": "quietly(lambda: escaped(open('/dev/tty', 'r+b', buffering=0)))",
+        "a new one": "import pty; quietly(lambda: escaped(pty.openpty()))",
+        "any": """
 for name in ['tty', 'ptmx', 'console', 'pts/0', 'pts/1', 'pts/ptmx', *(f'tty{n}' for n in range(8)), 'ttyS0']:
     quietly(lambda: escaped(name, os.open('/dev/' + name, os.O_RDWR | os.O_NOCTTY)))
 """,
-            "being in the runner's session": "if os.getsid(0) != os.getpid(): escaped(os.getsid(0))",
-            "control characters": """
+        "being in the runner's session": "if os.getsid(0) != os.getpid(): escaped(os.getsid(0))",
+        "control characters": """
 sys.stdout.buffer.write(b'\\x1b]0;title\\x07\\x1b[2J\\x1bc\\0\\xff\\xfe\\x1b[5n' * 100)
 """,
-        },
-        ends=("exited",),
-    )
-]
+    },
+    ends=("exited",),
+)
 
-NATIVE = [
-    *family(
-        "native code",
-        {
-            "32-bit system calls": """
+NATIVE = family(
+    "native code",
+    {
+        "32-bit system calls": """
 #include <stdio.h>
 int main(void) {
 #ifdef __x86_64__
@@ -157,7 +146,7 @@ int main(void) {
     return 0;
 }
 """,
-            "x32 system calls": """
+        "x32 system calls": """
 #include <stdio.h>
 int main(void) {
 #ifdef __x86_64__
@@ -168,29 +157,8 @@ int main(void) {
     return 0;
 }
 """,
-            "a socket": """
-#include <arpa/inet.h>
-#include <stdio.h>
-#include <sys/socket.h>
-int main(void) {
-    struct sockaddr_in to = {AF_INET, htons(@tcp@), {htonl(INADDR_LOOPBACK)}};
-    int s = socket(AF_INET, SOCK_STREAM, 0);
-    if (s >= 0 && connect(s, (void *)&to, sizeof to) == 0) puts("ESCAPED");
-    return 0;
-}
-""",
-            "a file": """
-#include <stdio.h>
-int main(void) {
-    char text[200];
-    FILE *file = fopen("@secret@", "r");
-    if (file && fgets(text, sizeof text, file)) puts(text);
-    return 0;
-}
-""",
-        },
-        language="c",
-        tried=False,
-    )
-]
+    },
+    language="c",
+    tried=False,
+)
 ATTACKS: list[Attack] = [*SIMPLE, *NAMESPACES, *USERS, *TERMINALS, *NATIVE]

@@ -1,8 +1,6 @@
 """Attacks on what is outside: the network, other people's secrets, other people's files and processes."""
 
-from __future__ import annotations
-
-from sandbox_attacks import Attack, family
+from sandbox_attacks import family
 
 NETWORK = [
     *family(
@@ -22,13 +20,6 @@ quietly(lambda: (s.connect('\\0@marker@'), socket.send_fds(s, [b'x'], [1])))
     *family("network", {"shell": "exec 3<>/dev/tcp/127.0.0.1/@tcp@"}, language="bash", control=True, tried=False),
     *family(
         "network",
-        {"node": "require('net').connect(@tcp@, '127.0.0.1').on('error', () => 0).on('connect', () => process.exit())"},
-        language="node",
-        control=True,
-        tried=False,
-    ),
-    *family(
-        "network",
         {
             "every family of sockets": """
 for number in range(2, 50):
@@ -39,9 +30,6 @@ for number in range(2, 50):
         except OSError:
             pass
 """,
-            "packets": "quietly(lambda: escaped(socket.socket(17, 3, 0x300)))",
-            "netlink": "quietly(lambda: escaped(socket.socket(16, 3, 0).bind((0, 0))))",
-            "vsock": "quietly(lambda: escaped(socket.socket(40, 1).connect((2, 1024))))",
             "names": "quietly(lambda: escaped(socket.getaddrinfo('example.com', 80)))",
             "listening to all": "quietly(lambda: escaped(socket.create_server(('0.0.0.0', 0))))",
             "interfaces": """
@@ -49,7 +37,6 @@ lines = quietly(lambda: open('/proc/net/dev').readlines()) or []
 others = [line for line in lines[2:] if not line.strip().startswith('lo:')]
 if others: escaped(others)
 """,
-            "a pair of sockets with itself": "quietly(lambda: escaped(socket.socketpair(socket.AF_INET)))",
             "io_uring": "if call('io_uring_setup', 8, ctypes.create_string_buffer(120)) >= 0: escaped()",
         },
     ),
@@ -79,19 +66,10 @@ for name in os.listdir('/proc'):
         },
         control=True,
     ),
-    Attack(
-        "secrets: shell",
+    *family(
         "secrets",
-        ("cat @secret@; env; cat /proc/$PPID/environ; true",),
-        "shell",
-        control=True,
-        tried=False,
-    ),
-    Attack(
-        "secrets: node",
-        "secrets",
-        ("try { console.log(require('fs').readFileSync('@secret@', 'utf8')) } catch (e) {}",),
-        "node",
+        {"shell": "cat @secret@; env; cat /proc/$PPID/environ; true"},
+        language="shell",
         control=True,
         tried=False,
     ),
@@ -228,7 +206,6 @@ for number in range(1, 65):
     if number not in (32, 33): quietly(lambda: signal.pidfd_send_signal(os.pidfd_open(1), number))
 time.sleep(0.1)
 """,
-            "stop the supervisor": "quietly(os.kill, 1, 19); time.sleep(0.2)",
             "groups": "quietly(os.killpg, 1, 9); quietly(os.killpg, os.getpgid(1), 9); quietly(os.kill, 0, 0)",
             "the supervisor's limits": """
 import resource

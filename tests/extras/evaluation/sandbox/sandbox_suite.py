@@ -1,7 +1,5 @@
 """Runs all attacks as the current user: `python sandbox_suite.py` prints what each one achieved as JSON."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -24,7 +22,7 @@ from ms_codegeex.extras.evaluation.sandbox import End, Execution, Sandbox, open_
 MODULES = (sandbox_attacks_reach, sandbox_attacks_kernel, sandbox_attacks_bombs, sandbox_attacks_judges)
 ATTACKS: dict[str, Attack] = {attack.name: attack for module in MODULES for attack in module.ATTACKS}
 THREADS = 4
-NEEDS = {"c": "gcc", "node": "node", "bash": "bash"}
+NEEDS = {"c": "gcc", "bash": "bash"}
 
 
 def lacking(attack: Attack) -> str:
@@ -34,7 +32,6 @@ def lacking(attack: Attack) -> str:
 
 
 def attempt(attack: Attack, world: World, sandbox: Sandbox) -> list[str]:
-    """What an attack achieves in the sandbox."""
     with world:
         executions = sandbox.run(attack.commands(), attack.content(world.words()))
         found = world.successes(attack, executions)
@@ -79,7 +76,6 @@ def with_room(attack: Attack) -> list[str]:
 
 
 def attempt_all(sandbox: Sandbox) -> dict[str, list[str]]:
-    """What each attack achieves, a few at a time."""
     possible = [attack for attack in ATTACKS.values() if not lacking(attack)]
     worlds = [World() for _ in possible]
     # Set before any thread begins: a child that another thread is starting reads the environment while it changes.

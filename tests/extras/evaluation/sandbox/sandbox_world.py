@@ -16,8 +16,23 @@ from pathlib import Path
 
 from sandbox_attacks import Attack
 
-from ms_codegeex.extras.evaluation.sandbox import End, Execution, Sandbox
+from ms_codegeex.extras.evaluation.sandbox import Command, End, Execution, ResourceLimits, Sandbox
 from ms_codegeex.extras.evaluation.sandbox.supervisors import ForkServers
+
+MIB = 1 << 20
+SHORT = ResourceLimits(wall=20, memory=256 * MIB, disk=32 * MIB, processes=40)
+
+
+def python(
+    sandbox: Sandbox,
+    source: str,
+    *words: str,
+    limits: ResourceLimits = SHORT,
+    readable: dict[str, Path] | None = None,
+    **more: object,
+) -> Execution:
+    """Run one Python program with these words; `more` as in `Command`."""
+    return sandbox.run([Command(["python3", "-c", source, *words], limits, **more)], {}, readable)[0]
 
 
 class World:
@@ -52,7 +67,6 @@ class World:
         return self
 
     def words(self) -> dict[str, str]:
-        """The names that programs use for these things."""
         return {
             "secret": str(self.directory / "secret"),
             "drop": str(self.drop),
@@ -83,11 +97,11 @@ class World:
         return found + self.changes()
 
     def changes(self) -> list[str]:
-        """What has changed outside."""
         found = []
         for listener in self.listeners:
             listener.setblocking(False)
-            if accepts(listener):
+            with suppress(BlockingIOError):
+                listener.accept()[0].close()
                 found.append(f"connected to {listener.getsockname()!r}")
         self.datagrams.setblocking(False)
         with suppress(BlockingIOError):
@@ -131,34 +145,21 @@ def servers(sandbox: Sandbox) -> list[int]:
 
 
 def gone(pid: int) -> bool:
-    """Whether a process ends."""
     for _ in range(200):
         try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            if state(pid) in "ZX":
+                return True
         except OSError:
-            return True
-        if state in "ZX":
             return True
         time.sleep(0.05)
     return False
 
 
 def child_of(pid: int) -> int:
-    """The first child of a process."""
     return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
 
-def accepts(listener: socket.socket) -> bool:
-    """Whether somebody has connected."""
-    try:
-        listener.accept()[0].close()
-    except BlockingIOError:
-        return False
-    return True
-
-
 def state(pid: int) -> str:
-    """A process's state letter."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 

@@ -1,7 +1,5 @@
 """Machines that lack a layer of the sandbox: strict mode refuses and says why, best-effort continues without it."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re
@@ -9,11 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from sandbox_world import survivors
+from sandbox_world import MIB, SHORT, python, survivors
 from strict_sandbox import refusing_python
 
 from ms_codegeex.base.errors import UserError
@@ -29,15 +28,10 @@ from ms_codegeex.extras.evaluation.sandbox import (
 )
 from ms_codegeex.extras.evaluation.sandbox.limits import foreign_threads
 
-MIB = 1 << 20
-SHORT = ResourceLimits(wall=20, memory=256 * MIB, disk=32 * MIB, processes=60)
-
 
 def run(sandbox: Sandbox, source: str, **limits: object) -> Execution:
-    """Run a shell script."""
-    return sandbox.run(
-        [Command(["/bin/sh", "script"], ResourceLimits(**{**vars(SHORT), **limits}))], {"script": source.encode()}
-    )[0]
+    command = Command(["/bin/sh", "script"], replace(SHORT, processes=60, **limits))
+    return sandbox.run([command], {"script": source.encode()})[0]
 
 
 def test_every_layer_is_active_where_the_kernel_has_it() -> None:
@@ -71,7 +65,6 @@ def refused(*named: str) -> None:
 
 @pytest.fixture
 def refusing(monkeypatch: pytest.MonkeyPatch, shown: Path) -> None:
-    """A kernel that denies us namespaces."""
     monkeypatch.setattr(supervisors, "SYSTEM", refusing_python(shown))
 
 
@@ -110,16 +103,14 @@ def test_tests_that_need_namespaces_are_skipped_and_counted(shown: Path) -> None
     """The last lines of the whole suite, here of one file."""
     names = ("test_sandbox_rootfs.py", "test_sandbox_seccomp.py")
     words = ["-m", "pytest", "-p", "no:cacheprovider", *(str(Path(__file__).with_name(name)) for name in names)]
-    done = subprocess.run(
-        [refusing_python(shown, sys.executable), *words], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
+    words = [refusing_python(shown, sys.executable), *words]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout
     reported, last = done.stdout.splitlines()[-2:]
     count = re.search(r" (\d+) skipped", last)[1]
     assert int(count) > 10 and " passed" in last
-    assert re.fullmatch(rf"{count} tests were skipped, .*namespaces: .* {re.escape(layers.advice())}", reported), (
-        reported
-    )
+    expected = rf"{count} tests were skipped, .*namespaces: .* {re.escape(layers.advice())}"
+    assert re.fullmatch(expected, reported), reported
 
 
 @pytest.mark.parametrize("name", layers.SWITCHES)
@@ -168,8 +159,7 @@ def test_without_seccomp_and_landlock(monkeypatch: pytest.MonkeyPatch) -> None:
     assert b"/root" not in run(sandbox, "echo /*").stdout
     written = run(sandbox, "for d in / /dev /usr /bin /etc /proc; do echo x > $d/new && echo $d; done; echo end")
     assert written.stdout == b"end\n"
-    source = "for n in 1 2 3 9 15 19; do kill -$n 1; done; sleep 0.2; echo alive"
-    assert run(sandbox, source).stdout == b"alive\n"
+    assert run(sandbox, "for n in 1 2 3 9 15 19; do kill -$n 1; done; sleep 0.2; echo alive").stdout == b"alive\n"
 
 
 MOUNTING = """
@@ -202,8 +192,7 @@ def test_without_seccomp_nobody_makes_namespaces(unfiltered: Sandbox) -> None:
         assert done.code != 0 and reported in done.stderr, done
     done = run(sandbox, "grep Cap /proc/self/status")
     assert {int(line.split()[1], 16) for line in done.stdout.splitlines()} == {0}
-    command = Command(["python3", "-c", MOUNTING], SHORT)
-    assert sandbox.run([command], {})[0].stdout.split() == [str(errno.EPERM).encode()] * 5
+    assert python(sandbox, MOUNTING).stdout.split() == [str(errno.EPERM).encode()] * 5
 
 
 @pytest.mark.strict_sandbox
@@ -233,7 +222,7 @@ def test_with_nothing_at_all_the_limits_hold(bare: Sandbox) -> None:
     hog = "exec python3 -c 'x = []\nwhile True: x.append(bytearray(b\"x\" * 10000))'"
     assert run(bare, hog, memory=64 * MIB).end is End.MEMORY
     many = "import os, time\nfor n in range(200): os.fork() or time.sleep(9)\ntime.sleep(9)"
-    ended = bare.run([Command(["python3", "-c", many], ResourceLimits(processes=30))], {})[0]
+    ended = python(bare, many, limits=ResourceLimits(processes=30))
     assert ended.end is End.KILLED or b"BlockingIOError" in ended.stderr, ended
 
 
@@ -270,8 +259,7 @@ def test_with_nothing_at_all_paths_of_the_inside_are_found(bare: Sandbox, shown:
 def test_the_crowd_is_counted_where_the_kernel_counts_it() -> None:
     child = subprocess.Popen(["sleep", "60"])
     try:
-        before = foreign_threads(os.getuid(), namespaces=False)
-        assert before >= 2
+        assert foreign_threads(os.getuid(), namespaces=False) >= 2
         assert foreign_threads(os.getuid(), namespaces=True, release="5.10.0-8-amd64") >= 2
         assert foreign_threads(os.getuid(), namespaces=True, release="5.14.0") == 0
         assert foreign_threads(os.getuid(), namespaces=True, release="6.1.0-rc1+") == 0

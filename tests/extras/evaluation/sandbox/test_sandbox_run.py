@@ -1,7 +1,5 @@
 """Ordinary programs in the sandbox: their files, streams, limits and ends."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -14,25 +12,16 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from sandbox_attacks_judges import FINDING, LEAVING, PRELUDE_ONLY
-from sandbox_world import survivors
+from sandbox_world import MIB, SHORT, python, survivors
 from strict_sandbox import refusing_python
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.extras.evaluation.sandbox import Command, End, Execution, ResourceLimits, Sandbox, open_sandbox
 
 pytestmark = pytest.mark.strict_sandbox
-MIB = 1 << 20
-PYTHON = "python3"
-SHORT = ResourceLimits(wall=20, memory=256 * MIB, disk=32 * MIB, processes=40)
-
-
-def python(sandbox: Sandbox, source: str, limits: ResourceLimits = SHORT, **more: object) -> Execution:
-    """Run one Python program."""
-    return sandbox.run([Command([PYTHON, "program.py"], limits, **more)], {"program.py": source.encode()})[0]
 
 
 def shell(sandbox: Sandbox, *sources: str, limits: ResourceLimits = SHORT) -> list[Execution]:
-    """Run shell commands, each a command of one program."""
     return sandbox.run([Command(["/bin/sh", "-c", source], limits) for source in sources], {"given/file": b"given"})
 
 
@@ -45,19 +34,11 @@ def test_commands_share_a_directory_and_the_first_failure_is_the_last(sandbox: S
     assert done[0].succeeded and not done[1].succeeded
 
 
-def test_bytes_are_kept_as_they_are(sandbox: Sandbox) -> None:
-    data = bytes(range(256)) * 100
-    done = sandbox.run([Command(["/bin/cat", "data"], SHORT)], {"data": data})[0]
-    assert done.stdout == data
-
-
 def test_names_and_words_of_any_script(sandbox: Sandbox) -> None:
     command = Command(["/bin/cat", "größe/файл 1"], SHORT, {"NAME": "名"})
     assert sandbox.run([command], {"größe/файл 1": b"content"})[0].stdout == b"content"
-    assert (
-        python(sandbox, "import os; print(ascii(os.environ['NAME']))", environment={"NAME": "名"}).stdout
-        == b"'\\u540d'\n"
-    )
+    named = python(sandbox, "import os; print(ascii(os.environ['NAME']))", environment={"NAME": "名"})
+    assert named.stdout == b"'\\u540d'\n"
     assert sandbox.run([Command(["/bin/echo", "a\0b"], SHORT)], {})[0].code == 127
 
 
@@ -73,9 +54,9 @@ def test_the_environment_is_the_commands(sandbox: Sandbox, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("size", [0, 1, 60_000, 3_000_000])
-def test_standard_input(sandbox: Sandbox, size: int) -> None:
-    data = os.urandom(size)
-    assert sandbox.run([Command(["/bin/cat"], replace(SHORT, output=4 * MIB), stdin=data)], {})[0].stdout == data
+def test_bytes_of_standard_input_and_of_files(sandbox: Sandbox, size: int) -> None:
+    command = Command(["/bin/cat", "-", "file"], replace(SHORT, output=4 * MIB), stdin=os.urandom(size))
+    assert sandbox.run([command], {"file": bytes(range(256))})[0].stdout == command.stdin + bytes(range(256))
 
 
 def test_a_secret_that_was_read_cannot_be_read_again(sandbox: Sandbox) -> None:
@@ -133,7 +114,7 @@ ENDS = {
 @pytest.mark.parametrize("name", ENDS)
 def test_how_programs_end(sandbox: Sandbox, name: str) -> None:
     source, limits, end, code = ENDS[name]
-    done = python(sandbox, source, replace(SHORT, **limits))
+    done = python(sandbox, source, limits=replace(SHORT, **limits))
     assert done.end == end and code in (done.code, None), done
 
 
@@ -145,9 +126,9 @@ def test_what_is_not_there_ends_with_status_127(sandbox: Sandbox) -> None:
 
 def test_output_up_to_the_cap_is_none_too_many(sandbox: Sandbox) -> None:
     limits = replace(SHORT, output=100_000)
-    exact = python(sandbox, "print('x' * 99_999)", limits)
+    exact = python(sandbox, "print('x' * 99_999)", limits=limits)
     assert (exact.end, len(exact.stdout)) == (End.EXITED, 100_000)
-    over = python(sandbox, "print('x' * 100_000)", limits)
+    over = python(sandbox, "print('x' * 100_000)", limits=limits)
     assert (over.end, len(over.stdout)) == (End.OUTPUT, 100_000)
 
 
@@ -160,8 +141,7 @@ def test_time_is_measured_for_each_command(sandbox: Sandbox) -> None:
 def test_a_readable_path_is_seen_and_not_written(sandbox: Sandbox, shown: Path) -> None:
     (shown / "file").write_text("read me")
     command = Command(["/bin/sh", "-c", "cat /given/file; echo x > /given/new; echo x > /given/file"], SHORT)
-    done = sandbox.run([command], {}, {"/given": shown})[0]
-    assert done.stdout == b"read me"
+    assert sandbox.run([command], {}, {"/given": shown})[0].stdout == b"read me"
     assert {path.name: path.read_text() for path in shown.iterdir()} == {"file": "read me"}
 
 
@@ -200,7 +180,7 @@ def test_threads_share_a_sandbox(sandbox: Sandbox) -> None:
 def test_nothing_is_left_open(sandbox: Sandbox) -> None:
     before = os.listdir("/proc/self/fd")
     for source in ("print()", "while True: print('x' * 4096)", "import time; time.sleep(9)"):
-        python(sandbox, source, replace(SHORT, wall=0.3))
+        python(sandbox, source, limits=replace(SHORT, wall=0.3))
     assert os.listdir("/proc/self/fd") == before
 
 
@@ -247,7 +227,6 @@ def appears(marker: str, wanted: bool) -> bool:
 
 
 def command_line(pid: int) -> bytes:
-    """A process's words."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
@@ -258,8 +237,8 @@ def command_line(pid: int) -> bytes:
 def test_programs_die_with_who_runs_them(mode: str, shown: Path) -> None:
     marker = f"orphan{os.getpid()}{mode.split()[0]}"
     environment = {**os.environ, "TMPDIR": str(shown)}
-    python = sys.executable if mode == "strict" else refusing_python(shown)
-    words = [python, "-c", HOST, "strict" if mode == "strict" else "best-effort", marker]
+    interpreter = sys.executable if mode == "strict" else refusing_python(shown)
+    words = [interpreter, "-c", HOST, "strict" if mode == "strict" else "best-effort", marker]
     runner = subprocess.Popen(words, cwd=ROOT, env=environment)
     assert appears(marker, True)
     runner.send_signal(signal.SIGKILL)
@@ -271,17 +250,16 @@ def test_nothing_is_dumped_and_all_processors_count(sandbox):
     """RLIMIT_CORE 1 keeps a dump from a file and from a program of core_pattern; the CPU seconds of a program with
     threads are not those of its wall clock."""
     program = "import resource as r; print(r.getrlimit(r.RLIMIT_CORE), r.getrlimit(r.RLIMIT_CPU)[0])"
-    (done,) = sandbox.run([Command(["/usr/bin/python3", "-c", program], ResourceLimits(wall=7))], {})
+    done = python(sandbox, program, limits=ResourceLimits(wall=7))
     assert done.stdout.decode().strip() == f"(1, 1) {7 * os.cpu_count()}", done.stderr
 
 
 def test_a_sandbox_killed_from_outside_is_a_killed_program(sandbox: Sandbox) -> None:
     marker = f"struck{os.getpid()}"
-    command = Command([PYTHON, "-c", "import time; time.sleep(600)", marker], replace(SHORT, wall=60))
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(sandbox.run, [command], {})
+        source = "import time; time.sleep(600)"
+        running = pool.submit(python, sandbox, source, marker, limits=replace(SHORT, wall=60))
         assert appears(marker, True)
-        child = survivors(marker)[0]
-        supervisor = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
+        supervisor = int(Path(f"/proc/{survivors(marker)[0]}/stat").read_text().rpartition(")")[2].split()[1])
         os.kill(supervisor, signal.SIGKILL)
-        assert [one.end for one in running.result(timeout=300)] == [End.KILLED]
+        assert running.result(timeout=300).end == End.KILLED

@@ -1,7 +1,5 @@
 """The system call filter: its numbers against the kernel's headers, its decisions against an interpreter of BPF."""
 
-from __future__ import annotations
-
 import errno
 import re
 import struct
@@ -31,8 +29,7 @@ def decide(code: bytes, audit: int, number: int, arguments: tuple[int, ...] = ()
         elif operation == 0x54:
             accumulator &= value
         elif operation == 0x06:
-            kind = value & 0xFFFF0000
-            return {0x7FFF0000: ALLOW, 0x80000000: KILL}.get(kind, value & 0xFFFF)
+            return {0x7FFF0000: ALLOW, 0x80000000: KILL}.get(value & 0xFFFF0000, value & 0xFFFF)
         else:
             test = {0x15: accumulator == value, 0x35: accumulator >= value, 0x45: bool(accumulator & value)}[operation]
             position += if_true if test else if_false

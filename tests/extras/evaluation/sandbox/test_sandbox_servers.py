@@ -1,7 +1,5 @@
 """The fork servers: the isolation between their programs, and what happens when they die."""
 
-from __future__ import annotations
-
 import gc
 import os
 import signal
@@ -13,14 +11,13 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from sandbox_world import child_of, gone, servers, survivors
+from sandbox_world import MIB, SHORT, child_of, gone, python, servers, survivors
 from strict_sandbox import refusing_python
 
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.extras.evaluation.sandbox import (
     Command,
     End,
-    Execution,
     ResourceLimits,
     Sandbox,
     collector,
@@ -31,14 +28,6 @@ from ms_codegeex.extras.evaluation.sandbox import (
 from ms_codegeex.extras.evaluation.sandbox.supervisors import Interpreters
 
 pytestmark = pytest.mark.strict_sandbox
-MIB = 1 << 20
-PYTHON = "python3"
-SHORT = ResourceLimits(wall=20, memory=256 * MIB, disk=32 * MIB, processes=40)
-
-
-def python(sandbox: Sandbox, source: str, *words: str, readable: dict[str, Path] | None = None) -> Execution:
-    """Run one Python program."""
-    return sandbox.run([Command([PYTHON, "-c", source, *words], SHORT)], {}, readable)[0]
 
 
 def childless(pid: int) -> bool:
@@ -71,8 +60,7 @@ print(*(os.readlink(f"/proc/self/ns/{name}") for name in names))
 
 def test_programs_of_one_server_do_not_meet(fresh_sandbox: Sandbox) -> None:
     with ThreadPoolExecutor(2) as pool:
-        pairs = [("a", "b"), ("b", "a")]
-        done = list(pool.map(lambda pair: python(fresh_sandbox, MEETING, *pair), pairs))
+        done = list(pool.map(lambda pair: python(fresh_sandbox, MEETING, *pair), [("a", "b"), ("b", "a")]))
     assert len(servers(fresh_sandbox)) == 1
     lines = [one.stdout.decode().splitlines() for one in done]
     assert [each[0] for each in lines] == ["True []"] * 2, done

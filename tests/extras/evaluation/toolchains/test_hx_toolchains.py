@@ -1,7 +1,5 @@
 """What is missing is reported with the line that installs it; what is prepared is prepared once."""
 
-from __future__ import annotations
-
 import re
 import sys
 from importlib import metadata
@@ -74,8 +72,6 @@ def test_the_script_installs_what_the_messages_say():
 def test_a_tool_chain_that_cannot_be_prepared_is_left_out_and_the_rest_is_judged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, fault: str
 ):
-    """It fails on our own sources, does not end, or would show a home directory."""
-
     def make(self, cache):
         self.run_tool(["false"] if fault == "fails" else ["sleep", "60"], cache)
 
