@@ -30,39 +30,31 @@ def random_ranks(generator, values):
     return ranks
 
 
-def random_values(generator):
-    """Tensors of a few hundred numbers."""
-    return {name: generator.standard_normal(shape).astype(np.float32) for name, shape in SHAPES.items()}
-
-
 def write_pair(root, generator):
     """Two checkpoints of the same mesh, of steps 1 and 2, in `root`; returns their values and slices."""
-    first, second = random_values(generator), random_values(generator)
+    values = [{name: generator.standard_normal(shape).astype("f4") for name, shape in SHAPES.items()} for _ in range(2)]
     state = generator.bit_generator.state
-    write_ranks(root / "step-00000001", 1, {"samples": 1}, random_ranks(generator, first))
-    generator.bit_generator.state = state  # the same mesh
-    write_ranks(root / "step-00000002", 2, {"samples": 2}, random_ranks(generator, second))
-    return first, second
+    for step, arrays in enumerate(values, 1):
+        generator.bit_generator.state = state  # the same mesh
+        write_ranks(root / f"step-{step:08d}", step, {"samples": step}, random_ranks(generator, arrays))
+    return values
 
 
 def _files(path):
     return sorted(path.glob("*.safetensors"))
 
 
-def _flip(file, generator):
+def flip(path, other, generator, file=None):
+    """One bit of a file of tensors."""
+    file = file or generator.choice(_files(path))
     data = bytearray(file.read_bytes())
     data[int(generator.integers(len(data)))] ^= 1 << int(generator.integers(8))
     file.write_bytes(data)
 
 
-def flip(path, other, generator):
-    """One bit of a file of tensors."""
-    _flip(generator.choice(_files(path)), generator)
-
-
 def flip_manifest(path, other, generator):
     """One bit of the manifest."""
-    _flip(path / "manifest.json", generator)
+    flip(path, other, generator, path / "manifest.json")
 
 
 def truncate(path, other, generator):
@@ -88,12 +80,11 @@ def zeroed(path, other, generator):
     file = generator.choice(_files(path))
     data = np.frombuffer(file.read_bytes(), np.uint8).copy()
     begin = int(generator.integers(len(data)))
-    size = int(generator.integers(1, 400))
-    if not data[begin : begin + size].any():
+    part = data[begin : begin + int(generator.integers(1, 400))]
+    if not part.any():
         return flip(path, other, generator)
-    data[begin : begin + size] = 0
-    file.write_bytes(data.tobytes())
-    return None
+    part[:] = 0
+    return file.write_bytes(data.tobytes())
 
 
 def reordered(path, other, generator):
@@ -104,8 +95,7 @@ def reordered(path, other, generator):
     one, two = generator.choice(files, 2, replace=False)
     one.rename(path / "kept")
     two.rename(one)
-    (path / "kept").rename(two)
-    return None
+    return (path / "kept").rename(two)
 
 
 def renamed(path, other, generator):
@@ -139,9 +129,7 @@ def edited_manifest(path, other, generator):
     (path / "manifest.json").write_text(json.dumps(manifest))
 
 
-FAULTS = (
-    *(flip, flip_manifest, truncate, missing, stale, zeroed, reordered, renamed, swapped_manifest, edited_manifest),
-)
+FAULTS = [flip, flip_manifest, truncate, missing, stale, zeroed, reordered, renamed, swapped_manifest, edited_manifest]
 
 
 def read_everything(path, values):

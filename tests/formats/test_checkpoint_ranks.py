@@ -37,13 +37,18 @@ def lead(root):
     return write_checkpoint(root, 5, HALF, {}, world_size=2, save="a-1", patience=PATIENCE)
 
 
+def adds(root, rank, second):
+    """A rank that writes something each minute, for ten minutes."""
+    if second % 60 == 0 and second < 600:
+        with (root / f".step-00000005.a-1.tmp/rank_{rank:05d}.safetensors").open("ab") as stream:
+            stream.write(b"some")
+
+
 def test_a_rank_waits_while_another_one_writes(tmp_path, monkeypatch):
     temporary, final = tmp_path / ".step-00000005.a-1.tmp", tmp_path / "step-00000005"
 
     def rank_0_is_slow(number):
-        if number % 60 == 0 and number < 600:
-            with (temporary / "rank_00000.safetensors").open("ab") as stream:
-                stream.write(b"some")
+        adds(tmp_path, 0, number)
         if number == 600:
             (temporary / "manifest.json").write_text(json.dumps({"save": "a-1"}))
             temporary.rename(final)
@@ -68,12 +73,7 @@ def test_a_rank_that_gives_up_deletes_nothing(tmp_path, monkeypatch):
 
 
 def test_rank_0_waits_while_another_rank_writes(tmp_path, monkeypatch):
-    def rank_1_is_slow(number):
-        if number % 60 == 0 and number < 600:
-            with (tmp_path / ".step-00000005.a-1.tmp" / "rank_00001.safetensors").open("ab") as stream:
-                stream.write(b"some")
-
-    clock = Clock(monkeypatch, rank_1_is_slow)
+    clock = Clock(monkeypatch, lambda number: adds(tmp_path, 1, number))
     with pytest.raises(UserError, match=r"rank 1 did not write its part, and no rank has written anything for 100 s"):
         lead(tmp_path)
     assert clock.sleeps > 600
