@@ -627,10 +627,11 @@ def test_what_is_not_read_is_named(tmp_path, codegen, kind):
     assert "\n" not in str(error.value)
 
 
-def test_a_file_of_optimizer_states_is_named(tmp_path):
-    write(tmp_path, {"bf16_zero_pp_rank_0_optim_states.pt": OLD})
-    with pytest.raises(UserError, match="another file of training state, not of weights"):
-        open_source(tmp_path / "bf16_zero_pp_rank_0_optim_states.pt")
+@pytest.mark.parametrize("name", ["zero_pp_rank_0_mp_rank_00_model_states.pt", "bf16_zero_pp_rank_0_optim_states.pt"])
+def test_a_file_that_holds_no_whole_weights_is_named(tmp_path, name):
+    write(tmp_path, {name: OLD})
+    with pytest.raises(UserError, match=r"sharded by ZeRO 3|another file of training state, not of weights"):
+        open_source(tmp_path / name)
 
 
 @pytest.mark.parametrize("protocol", [2, 3])

@@ -306,7 +306,7 @@ def test_nothing_to_merge(run):
         (["rank_0/a-5", "rank_1/a-5"], {0: "rank_0/a-5", 1: "rank_1/a-5"}),
         (["rank_0/x0", "rank_1/x1", "rank_0/src_strategy_0"], {0: "rank_0/x0", 1: "rank_1/x1"}),
         (["rank_1", "net_rank_0", "x", "y-3_4", "._rank_1"], {0: "net_rank_0", 1: "rank_1"}),
-        ([f"rank_0/a-{step}" for step in ("9_2", "10_2", "2_30")], {0: "rank_0/a-10_2"}),
+        ([f"rank_{r}/a-{s}" for r in "01" for s in ("9_2", "10_2", "2_30")], {0: "rank_0/a-10_2", 1: "rank_1/a-10_2"}),
     ],
 )
 def test_files_by_name(tmp_path, names, expected):
