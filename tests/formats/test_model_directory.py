@@ -7,12 +7,12 @@ from functools import partial
 import numpy as np
 import pytest
 from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, load_file, save_file
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.tokenizer.copying import copy_data
 from ms_codegeex.formats.model_directory import BIN_INDEX, INDEX, SINGLE, ModelDirectory, write_model_directory
-from ms_codegeex.formats.safetensors_file import write_safetensors
+from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
 from ms_codegeex.formats.tensors import LazyTensor, from_array
 
 ARRAYS = {
@@ -185,3 +185,32 @@ def test_the_tokenizers_configuration_is_no_models(tmp_path):
     found = sorted(file.name for file in (tmp_path / "b").iterdir())
     tokenizer = ["tokenization_chatglm.py", "tokenizer.model", "tokenizer_config.json"]
     assert found == ["config.json", "generation_config.json", SINGLE, *tokenizer]
+
+
+# -- safetensors files that other programs made: edited is not damaged
+
+
+def test_tensors_in_another_order_than_their_bytes(tmp_path):
+    places = {"b": ("U8", [2], [4, 6]), "none": ("F32", [0], [4, 4]), "a": ("U8", [4], [0, 4])}
+    header = {name: dict(zip(("dtype", "shape", "data_offsets"), its, strict=True)) for name, its in places.items()}
+    content, path = json.dumps(header).encode(), tmp_path / "f"
+    path.write_bytes(struct.pack("<Q", len(content)) + content + bytes(range(6)))
+    found, expected = SafetensorsFile(path).tensors, load(path.read_bytes())
+    assert {n: each.array().tobytes() for n, each in found.items()} == {n: a.tobytes() for n, a in expected.items()}
+
+
+def test_a_tensor_that_another_program_edited(tmp_path):
+    arrays, path = {"a": np.arange(6, dtype=np.float32), "b": np.ones(3, np.float16)}, tmp_path / "ours"
+    write_safetensors(path, {name: from_array(a) for name, a in arrays.items()}, {"format": "pt"}, checksums=True)
+    with safe_open(path, "np") as file:
+        metadata = file.metadata()
+    save_file(arrays, path, metadata)  # saved again, nothing changed
+    assert SafetensorsFile(path).tensors["a"].array().tobytes() == arrays["a"].tobytes()
+    edited = arrays | {"a": arrays["a"] * 2}
+    save_file(edited, path, metadata)
+    found = SafetensorsFile(path).tensors
+    assert found["b"].array().tobytes() == arrays["b"].tobytes()
+    with pytest.raises(UserError, match=r"tensor a was edited: another program saved .* save it without the metadata"):
+        found["a"].array()
+    save_file(edited, path, {"format": "pt"})  # the remedy
+    assert SafetensorsFile(path).tensors["a"].array().tobytes() == edited["a"].tobytes()
