@@ -3,7 +3,7 @@
 import json
 import tracemalloc
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 
 import gguf_models
 import numpy as np
@@ -49,7 +49,17 @@ def numbers(tensor):
     return torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).astype(np.float32))
 
 
+def state_of(config, tensors, ends, blocks, kinds=("weight",)):
+    """Tensors under transformers' names; `ends` and `blocks`: their layer -> that of GGUF."""
+    each = product(range(config.num_layers), blocks.items())
+    layers = ends | {f"model.layers.{i}.{theirs}": f"blk.{i}.{ours}" for i, (theirs, ours) in each}
+    names = {f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in layers.items() for kind in kinds}
+    names["model.embed_tokens.weight"] = "token_embd.weight"
+    return {theirs: numbers(tensors[ours]) for theirs, ours in names.items()}
+
+
 GLM = {"self_attn.o_proj": "attn_output", "mlp.gate_up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
+GLM |= {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
 PHI = {f"self_attn.{part}_proj": f"attn_{part}" for part in "qkv"}
 PHI |= {"self_attn.dense": "attn_output", "mlp.fc1": "ffn_up", "mlp.fc2": "ffn_down", "input_layernorm": "attn_norm"}
 
@@ -59,20 +69,13 @@ def test_codegeex2_is_what_glm_computes(tmp_path):
     config, (tensors, *_) = sizes("codegeex2"), exported("codegeex2", tmp_path)
     kv = config.num_kv_groups * config.head_dim
     model = transformers_glm(transformers, config)
-    state = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
-    state = {theirs: numbers(tensors[name]) for theirs, name in {**state, "lm_head.weight": "output.weight"}.items()}
-    for i in range(config.num_layers):
-        block, theirs = f"blk.{i}", f"model.layers.{i}"
-        for kind in ("weight", "bias"):
-            parts = numbers(tensors[f"{block}.attn_qkv.{kind}"]).split([config.hidden_size, kv, kv])
-            for part, tensor in zip("qkv", parts, strict=True):
-                state[f"{theirs}.self_attn.{part}_proj.{kind}"] = tensor
-        for name, ours in {**GLM, "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}.items():
-            state[f"{theirs}.{name}.weight"] = numbers(tensors[f"{block}.{ours}.weight"])
+    state = state_of(config, tensors, {"model.norm": "output_norm", "lm_head": "output"}, GLM)
+    for i, kind in product(range(config.num_layers), ("weight", "bias")):
+        parts = numbers(tensors[f"blk.{i}.attn_qkv.{kind}"]).split([config.hidden_size, kv, kv])
+        state |= {f"model.layers.{i}.self_attn.{part}_proj.{kind}": x for part, x in zip("qkv", parts, strict=True)}
     model.load_state_dict(state)
     twin = codegeex2_torch.CodeGeeX2(codegeex2_torch.Sizes.of(config))
-    theirs = open_theirs("codegeex2", tmp_path)
-    twin.load_state_dict(theirs)
+    twin.load_state_dict(open_theirs("codegeex2", tmp_path))
     ids = torch.arange(3, 60)[None]
     with torch.no_grad():
         assert torch.allclose(model.eval()(ids).logits, twin.eval()(ids), atol=2e-4, rtol=1e-4)
@@ -93,13 +96,8 @@ def test_codegen_is_what_phi_computes(tmp_path):
     settings |= {"vocab_size": config.vocab_size, "layer_norm_eps": config.layer_norm_eps}
     settings |= {"partial_rotary_factor": config.rotary_dim / config.head_dim, "tie_word_embeddings": False}
     model = transformers.PhiForCausalLM(transformers.PhiConfig(**settings))
-    state = {"model.embed_tokens.weight": numbers(tensors["token_embd.weight"])}
-    for kind in ("weight", "bias"):
-        state[f"model.final_layernorm.{kind}"] = numbers(tensors[f"output_norm.{kind}"])
-        state[f"lm_head.{kind}"] = numbers(tensors[f"output.{kind}"])
-        for i in range(config.num_layers):
-            for name, ours in PHI.items():
-                state[f"model.layers.{i}.{name}.{kind}"] = numbers(tensors[f"blk.{i}.{ours}.{kind}"])
+    ends = {"model.final_layernorm": "output_norm", "lm_head": "output"}
+    state = state_of(config, tensors, ends, PHI, ("weight", "bias"))
     model.load_state_dict(state)
     theirs = open_theirs("codegen", tmp_path)
     codegen = transformers.CodeGenForCausalLM.from_pretrained(tmp_path / "hf")
