@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,8 @@ from ms_codegeex.base.quarantine import entries
 from ms_codegeex.base.reading import read_inside
 from ms_codegeex.base.yaml_reading import MAX_BYTES, parse_yaml
 from ms_codegeex.formats.checkpoint import fingerprint, untied
-from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.models.foreign import ForeignName
+from ms_codegeex.formats.layout import ForeignTensors
+from ms_codegeex.formats.tensors import LazyTensor, Tensors
 from ms_codegeex.models.parameters import LORA_A, LORA_B, ParameterTable
 
 ALPHA = "lora_alpha"  # in the settings of PEFT and of mindformers
@@ -33,7 +32,7 @@ class Adapters:
     `tensors` have our names; each layer has A and B, also where layers share A. `rank` and `dropout`: of training."""
 
     base: Path
-    tensors: Mapping[str, LazyTensor]
+    tensors: Tensors
     rank: int
     alpha: float
     dropout: float = 0.0
@@ -48,7 +47,7 @@ class Adapters:
         return sorted({".".join(name.split(".")[-2:]) for name in self.layers})
 
 
-def by_layer(tensors: Mapping[str, LazyTensor], table: ParameterTable) -> dict[str, LazyTensor]:
+def by_layer(tensors: Tensors, table: ParameterTable) -> dict[str, LazyTensor]:
     """The tensors of a run, where fused layers have one A, with an A for each layer that has B."""
     layers = [name.removesuffix(f".{LORA_B}") for name in tensors if name.endswith(f".{LORA_B}")]
     complete = dict(tensors)
@@ -79,14 +78,14 @@ def checked_scale(scale: float, where: str) -> float:
     return scale
 
 
-def check_base(adapters: Adapters, base: Mapping[str, LazyTensor], where: str, model: Path) -> None:
+def check_base(adapters: Adapters, base: Tensors, where: str, model: Path) -> None:
     """`UserError` unless adapters fit a model's tensors and the fingerprint that they record; `where` names them."""
     merged(base, adapters, where)
     if adapters.fingerprint is not None and fingerprint(base) != adapters.fingerprint:
         raise UserError(f"{where}: adapters of another model than {model}; give theirs, which was at {adapters.base}")
 
 
-def merged(base: Mapping[str, LazyTensor], adapters: Adapters, where: str) -> dict[str, LazyTensor]:
+def merged(base: Tensors, adapters: Adapters, where: str) -> dict[str, LazyTensor]:
     """The base model with W + alpha / rank B A, FP32, for each adapted W. `UserError` if an adapter does not fit."""
     result, scale, tensors = dict(base), adapters.alpha / adapters.rank, adapters.tensors
     for layer in dict.fromkeys(name.rpartition(".")[0] for name in tensors):
@@ -102,9 +101,7 @@ def merged(base: Mapping[str, LazyTensor], adapters: Adapters, where: str) -> di
     return result
 
 
-def unmerged(
-    tensors: Mapping[ForeignName, LazyTensor], where: str
-) -> tuple[dict[Any, LazyTensor], dict[str, LazyTensor]]:
+def unmerged(tensors: ForeignTensors, where: str) -> tuple[dict[Any, LazyTensor], dict[str, LazyTensor]]:
     """A checkpoint's weights, and mindpet's adapters in it with our names. `UserError` for adapters without weights."""
     found = {name: match for name in tensors if isinstance(name, str) and (match := _DELTA.fullmatch(name))}
     factors = {f"{match[1]}.lora_{match[2].lower()}": tensors[name] for name, match in found.items()}

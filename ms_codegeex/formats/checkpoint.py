@@ -20,6 +20,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,15 +34,7 @@ from ms_codegeex.base.reading import read_json
 from ms_codegeex.config.validation import Natural, Positive, validated
 from ms_codegeex.formats.chunks import count_chunks, read_hashed
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
-from ms_codegeex.formats.tensors import (
-    NUMPY_DTYPES,
-    LazyTensor,
-    Window,
-    check_coverage,
-    checked_shape,
-    damaged,
-    gather,
-)
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, check_coverage, checked_shape, damaged, gather
 
 MANIFEST = "manifest.json"
 FORMAT = 2
@@ -79,8 +72,7 @@ def step_name(step: int) -> str:
 
 
 def manifest_digest(manifest: Mapping[str, Any]) -> str:
-    content = {key: value for key, value in manifest.items() if key != "sha256"}
-    return json_digest(content)
+    return json_digest({key: value for key, value in manifest.items() if key != "sha256"})
 
 
 @dataclass(frozen=True)
@@ -221,7 +213,7 @@ class Checkpoint:
 
         return read
 
-    def tensor(self, name: str, window: Window | None = None) -> np.ndarray:
+    def tensor(self, name: str, window: Sequence[slice | tuple[int, int]] | None = None) -> np.ndarray:
         """A copy of the tensor, or of a window of it: one `slice` or `(start, stop)` per axis, step 1. Every chunk that
         the window overlaps is read completely, to check its hash. bfloat16 comes as raw uint16. `UserError` naming the
         file and the tensor if a hash does not match."""
@@ -330,9 +322,8 @@ def step_that_counts(paths: Sequence[Path]) -> tuple[Path, ...]:
 
 
 def resolve(path: Path, which: str | None = None, say: Callable[[str], object] = print_once) -> Checkpoint:
-    """The checkpoint at `path`; or of a run directory (or its `checkpoints` folder) the sound one that `which` names:
-    `last`, `best`, a step, or None for the one that counts. `say` gets a line if there are others in its place.
-    `UserError` if there is none."""
+    """The checkpoint at `path`; of a run (or its `checkpoints` folder) the sound one that `which` names: `last`,
+    `best`, a step, None for the one that counts. `say` gets a line if another takes its place. `UserError` for none."""
     path = Path(path)
     if (path / MANIFEST).is_file():
         return Checkpoint(path)
@@ -366,12 +357,9 @@ def resolve(path: Path, which: str | None = None, say: Callable[[str], object] =
 
 def set_aside(path: Path, why: str) -> Path:
     """Rename a skipped checkpoint, so that its step can be saved again; returns the new path."""
-    number, target = 1, path.with_name(f"{why}-{path.name}")
-    while target.exists():
-        number += 1
-        target = path.with_name(f"{why}-{path.name}.{number}")
-    os.replace(path, target)
-    return target
+    name = f"{why}-{path.name}"
+    targets = (path.with_name(each) for each in chain([name], (f"{name}.{number}" for number in count(2))))
+    return path.replace(next(target for target in targets if not target.exists()))
 
 
 def set_doubtful_aside(root: Path, first: int, keep_one: bool) -> list[Path]:

@@ -88,10 +88,8 @@ def measured(parts: Sequence[FileTensors], label: str, progress: bool) -> Iterat
         return LazyTensor(tensor.dtype, tensor.shape, partial(load, next(numbers)))
 
     numbers, hidden = itertools.count(), None if progress else True
-    with (
-        ThreadPoolExecutor(AHEAD) as pool,
-        tqdm(total=total, desc=label, unit="B", unit_scale=True, disable=hidden) as bar,
-    ):
+    shown = tqdm(total=total, desc=label, unit="B", unit_scale=True, disable=hidden)
+    with ThreadPoolExecutor(AHEAD) as pool, shown as bar:
         yield [{name: ahead(tensor) for name, tensor in part.items()} for part in parts]
 
 
@@ -184,9 +182,8 @@ class TensorFiles:
 
     def __init__(self, source: Source, to: str, dtype: str | None, ranks: int) -> None:
         if to not in TARGETS:
-            raise UserError(
-                f"--to: '{to}' is unknown; choose one of {', '.join((*TARGETS, *registered(EXTRA_TARGETS)))}"
-            )
+            known = ", ".join((*TARGETS, *registered(EXTRA_TARGETS)))
+            raise UserError(f"--to: '{to}' is unknown; choose one of {known}")
         if dtype is not None and dtype not in SHORT_NAMES:
             raise UserError(f"--dtype: '{dtype}' is unknown; choose one of {', '.join(SHORT_NAMES)}")
         self.source, self.to, self.target, self.dtype, self.ranks = source, to, TARGETS[to], dtype, ranks
@@ -252,16 +249,13 @@ class TensorFiles:
 
     def described(self, output: Path) -> dict[str, Any]:
         tensors = [tensor for part in self.parts for tensor in part.values()]
+        copied = self.source.left_out if self.target.models else ()
         return {
             "tokenizer": self.target.models and any((output / name).is_file() for name in TOKENIZER_FILES),
             "dtypes": sorted({tensor.dtype for tensor in tensors}),
             "tensors": len(self.parts[0]),
             # our own modules are written again, not copied
-            "left_out": [
-                name
-                for name in self.source.left_out
-                if self.target.models and not _is_copy(self.source.path, output, name)
-            ],
+            "left_out": [name for name in copied if not _is_copy(self.source.path, output, name)],
             "warnings": _warnings(self.source, output, self.to),
             "bytes": sum(tensor.nbytes for tensor in tensors),
         }
@@ -310,10 +304,9 @@ def convert(
     """Convert the model at `source` to a target, of `TARGETS` or of an extra, at `output`. `source` is anything
     `open_source` reads, or its result. With `tensor_parallel` above 1, `output` is a folder with a file for each rank.
     `dtype`, of those that the target knows, casts its tensors. `verify` compares all bytes of the result with the
-    source. `replace` allows replacing an earlier conversion, `non_finite` numbers that
-    are not finite. `origin`: the command, and its further choices, for
-    `provenance.json`. Returns figures for a report. `UserError` for anything missing, unexpected, in the way or too
-    large for the dtype; the output appears only when it is complete."""
+    source. `replace` allows replacing an earlier conversion, `non_finite` numbers that are not finite. `origin`: the
+    command, and its further choices, for `provenance.json`. Returns figures for a report. `UserError` for anything
+    missing, unexpected, in the way or too large for the dtype; the output appears only when it is complete."""
     begin = time.monotonic()
     kind = extra(EXTRA_TARGETS, to) if to in registered(EXTRA_TARGETS) else TensorFiles
     model = source if isinstance(source, Source) else open_source(Path(source))

@@ -13,14 +13,14 @@ from ms_codegeex.base.reading import given_text
 from ms_codegeex.data.description import CARD, FACTS, card_licence, read_description, update_description
 from ms_codegeex.formats.provenance import described_files, read_statement, record_edits
 
+Pairs, Check = Sequence[tuple[str, str]], Callable[[Path], object]
 MODELS = ("config.json", "quantised.json", "adapter_config.json")  # each identifies a directory that says what it is
 DONE = ("adapter", "step", "reason")  # facts that say what was done, not what a user wants
 SPELLED = {"license": "licence"}
 
 
 def directories(path: Path) -> list[Path]:
-    """Where the description of a model at `path` is: its directory; of a run also what it exported. `UserError` if it
-    has none that can be changed."""
+    """Where a model's description is: its directory; of a run also what it exported. `UserError` if there is none."""
     if any((path / name).is_file() for name in MODELS):
         return [path]
     if (path / "config.yaml").is_file():
@@ -54,9 +54,7 @@ def assignments(words: Sequence[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def apply(
-    places: Sequence[Path], pairs: Sequence[tuple[str, str]], check: Callable[[Path], object]
-) -> dict[Path, list[str]]:
+def apply(places: Sequence[Path], pairs: Pairs, check: Check) -> dict[Path, list[str]]:
     """Write these facts into directories, and their statements with the edit. `check(directory)` raises a `UserError`
     if the model contradicts them: then all files are as before. Returns the names of the files of each that its
     statement now has in another form, also those that the user edited before."""
@@ -69,12 +67,7 @@ def apply(
         raise
 
 
-def _applied(
-    directory: Path,
-    pairs: Sequence[tuple[str, str]],
-    check: Callable[[Path], object],
-    before: Mapping[str, bytes],
-) -> list[str]:
+def _applied(directory: Path, pairs: Pairs, check: Check, before: Mapping[str, bytes]) -> list[str]:
     recorded = read_statement(directory)
     if recorded is not None:
         recorded.check_undescribed(directory)
@@ -114,7 +107,7 @@ def _restore(directory: Path, before: Mapping[str, bytes]) -> None:
                 path.write_bytes(data)
 
 
-def lines(directory: Path, names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
+def lines(directory: Path, names: Sequence[str], pairs: Pairs) -> Iterator[str]:
     """For people: what is written where, and what is known of the model now."""
     keys = ", ".join(dict.fromkeys(key for key, _ in pairs))
     what = f"{keys} written into {', '.join(names)}" if names else f"{keys} as before"

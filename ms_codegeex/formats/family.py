@@ -56,8 +56,7 @@ class UnknownSize(UserError):
 
 @dataclass(frozen=True)
 class FamilyFormats:
-    """A family as the converters see it: its table of parameters, its tables of foreign names, and its sizes, which are
-    all fields of its configuration."""
+    """A family as converters see it: its parameters, foreign names, and sizes, the fields of its configuration."""
 
     family: Family
 
@@ -215,9 +214,8 @@ class FamilyFormats:
         for name, shape in shapes.items() if ranks > 1 else ():
             if (axis := self.axis(layout, name)) is not None:
                 if shape[axis] % ranks:
-                    raise UserError(
-                        f"{name}: shape {list(shape)} does not divide by {ranks} ranks along axis {axis}; {remedy}"
-                    )
+                    uneven = f"does not divide by {ranks} ranks along axis {axis}"
+                    raise UserError(f"{name}: shape {list(shape)} {uneven}; {remedy}")
                 shapes[name] = tuple(n // ranks if k == axis else n for k, n in enumerate(shape))
         return shapes
 

@@ -30,10 +30,9 @@ from ms_codegeex.formats.mindspore_checkpoint import (
     state_table,
 )
 from ms_codegeex.formats.model_directory import BEGINNING, CONFIG, mistaken, read_weights, weight_files
-from ms_codegeex.formats.npy_file import open_npy
 from ms_codegeex.formats.safetensors_file import is_safetensors
 from ms_codegeex.formats.strategy import MAX_STRATEGY_BYTES, find_rank_files, merge_slices, rank_of, read_strategy
-from ms_codegeex.formats.tensors import LazyTensor, check_coverage, checked_shape, damaged, dtype_name, gather
+from ms_codegeex.formats.tensors import LazyTensor, check_coverage, checked_shape, damaged, dtype_name, gather, open_npy
 from ms_codegeex.formats.torch_pickle import namespace
 from ms_codegeex.formats.torch_zip import read_torch
 from ms_codegeex.models.foreign import ForeignName
@@ -164,9 +163,8 @@ class FoundModel:
             here = [path for path in over if (inner in path.parents) == (folder == inner)]
             said = [below if folder == root else ""]
             for state, before, after in _OVER:
-                names = [
-                    str(path.relative_to(folder)) for path in here if is_training_state("files", path.name) == state
-                ]
+                its = [path for path in here if is_training_state("files", path.name) == state]
+                names = [str(path.relative_to(folder)) for path in its]
                 more = f" and {len(names) - 3} more" if len(names) > 3 else ""
                 said += [f"{before.format(len(names))}: {', '.join(names[:3])}{more}{after}"] if names else []
             lines += [f"{folder}: {'; '.join(filter(None, said))}"] if any(said) else []
@@ -196,8 +194,7 @@ def find_model(path: Path) -> FoundModel:
 
 
 def chosen_place(path: Path, which: str | None) -> Path:
-    """The place in the folder of a run that `--checkpoint` names: `last`, `best` or a step; `path` itself for None.
-    `UserError` if there is none."""
+    """What `--checkpoint` names in a run: `last`, `best` or a step; `path` for None. `UserError` if there is none."""
     if which is None:
         return path
     if which not in ("last", "best") and not re.fullmatch(r"\d{1,18}", which):
@@ -388,10 +385,9 @@ def _read_mindformers(place: Place, first: str) -> RawModel:
         check_file(place.path, name)
     if _CHUNKS not in place.files:
         if not first.endswith("-0000001.safetensors"):
+            lacks = "no such file, which says how to join the files of ranks"
             remedy = f"copy it too, or give {place.path / first} if each rank has the whole model"
-            raise UserError(
-                f"{place.path / _CHUNKS}: no such file, which says how to join the files of ranks; {remedy}"
-            )
+            raise UserError(f"{place.path / _CHUNKS}: {lacks}; {remedy}")
         return _weights(read_mindspore(place.path / first), place.path, "mindspore", [place.path / first])
     files = {name: read_mindspore(place.path / name) for name in names}
     tensors, taken = dict[str, LazyTensor](), dict[tuple[str, str], str]()

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.formats.tensors import LazyTensor, pieces
+from ms_codegeex.formats.tensors import LazyTensor, Tensors, pieces
 from ms_codegeex.models.foreign import Entry, ForeignName, Packing
 
 Shape = tuple[int, ...]
+Shapes, ForeignTensors = Mapping[str, Shape], Mapping[ForeignName, LazyTensor]
 WHOLE = "give all the files of one model"
 # runs in the result are long enough, and the packed copy of a tile stays in the cache
 _TILE_ROWS, _TILE_COLUMNS = 512, 2048
@@ -108,7 +109,7 @@ def check_names(present: Iterable[ForeignName], expected: Iterable[ForeignName],
         raise UserError(f"{where}: {what} ({counts}); {WHOLE}")
 
 
-def check_tensors(tensors: Mapping[str, LazyTensor], shapes: Mapping[str, Shape], where: str) -> None:
+def check_tensors(tensors: Tensors, shapes: Shapes, where: str) -> None:
     """Raise `UserError` unless `tensors` are exactly those of `shapes`, all of a floating-point dtype."""
     check_names(tensors, shapes, where)
     for name, shape in shapes.items():
@@ -124,7 +125,7 @@ def _check(name: ForeignName, tensor: LazyTensor, shape: Shape, where: str) -> N
         raise UserError(f"{where}: {has}, the model's configuration asks for {list(shape)}; {WHOLE}")
 
 
-def to_foreign(entries: Iterable[Entry], tensors: Mapping[str, LazyTensor]) -> dict[ForeignName, LazyTensor]:
+def to_foreign(entries: Iterable[Entry], tensors: Tensors) -> dict[ForeignName, LazyTensor]:
     """Our tensors as the foreign ones, in the entries' order; nothing is loaded yet."""
 
     def joined(entry: Entry) -> LazyTensor:
@@ -148,9 +149,7 @@ def to_foreign(entries: Iterable[Entry], tensors: Mapping[str, LazyTensor]) -> d
     return {entry.foreign: joined(entry) for entry in entries}
 
 
-def to_ours(
-    entries: Sequence[Entry], tensors: Mapping[ForeignName, LazyTensor], shapes: Mapping[str, Shape], where: str
-) -> dict[str, LazyTensor]:
+def to_ours(entries: Sequence[Entry], tensors: ForeignTensors, shapes: Shapes, where: str) -> dict[str, LazyTensor]:
     """Foreign tensors as ours; nothing is loaded yet. Raises `UserError` naming `where` and the tensor unless every
     tensor is accounted for with the right shape."""
     check_names(tensors, (entry.foreign for entry in entries), where)

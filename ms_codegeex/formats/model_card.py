@@ -36,8 +36,7 @@ _WARM_UP = "training.schedule.warmup_steps"
 
 @dataclass(frozen=True)
 class _Run:
-    """The records of a checkpoint's run: the manifest, the flat configuration, and summary.json if it is of this
-    checkpoint. `directory`: the run's."""
+    """The records of a run: manifest, flat configuration, and summary.json if it is of this checkpoint."""
 
     directory: Path
     step: int

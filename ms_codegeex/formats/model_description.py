@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ms_codegeex.data.tokenizer.copying import unread_elsewhere
 from ms_codegeex.formats.checkpoint import MANIFEST, Checkpoint, list_checkpoints
 from ms_codegeex.formats.family import model_types
 from ms_codegeex.formats.model_directory import ModelDirectory
+from ms_codegeex.formats.provenance import Progress
 from ms_codegeex.formats.sources import OPTIMIZER_PREFIX, open_source
 
 TENSORS_SHOWN = 3  # at the start of the list, and at its end
@@ -88,9 +89,7 @@ def _tensor_lines(lines: list[str], every: bool) -> Iterator[str]:
     yield from (f"  {line}" for line in lines)
 
 
-def summarise_checkpoint(
-    path: Path, hashes: bool, progress: Callable[[int], object] = lambda size: None
-) -> dict[str, Any]:
+def summarise_checkpoint(path: Path, hashes: bool, progress: Progress = lambda size: None) -> dict[str, Any]:
     """Step and sizes of a checkpoint, or why it is not sound. `hashes`: hash all tensors; `progress` gets the bytes."""
     try:
         checkpoint = Checkpoint(path)
@@ -119,9 +118,7 @@ def checkpoints_in(directory: Path) -> list[Path]:
     return paths
 
 
-def summarise_checkpoints(
-    directory: Path, paths: Iterable[Path], hashes: bool, progress: Callable[[int], Any]
-) -> list[dict[str, Any]]:
+def summarise_checkpoints(directory: Path, paths: Iterable[Path], hashes: bool, progress: Progress) -> list[Any]:
     """`summarise_checkpoint` for those in a directory, apart from any that its run deletes meanwhile."""
     summaries = [(path, summarise_checkpoint(path, hashes, progress)) for path in paths]
     reports = [report for path, report in summaries if report["sound"] or path.is_dir()]
@@ -180,9 +177,9 @@ def checkpoint_lines(checkpoint: dict[str, Any], every_tensor: bool = False) -> 
     yield f"parameters: {checkpoint['parameters']:,}"
     lines = []
     for tensor in checkpoint["tensors"]:
-        first, *more = tensor["hashes"] or [""]
-        line = f"{tensor['name']}  {tensor['dtype']}  {tensor['shape']}  hash {first[:16]}"
-        lines.append(f"{line} and {len(more)} more" if more else line)
+        first, *others = tensor["hashes"] or [""]
+        more = f" and {len(others)} more" if others else ""
+        lines.append(f"{tensor['name']}  {tensor['dtype']}  {tensor['shape']}  hash {first[:16]}{more}")
     yield f"tensors: {len(lines)}"
     yield from _tensor_lines(lines, every_tensor)
     yield f"step {checkpoint['step']}"

@@ -19,7 +19,7 @@ from ms_codegeex.base.quarantine import admit, entries, is_weights, read_json_in
 from ms_codegeex.base.reading import open_regular, read_json
 from ms_codegeex.base.shipped import BEGINNINGS, shipped_table
 from ms_codegeex.data.description import ModelDescription, save_description
-from ms_codegeex.data.tokenizer.copying import GENERATION, copy_data
+from ms_codegeex.data.tokenizer.copying import GENERATION
 from ms_codegeex.formats.layout import check_names
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
 from ms_codegeex.formats.tensors import LazyTensor, damaged
@@ -57,7 +57,7 @@ def write_model_directory(
     config: Mapping[str, Any],
     tensors: Mapping[str, LazyTensor],
     *,
-    tokenizer: SaveTokenizer | Path | None = None,
+    tokenizer: SaveTokenizer | None = None,
     further: Mapping[str, bytes] = NOTHING,
     description: ModelDescription | None = None,
     max_shard_bytes: int = SHARD_BYTES,
@@ -65,17 +65,15 @@ def write_model_directory(
     written: Callable[[Path], object] = lambda file: None,
 ) -> None:
     """Write a model directory, one tensor in memory at a time. It appears only when it is complete and
-    `check(temporary)` raises nothing. `tensors` have PyTorch-side names. `tokenizer` is a function that saves one into
-    a directory, or a directory of which the data files are copied. `further` files are written unless the tokenizer has
-    a file of the same name. `description`: what else is known of the model. A model of at most `max_shard_bytes` is one
-    `model.safetensors` without an index. `written(file)` is called for each file of weights that is complete."""
+    `check(temporary)` raises nothing. `tensors` have PyTorch-side names. `tokenizer` saves one into a directory.
+    `further` files are written unless the tokenizer has a file of the same name. `description`: what else is known of
+    the model. A model of at most `max_shard_bytes` is one `model.safetensors` without an index. `written(file)` is
+    called for each file of weights that is complete."""
     shards = _shards(tensors, max_shard_bytes)
     with atomic_directory(path, check) as directory:
         write_json(directory / CONFIG, dict(config))
-        if callable(tokenizer):
+        if tokenizer is not None:
             tokenizer(directory)
-        elif tokenizer is not None:
-            copy_data(tokenizer, directory)
         _same_end(directory / GENERATION, config)
         for name, content in further.items():
             if not (directory / name).exists():

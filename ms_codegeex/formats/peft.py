@@ -63,8 +63,7 @@ class _Settings:
 
 
 def adapters_path(path: Path) -> Path:
-    """Where a run's adapters are, those of the step that counts, or `path` if it has PEFT's layout. `UserError` if
-    there is nothing."""
+    """A run's adapters at the step that counts, or `path` if it has PEFT's layout. `UserError` if there is nothing."""
     if not path.exists():
         raise UserError(f"{path}: no such directory; give a run with adapters, or a directory in PEFT's layout")
     if (path / CONFIG).is_file():
@@ -82,8 +81,7 @@ def adapters_path(path: Path) -> Path:
 
 
 def description_of(path: Path) -> ModelDescription:
-    """What is known of a model or an adapter besides its weights: by the files of its directory, or by the checkpoint
-    that it is in."""
+    """What the directory of a model or an adapter, or the checkpoint that it is in, says of it besides weights."""
     path = Path(path)
     if any((path / name).is_file() for name in (CONFIG, MODEL_CONFIG, "quantised.json")):
         return read_description(path)
@@ -162,8 +160,7 @@ def _shape(entry: Entry, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ..
 
 
 def _check_complete(config: Mapping[str, Any], found: Collection[str], layers: Collection[str], path: Path) -> None:
-    """`UserError` if factors are missing of `layers` that the settings name, as PEFT reads them; all-linear demands
-    factors in the same places of all blocks."""
+    """`UserError` for missing factors of `layers` that the settings name, as in PEFT; for all-linear, of any block."""
     targets, excluded = config.get("target_modules"), config.get("exclude_modules") or []
     blocks, expected = config.get("layers_to_transform"), set[str]()
     with suppress(UserError):  # expressions that show nothing in linear time

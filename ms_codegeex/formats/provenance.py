@@ -120,15 +120,12 @@ class FileHashes:
             return
         files = [file for each in self.described() if each["role"] == "model" for file in each["files"]]
         digests = recorded.digests
-        different = [
-            Deviation(file["name"], "changed" if file["name"] in digests else "extra")
-            for file in files
-            if digests.get(file["name"]) != file["sha256"]
-        ]
+        names = [file["name"] for file in files if digests.get(file["name"]) != file["sha256"]]
+        different = [Deviation(name, "changed" if name in digests else "extra") for name in names]
         for each in different:
-            if each.what == "changed" and is_read(each.name) and not is_edited(each):
+            if each.what == "changed" and is_read(each.name) and not is_description(each.name):
                 raise _unlike(source, each, recorded)
-        _say_edited(source, [each for each in different if is_edited(each)])
+        _say_edited(source, [each for each in different if is_description(each.name)])
 
     def statement(self, made: Path, where: Path, choices: Mapping[str, Any]) -> dict[str, Any]:
         """The statement about a directory or file that is at `made` until it is renamed to `where`. It is written into
@@ -164,9 +161,7 @@ def _statement(name: str, files: Mapping[str, Mapping[str, Any]], origin: Mappin
         "predicateType": PREDICATE,
         "predicate": {
             "serialization": {"method": "files", "hash_type": "sha256", **ignored},
-            "resources": [
-                {"name": key, "algorithm": "sha256", "digest": file["sha256"]} for key, file in files.items()
-            ],
+            "resources": [{"name": key, "algorithm": "sha256", "digest": it["sha256"]} for key, it in files.items()],
             OURS: {
                 "format": FORMAT,
                 "version": __version__,
@@ -215,10 +210,9 @@ class Statement:
         return sorted([*judgements, *extra], key=lambda each: each.name)
 
     def check_undescribed(self, directory: Path) -> None:
-        """`UserError` if a file has changed that has a part in a model's answers and that `record_edits` would not have
-        as it is now."""
+        """`UserError` if a file that matters to answers has changed and `record_edits` would not record it."""
         different = [each for each in self.differences(directory, False) if is_read(each.name)]
-        wrong = [each for each in different if not is_edited(each) and each.name != "tokenizer_config.json"]
+        wrong = [each for each in different if not is_description(each.name) and each.name != "tokenizer_config.json"]
         if wrong:
             raise _unlike(directory, wrong[0], self, len(wrong) - 1)
 
@@ -265,7 +259,8 @@ def check(target: Path, thorough: bool = False) -> None:
         return
     target = Path(target)
     different = recorded.differences(target, thorough)
-    mattering = [each for each in different if not target.is_dir() or (is_read(each.name) and not is_edited(each))]
+    counts = {each.name for each in different if is_read(each.name) and not is_description(each.name)}
+    mattering = [each for each in different if not target.is_dir() or each.name in counts]
     if mattering:
         raise _unlike(target, mattering[0], recorded, len(mattering) - 1)
     _say_edited(target, different)
@@ -278,12 +273,7 @@ def _say_edited(target: Path, different: Sequence[Deviation]) -> None:
         said = f"{target / first.name}: is {first.what} since {PROVENANCE} was written{more}"
         setting = f"card=@{target / first.name}" if first.name == "README.md" else "KEY=VALUE"
         command = f"; `ms-codegeex inspect {target} --set {setting}` records such an edit"
-        print_error(f"{said}{command}" if is_edited(first) else f"warning: {said}")
-
-
-def is_edited(deviation: Deviation) -> bool:
-    """Whether a file that differs only describes the model, so that a user may have edited it."""
-    return is_description(deviation.name)
+        print_error(f"{said}{command}" if is_description(first.name) else f"warning: {said}")
 
 
 def described_files(directory: Path) -> list[str]:
@@ -298,12 +288,9 @@ def record_edits(directory: Path, recorded: Statement, keys: Sequence[str]) -> l
     others = {name: digest for name, digest in recorded.digests.items() if not is_description(name)}
     described = {name: {**recorded.ends[name], "sha256": digest} for name, digest in others.items()}
     now = {name: {**_sha256(directory / name), **ends(directory / name)} for name in present}
-    described = {**described, **now}
-    changed = [
-        name
-        for name in {**recorded.digests, **now}
-        if recorded.digests.get(name) != (described.get(name) or {}).get("sha256")
-    ]
+    described |= now
+    digests = {name: file["sha256"] for name, file in described.items()}
+    changed = [name for name in {**recorded.digests, **now} if recorded.digests.get(name) != digests.get(name)]
     if changed:
         order = sorted(described, key=PurePosixPath)
         origin = {name: value for name, value in recorded.origin.items() if name not in ("format", "version", "files")}

@@ -19,24 +19,11 @@ from ms_codegeex.base.errors import UserError, suggestion
 from ms_codegeex.base.files import moved_along
 from ms_codegeex.base.lookalikes import lookalikes, refuse_lookalike
 from ms_codegeex.base.printing import print_once
-from ms_codegeex.base.quarantine import (
-    PROVENANCE,
-    entries,
-    has_file,
-    is_copied,
-    is_read,
-    is_weights,
-    read_json_inside,
-)
+from ms_codegeex.base.quarantine import entries, has_file, is_copied, is_read, is_weights, read_json_inside
 from ms_codegeex.config.model import SECTION
 from ms_codegeex.config.validation import Natural, validated
 from ms_codegeex.data.description import FILE as DESCRIPTION
-from ms_codegeex.data.description import (
-    ModelDescription,
-    description_from,
-    read_description,
-    recorded_description,
-)
+from ms_codegeex.data.description import ModelDescription, description_from, read_description, recorded_description
 from ms_codegeex.data.infilling.sentinels import sentinels
 from ms_codegeex.data.tokenizer import TOKENIZER_FILES, TOKENIZER_NAMES, Tokenizer, load_tokenizer
 from ms_codegeex.data.tokenizer.copying import GENERATION, copy_all, copy_data, left_out, without_code
@@ -54,9 +41,10 @@ from ms_codegeex.formats.adapters import ALPHA, Adapters, by_layer, checked_scal
 from ms_codegeex.formats.checkpoint import MANIFEST, Checkpoint, fingerprint, resolve
 from ms_codegeex.formats.family import QUANTISED_KEYS, FamilyFormats, UnknownSize, check_layers, model_types
 from ms_codegeex.formats.files import RawModel, find_model
+from ms_codegeex.formats.layout import ForeignTensors
 from ms_codegeex.formats.mindspore_checkpoint import is_extra, is_training_state, state_table
 from ms_codegeex.formats.model_directory import CONFIG, SaveTokenizer, read_config
-from ms_codegeex.formats.provenance import Input, inputs_of
+from ms_codegeex.formats.provenance import PROVENANCE, Input, inputs_of
 from ms_codegeex.formats.strategy import merge
 from ms_codegeex.formats.tensors import BLOCK_BYTES, LazyTensor, finite, pieces
 from ms_codegeex.models.foreign import ForeignLayout, ForeignName, added_parts, spellings
@@ -178,9 +166,8 @@ def _recorded(checkpoint: Checkpoint) -> tuple[dict[str, Any], _Lora]:
     where, config = checkpoint.path / MANIFEST, checkpoint.state.get("config")
     model, lora = (config.get("model"), config.get("lora")) if isinstance(config, dict) else (None, None)
     if not isinstance(model, dict) or not isinstance(model.get("family"), str):
-        raise UserError(
-            f"{where}: config.model.family is missing, so the model cannot be rebuilt; use another checkpoint"
-        )
+        lacks = "config.model.family is missing, so the model cannot be rebuilt"
+        raise UserError(f"{where}: {lacks}; use another checkpoint")
     if not isinstance(lora, dict | None):
         raise UserError(f"{where}: config.lora: found {lora!r:.99}, expected an object; use another checkpoint")
     described = lora if lora and lora.get("rank") else {"rank": 0, "alpha": 1.0}
@@ -216,8 +203,7 @@ def _open_checkpoint(path: Path, known: Mapping[str, Any], say: Say) -> Source:
 
 
 def checkpoint_description(checkpoint: Checkpoint) -> ModelDescription:
-    """What its manifest says of the model, and a `serving.json` that a user has put into its run. A checkpoint of an
-    earlier version gets no step."""
+    """What the manifest, and a user's `serving.json` in the run, say of it; of earlier versions without a step."""
     known = recorded_description(checkpoint.state, checkpoint.path / MANIFEST)
     run = checkpoint.path.resolve().parent.parent
     if has_file(run, DESCRIPTION):
@@ -266,7 +252,6 @@ def _base(checkpoint: Checkpoint, path: Path, say: Say) -> Source:
 def _recognise(
     names: Collection[ForeignName], kind: str | None, said: Mapping[str, Any]
 ) -> tuple[Family, ForeignLayout] | None:
-
     def of(name: str, each: str | None) -> tuple[float, ForeignLayout | None, Family, int]:
         formats = FamilyFormats(family(name))
         sizes = sum(key in formats.defaults for key in said) + len(said) * (said.get("family") == name)
@@ -393,7 +378,7 @@ def _open_model_directory(path: Path, raw: RawModel, known: Mapping[str, Any], k
     return Source(path, "huggingface", its_family, fields, tensors, saver, inputs=inputs, **further)
 
 
-def _is_quantised(tensors: Mapping[ForeignName, LazyTensor], its: ForeignLayout) -> bool:
+def _is_quantised(tensors: ForeignTensors, its: ForeignLayout) -> bool:
     weights = its.own_names(tensors)
     return any(
         is_training_state("quantised", layout.shown(name)) or (name in weights and "float" not in tensor.dtype)
@@ -401,9 +386,7 @@ def _is_quantised(tensors: Mapping[ForeignName, LazyTensor], its: ForeignLayout)
     )
 
 
-def _tied(
-    tensors: Mapping[ForeignName, LazyTensor], its: ForeignLayout, path: Path, say: Say
-) -> dict[ForeignName, LazyTensor]:
+def _tied(tensors: ForeignTensors, its: ForeignLayout, path: Path, say: Say) -> dict[ForeignName, LazyTensor]:
     foreign = {entry.ours: entry.foreign for entry in its.entries if entry.packing.kind == "copy"}
     embedding, head = (foreign.get((ours,)) for ours in ("embedding.word.weight", "head.weight"))
     found = {own: name for name, own in its.own_names(tensors).items()}
@@ -412,12 +395,9 @@ def _tied(
     table, own = tensors[found[embedding]], tensors.get(found.get(head, head))
     if own is not None and own.shape != table.shape:
         return {}
-    parts = zip(pieces(table, BLOCK_BYTES), pieces(own, BLOCK_BYTES), strict=True) if own is not None else ()
-    if (
-        own is None
-        or own.dtype != table.dtype
-        or not all(np.array_equal(one.view(np.uint8), other.view(np.uint8)) for one, other in parts)
-    ):
+    same = own is not None and own.dtype == table.dtype
+    parts = zip(pieces(table, BLOCK_BYTES), pieces(own, BLOCK_BYTES), strict=True) if same else ()
+    if not same or not all(np.array_equal(one.view(np.uint8), other.view(np.uint8)) for one, other in parts):
         done = "is missing" if own is None else "has other numbers and is not used"
         say(f"{path}: {layout.shown(head)} {done}; by {_TIED}, the head is {layout.shown(embedding)}")
     return {**tensors, found.get(head, head): table}
@@ -469,9 +449,8 @@ def _with_adapters(raw: RawModel, path: Path, alpha: Any, say: Say) -> RawModel:
     """The weights with mindformers' adapters merged into them. `alpha`: what `--set lora_alpha` says; None: what is
     recorded near its files. `UserError` if that is nothing, or the adapters do not fit."""
     parts = [unmerged(tensors, where) for tensors, where in zip(raw.ranks, raw.where, strict=True)]
-    ranks = {
-        tensor.shape[:1] or (0,) for _, factors in parts for name, tensor in factors.items() if name.endswith(LORA_A)
-    }
+    named = (item for _, factors in parts for item in factors.items())
+    ranks = {tensor.shape[:1] or (0,) for name, tensor in named if name.endswith(LORA_A)}
     if not any(factors for _, factors in parts):
         if alpha is not None:
             raise UserError(f"--set {ALPHA}: {path} holds no adapters of mindformers; leave it out")

@@ -25,7 +25,7 @@ from ms_codegeex.base.quarantine import check_file
 from ms_codegeex.base.reading import limited, opened, read_json
 from ms_codegeex.formats.chunks import content_hash
 from ms_codegeex.formats.mindspore_checkpoint import is_extra, is_weight, read_mindspore
-from ms_codegeex.formats.tensors import MAX_AXES, LazyTensor, checked_shape, damaged, gather
+from ms_codegeex.formats.tensors import MAX_AXES, LazyTensor, Tensors, checked_shape, damaged, gather
 from ms_codegeex.formats.wire import Value, WireReader, only
 
 # Fields of ParallelStrategyMap, of ParallelStrategyItem and ParallelLayoutItem, and of ParallelStrategys.
@@ -132,9 +132,7 @@ def check_alike(name: str, parts: Iterable[LazyTensor], where: Sequence[object],
             raise UserError(f"{path}: {differ}; give the files of one {of}")
 
 
-def merge(
-    ranks: Sequence[Mapping[str, LazyTensor]], axes: Mapping[str, int | None], where: Sequence[str]
-) -> dict[str, LazyTensor]:
+def merge(ranks: Sequence[Tensors], axes: Mapping[str, int | None], where: Sequence[str]) -> dict[str, LazyTensor]:
     """The whole tensors of a model from the slices of every rank, in rank order; nothing is loaded yet. `axes`: name ->
     the axis along which it is split; None: every rank holds it whole. `where` names the ranks' files. `UserError` for
     dtypes that differ, and on loading for copies that differ or a file that is a copy of another rank's."""
@@ -180,6 +178,7 @@ class TensorStrategy:
 
 
 Strategy = Mapping[str, Sequence[TensorStrategy]]  # parameter -> one for each stage that has it
+Cell = tuple[int, ...]  # index of a shard along each axis
 
 
 def _mixed(digits: Iterable[tuple[Any, int]]) -> int:
@@ -236,12 +235,15 @@ def _layout(reader: WireReader, value: Value) -> dict[str, Any]:
     return layout
 
 
-def _read_protobuf(path: Path) -> tuple[set[int], list[tuple[str, dict[str, Any]]]]:
+def _protobuf(path: Path) -> tuple[WireReader, dict[int, list[Value]]]:
     with opened(path) as stream:
         data = limited(stream, path, MAX_STRATEGY_BYTES)
     reader = WireReader(io.BytesIO(data))
-    fields = reader.message(range(len(data)), (1, STRATEGY_ITEM, LAYOUT_ITEM))
-    stages, layouts = set(), []
+    return reader, reader.message(range(len(data)), (1, STRATEGY_ITEM, LAYOUT_ITEM))
+
+
+def _read_protobuf(path: Path) -> tuple[set[int], list[tuple[str, dict[str, Any]]]]:
+    (reader, fields), stages, layouts = _protobuf(path), set(), []
     for item in fields[STRATEGY_ITEM]:
         content = only(reader.message(item, (ITEM_NAME, ITEM_CONTENT))[ITEM_CONTENT], "an operator's strategy")
         stages.add(reader.integers([only(reader.message(content, (STAGE, 2))[STAGE], "a stage")])[0])
@@ -254,11 +256,8 @@ def _read_protobuf(path: Path) -> tuple[set[int], list[tuple[str, dict[str, Any]
 
 def check_strategy(path: Path) -> None:
     """`UserError` for a file that is cut short or is no strategy file by its fields; `read_strategy` demands more."""
-    with opened(path) as stream:
-        data = limited(stream, path, MAX_STRATEGY_BYTES)
-    reader = WireReader(io.BytesIO(data))
     try:
-        fields = reader.message(range(len(data)), (1, STRATEGY_ITEM, LAYOUT_ITEM))
+        reader, fields = _protobuf(path)
         for item in (*fields[STRATEGY_ITEM], *fields[LAYOUT_ITEM]):
             parts = reader.message(item, (ITEM_NAME, ITEM_CONTENT))
             reader.text(only(parts[ITEM_NAME], "a name"))
@@ -335,15 +334,14 @@ def find_rank_files(directory: Path) -> dict[int, Path]:
     ranks = dict(sorted(by_step[newest].items()))
     for rank, (path, *others) in ranks.items():
         if others:
-            raise UserError(
-                f"{directory}: {path.name} and {others[0].name} are both of rank {rank}; leave only one there"
-            )
+            both = f"{path.name} and {others[0].name} are both of rank {rank}"
+            raise UserError(f"{directory}: {both}; leave only one there")
         check_file(directory, str(path.relative_to(directory)))
     return {rank: path for rank, (path,) in ranks.items()}
 
 
 @lru_cache(maxsize=256)  # a few kinds of layouts, thousands of parameters
-def _places(layout: TensorStrategy) -> dict[tuple[int, ...], list[int]]:
+def _places(layout: TensorStrategy) -> dict[Cell, list[int]]:
     places, devices = defaultdict(list), math.prod(layout.devices)
     for k in range(devices):
         places[layout.cell(k)].append(layout.stage * devices + k)
@@ -375,9 +373,7 @@ class _Files:
         having = [ranks[0]] if name in self.tensors(ranks[0]) else [r for r in ranks if name in self.tensors(r)]
         return having[0] if len(having) == 1 else ranks[0]
 
-    def holders(
-        self, name: str, layouts: Sequence[TensorStrategy]
-    ) -> tuple[TensorStrategy, dict[tuple[int, ...], int]]:
+    def holders(self, name: str, layouts: Sequence[TensorStrategy]) -> tuple[TensorStrategy, dict[Cell, int]]:
         """A stage whose files hold every part of a parameter, and the first rank with each part."""
         first_gap = None
         for layout in layouts:
@@ -410,10 +406,8 @@ def merge_slices(
     if shards_merged and len(files) == tensor_ranks < max(math.prod(devices) for devices, _, _ in every):
         strategy = {name: [replace(layout, shards=1) for layout in layouts] for name, layouts in strategy.items()}
     opened, result, distinct = _Files(files, keep), {}, CopySearch()
-    for name, layouts in strategy.items():
-        if keep(name):
-            layout, holders = opened.holders(name, layouts)
-            result[name] = _merged(name, layout, holders, opened, distinct)
+    for name in filter(keep, strategy):
+        result[name] = _merged(name, strategy[name], opened, distinct)
     for rank, tensors in opened.opened.items():
         if unknown := [name for name in tensors if name not in strategy and not is_extra(tensors[name], name)]:
             remedy = "give the strategy file of this run, saved with all parameters"
@@ -424,9 +418,8 @@ def merge_slices(
     return {name: result[name] for name in order}
 
 
-def _merged(
-    name: str, layout: TensorStrategy, holders: Mapping[tuple[int, ...], int], files: _Files, distinct: CopySearch
-) -> LazyTensor:
+def _merged(name: str, layouts: Sequence[TensorStrategy], files: _Files, distinct: CopySearch) -> LazyTensor:
+    layout, holders = files.holders(name, layouts)
     parts = {cell: files.slice(name, rank) for cell, rank in holders.items()}
     where, first = [files.paths[rank] for rank in holders.values()], next(iter(parts.values()))
     check_alike(name, parts.values(), where, "run")

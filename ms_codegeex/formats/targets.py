@@ -22,9 +22,8 @@ def _foreign(target: Path) -> list[str]:
     recorded, foreign = dict[str, Any](), list[str]()
     if target.is_dir():
         with contextlib.suppress(UserError):
-            statement = read_statement(target)
-            recorded = statement.ends if statement is not None else recorded
-            foreign = [f"{name} (set since)" for name in (statement.edits if statement is not None else ())]
+            if (statement := read_statement(target)) is not None:
+                recorded, foreign = statement.ends, [f"{name} (set since)" for name in statement.edits]
         for path in files_below(target, statement=not recorded):
             name = path.relative_to(target).as_posix()
             if path.is_symlink() or name not in recorded or not path.is_file():

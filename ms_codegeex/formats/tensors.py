@@ -15,18 +15,16 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.reading import open_regular
 
-_EXPONENTS = {
-    "float64": 0x7FF << 52,
-    "float32": 0xFF << 23,
-    "float16": 0x7C00,
-    "bfloat16": 0x7F80,
-}  # all set: not finite
+# all set: not finite
+_EXPONENTS = {"float64": 0x7FF << 52, "float32": 0xFF << 23, "float16": 0x7C00, "bfloat16": 0x7F80}
 _AT_ONCE = 1 << 16  # numbers that are looked at together
 BLOCK_BYTES = 1 << 24  # what is hashed, checked or written at once
 READ_BYTES = 1 << 19  # at once; a part of this size is still in the cache when it is hashed
 MAX_AXES, MAX_SIZE = 32, 2**59  # NumPy's limits: axes, and the product of the sizes but 0, as bytes are below 2**63
 QUOTED = 300  # characters of a message that quote a file
+_NPY = b"\x93NUMPY"  # how NumPy's files begin
 
 # name -> how NumPy holds it (always little-endian, as every file format here stores it), and what safetensors files,
 # MindSpore's checkpoints and PyTorch's storages call it
@@ -93,6 +91,9 @@ class LazyTensor:
     def window(self, index: tuple[slice, ...]) -> LazyTensor:
         shape = tuple(len(range(*s.indices(size))) for s, size in zip(index, self.shape, strict=True))
         return LazyTensor(self.dtype, shape, lambda: self.array()[index] if self.part is None else self.part(index))
+
+
+Tensors = Mapping[str, LazyTensor]
 
 
 def finite(name: str, tensor: LazyTensor, where: str, remedy: str) -> LazyTensor:
@@ -178,6 +179,23 @@ def read_bytes(path: Path, start: int, into: np.ndarray) -> Iterator[np.ndarray]
         raise UserError(f"{path}: was changed or removed while it was being read ({error}); copy it again") from None
 
 
+def open_npy(file: Path) -> np.ndarray:
+    """The array of a `.npy` file, mapped; `UserError` for a damaged one."""
+    try:
+        with open_regular(file) as stream:
+            if stream.read(len(_NPY)) != _NPY:
+                raise ValueError("it does not begin like one")
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except UserError:
+        raise
+    except Exception as error:  # NumPy parses the header as Python, so a damaged one can raise nearly anything
+        raise damaged(file, f"not a sound .npy file ({error})") from None
+    size, described = file.stat().st_size, array.offset + array.nbytes
+    if size != described:
+        raise damaged(file, f"has {size} bytes, its header describes {described}")
+    return array
+
+
 def from_bfloat16(bits: np.ndarray) -> np.ndarray:
     """The bits of bfloat16 numbers as FP32, which is exact."""
     return (bits.astype(np.uint32) << 16).view(np.float32)  # the upper half of an FP32
@@ -258,8 +276,7 @@ def gather(
     records: Iterable[Mapping[str, Any]],
     copy: Callable[[Mapping[str, Any], Index, np.ndarray], object] = _copy,
 ) -> np.ndarray:
-    """A window of a tensor from its slices: `copy(record, index, into)` is called with each that the window meets; by
-    default, a record has its `tensor`."""
+    """A window of a tensor from slices: `copy(record, index, into)` for each that it meets; default: its `tensor`."""
     ranges = window_ranges(shape, window)
     result = np.empty([stop - start for start, stop in ranges], NUMPY_DTYPES[dtype])
     for record in records:

@@ -22,6 +22,7 @@ from ms_codegeex.base.reading import open_regular, opened
 from ms_codegeex.formats import torch_pickle
 from ms_codegeex.formats.chunks import Checksum, checked_rows
 from ms_codegeex.formats.tensors import MAX_AXES, NUMPY_DTYPES, LazyTensor, byte_blocks, damaged, map_bytes
+from ms_codegeex.formats.torch_pickle import Storage
 
 ALIGNMENT = 64
 _DAMAGE = (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, zlib.error, struct.error)  # Runtime: "encrypted"
@@ -47,9 +48,8 @@ def _write_record(archive: zipfile.ZipFile, name: str, size: int, blocks: Iterab
 
 
 def write_torch(path: Path, tree: Any, check: Callable[[Path], object] | None = None) -> None:
-    """Write a nested dictionary whose leaves are `LazyTensor`s, numbers or strings; `torch.load` reads it. One tensor
-    is in memory at a time, and the checksums are computed on the way. The file appears only when it is complete and
-    `check(temporary)` raises nothing."""
+    """Write a nested dictionary whose leaves are `LazyTensor`s, numbers or strings, for `torch.load`; one tensor is in
+    memory at a time. The file appears only when it is complete and `check(temporary)` raises nothing."""
     pickled, tensors = torch_pickle.dump(tree)
     with atomic_file(path, check) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         _write_record(archive, f"{path.stem}/data.pkl", len(pickled), [pickled])
@@ -102,9 +102,8 @@ class _Archive:
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
             raise UserError(f"{self.path}: its {what} is compressed, which PyTorch never does; save it with torch.save")
         if info.file_size > largest:
-            raise UserError(
-                f"{self.path}: its {what} has {info.file_size} bytes, not at most {largest}; save the state dict alone"
-            )
+            large = f"its {what} has {info.file_size} bytes, not at most {largest}"
+            raise UserError(f"{self.path}: {large}; save the state dict alone")
         return archive.read(name)
 
     def _start(self, info: zipfile.ZipInfo) -> int:
@@ -113,7 +112,7 @@ class _Archive:
             raise damaged(self.path, f"record {info.filename} is damaged")
         return info.header_offset + _LOCAL_HEADER + sum(struct.unpack("<HH", local[26:30]))
 
-    def storage(self, storage: torch_pickle.Storage) -> np.ndarray:
+    def storage(self, storage: Storage) -> np.ndarray:
         """The elements of a storage as a flat read-only view."""
         info = self._records[f"{self._stem}/data/{storage.key}"]
         data = map_bytes(self.path, self._start(info), info.file_size)
@@ -126,9 +125,7 @@ class _Archive:
 
         return self._checksums.setdefault(info.filename, Checksum(info.CRC, error))
 
-    def tensor(
-        self, storage: torch_pickle.Storage, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]
-    ) -> LazyTensor:
+    def tensor(self, storage: Storage, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> LazyTensor:
         """A window of a storage, checked to lie inside it; `offset` and `stride` count elements."""
         info = self._records.get(f"{self._stem}/data/{storage.key}")
         width = NUMPY_DTYPES[storage.dtype].itemsize

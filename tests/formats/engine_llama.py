@@ -79,14 +79,8 @@ def answers(request):
             known = following is not None and following[0] == number
             chosen.append(following[1] if known else None)
             following = next(told, None) if known else following
-        found.append(
-            {
-                "prompt_ids": ids(text),
-                "ids": result["tokens"],
-                "log_probabilities": chosen,
-                "text": result["content"],
-            }
-        )
+        answer = {"prompt_ids": ids(text), "ids": result["tokens"]}
+        found.append({**answer, "log_probabilities": chosen, "text": result["content"]})
     return {"answers": found, "only_ids": only_ids}
 
 

@@ -16,10 +16,8 @@ def answers(request):
     decoded = [tokenizer.decode(ids) for ids in only_ids]
     found = []
     if request["texts"]:
-        types = {"torch_dtype": getattr(torch, request["dtype"])}
-        model = AutoModelForCausalLM.from_pretrained(
-            request["path"], trust_remote_code=request["trust"], **types
-        ).eval()
+        given = {"trust_remote_code": request["trust"], "torch_dtype": getattr(torch, request["dtype"])}
+        model = AutoModelForCausalLM.from_pretrained(request["path"], **given).eval()
     for text in request["texts"]:
         ids = tokenizer(text).input_ids
         settings = {"max_new_tokens": request["count"], "do_sample": False, "pad_token_id": 0}

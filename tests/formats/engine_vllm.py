@@ -34,14 +34,8 @@ def answers(request):
     for each in model.generate(request["texts"], settings, use_tqdm=False, **lora):
         (answer,) = each.outputs
         chosen = [likely[number].logprob for number, likely in zip(answer.token_ids, answer.logprobs, strict=True)]
-        found.append(
-            {
-                "prompt_ids": list(each.prompt_token_ids),
-                "ids": list(answer.token_ids),
-                "log_probabilities": chosen,
-                "text": answer.text,
-            }
-        )
+        ids = {"prompt_ids": list(each.prompt_token_ids), "ids": list(answer.token_ids)}
+        found.append({**ids, "log_probabilities": chosen, "text": answer.text})
     return {"answers": found, "only_ids": only_ids}
 
 

@@ -7,6 +7,7 @@ ids of a text (`prompt`, `prompt_ids`) and how the engine continues it (`text`).
 """
 
 import copy
+import inspect
 import json
 import sys
 import tempfile
@@ -140,14 +141,12 @@ def left_padding(exported):
         first = cache_of(forward(model, ids[:, :-2], attention_mask=mask[:, :-2]))
         rest = forward(model, ids[:, -2:], attention_mask=mask, past_key_values=first).logits
         close(rest[:, -1], logits[:, -1])
-        together = {
-            kind: greedy(model, batch.input_ids, attention_mask=batch.attention_mask, cache_implementation=kind)
-            for kind in (None, "static")
-        }
+        kinds = (None, "static")
+        together = [greedy(model, ids, attention_mask=mask, cache_implementation=kind) for kind in kinds]
         for row, prompt in enumerate(PROMPTS):
             alone = tokenizer(prompt, return_tensors="pt").input_ids
             close(logits[row, -1], forward(model, alone).logits[0, -1])
-            for rows in together.values():
+            for rows in together:
                 assert rows[row][-12:] == greedy(model, alone)[0][-12:]
 
 
@@ -297,12 +296,9 @@ def static_sizes(model, batch):
 def exported_program(exported):
     """`torch.export` with sequences of any length."""
     length = torch.export.Dim("length", min=2, max=exported.model().config.max_position_embeddings)
-    program = torch.export.export(
-        exported.load(),
-        (exported.ids,),
-        {"use_cache": False},
-        dynamic_shapes={"input_ids": {1: length}, "use_cache": None},
-    )
+    given = (exported.ids,), {"use_cache": False}
+    shapes = {"input_ids": {1: length}, "use_cache": None}
+    program = torch.export.export(exported.load(), *given, dynamic_shapes=shapes)
     found = program.module()(exported.ids[:, :6], use_cache=False).logits
     close(found, exported.logits[:, :6])
 
@@ -347,27 +343,11 @@ def raised(function, words):
         raise AssertionError(f"nothing was raised, expected {words!r}")
 
 
-CHECKS = (
-    logits_of_the_twin,
-    other_implementations,
-    text_of_the_engine,
-    caches_change_nothing,
-    left_padding,
-    beams,
-    embeddings_as_input,
-    states_and_attentions,
-    the_network_below,
-    loss_and_tuples,
-    gradient_checkpointing,
-    saved_and_loaded,
-    older_directories,
-    low_rank_adapters,
-    compiled_whole,
-    exported_program,
-    no_waiting_for_the_device,
-    half_precision,
-    mistakes_are_said,
-)
+CHECKS = [  # all functions here of an `Exported`
+    each
+    for each in [*vars().values()]
+    if inspect.isfunction(each) and next(iter(inspect.signature(each).parameters), "") == "exported"
+]
 
 
 def main(directory):

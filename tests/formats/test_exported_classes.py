@@ -30,17 +30,8 @@ from twins import codegeex_torch  # noqa: E402
 from twins.peers import randomise  # noqa: E402
 
 POSITIONS, COUNT, EOS, PROMPT = 40, 20, 50256, "def first(x):\n        return x"
-CONFIG = build_config(
-    "tiny",
-    {
-        "vocab_size": 50400,
-        "hidden_size": 32,
-        "num_layers": 2,
-        "num_heads": 4,
-        "intermediate_size": 48,
-        "max_position_embeddings": POSITIONS,
-    },
-)
+SIZES = {"vocab_size": 50400, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "intermediate_size": 48}
+CONFIG = build_config("tiny", SIZES | {"max_position_embeddings": POSITIONS})
 
 
 @pytest.fixture(scope="module")
@@ -114,14 +105,10 @@ def test_other_versions(version, directory, tmp_path):
     assert found.startswith("5.") if ">" in version else found == version[2:]
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "formats/exported/modeling_codegeex",
-        "data/tokenizer/exported/tokenization_codegeex",
-        "data/tokenizer/exported/tokenization_chatglm",
-    ],
-)
+TOKENIZERS = [f"data/tokenizer/exported/tokenization_{name}" for name in ("codegeex", "chatglm")]
+
+
+@pytest.mark.parametrize("module", ["formats/exported/modeling_codegeex", *TOKENIZERS])
 @pytest.mark.parametrize("version", ["4.47.1", "6.0.0.dev0"])
 def test_a_version_that_does_not_fit_is_refused(module, version, monkeypatch):
     monkeypatch.setattr(importlib.import_module("transformers"), "__version__", version)  # as the module finds it

@@ -33,14 +33,8 @@ def ours():
 
 
 def test_patterns_are_repeated_layer_by_layer():
-    assert [entry.foreign for entry in expand(PATTERNS, SIZES)] == [
-        "wte",
-        "h.0.qkv",
-        "h.0.out",
-        "h.1.qkv",
-        "h.1.out",
-        ("top", "norm"),
-    ]
+    expected = ["wte", "h.0.qkv", "h.0.out", "h.1.qkv", "h.1.out", ("top", "norm")]
+    assert [entry.foreign for entry in expand(PATTERNS, SIZES)] == expected
 
 
 def test_channels_of_heads_are_renumbered():
@@ -95,7 +89,7 @@ class Watched(str):
         self.then()
         return str(self) == str(other)
 
-    def __ne__(self, other):
+    def __ne__(self, other):  # else that of `str`
         return not self == other
 
 
@@ -123,10 +117,8 @@ def test_parts_of_one_tensor_share_a_dtype():
 @given(st.sampled_from(sorted(NUMPY_DTYPES)), st.integers(0, 200), st.integers(0, 9))
 def test_the_fast_transpose_is_that_of_numpy(dtype, rows, columns):
     kind = NUMPY_DTYPES[dtype]
-    data = np.random.default_rng(rows).integers(
-        0, 2 if dtype == "bool" else 256, rows * columns * kind.itemsize, np.uint8
-    )
-    array = data.view(kind).reshape(rows, columns)
+    size, values = rows * columns * kind.itemsize, 2 if dtype == "bool" else 256
+    array = np.random.default_rng(rows).integers(0, values, size, np.uint8).view(kind).reshape(rows, columns)
     result = transposed(array)
     assert result.dtype == kind and result.shape == (columns, rows) and result.flags.c_contiguous
     assert result.tobytes() == array.T.tobytes()
@@ -135,13 +127,9 @@ def test_the_fast_transpose_is_that_of_numpy(dtype, rows, columns):
 @pytest.mark.parametrize("kind", ["view", "columns", "unaligned", "read-only"])
 def test_the_transpose_of_what_a_file_gives(kind):
     array = np.arange(64 * 12, dtype=np.float32).reshape(64, 12)
-    if kind == "view":
-        array = array.T
-    elif kind == "columns":
-        array = array[:, ::2]
-    elif kind == "unaligned":
+    if kind == "unaligned":
         array = np.frombuffer(b"x" + array.tobytes(), np.uint8)[1:].view(np.float32).reshape(64, 12)
-    else:
-        array.flags.writeable = False
+    array = {"view": array.T, "columns": array[:, ::2]}.get(kind, array)
+    array.flags.writeable = False
     result = transposed(array)
     assert result.tobytes() == array.T.tobytes() and not np.shares_memory(result, array)

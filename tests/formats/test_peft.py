@@ -25,6 +25,15 @@ from ms_codegeex.runs.rank.weights import weights_of
 from ms_codegeex.runs.resharding import open_contents, rank_slices
 
 RANK, ALPHA = 2, 6.0
+HIDDEN, BLOCK = small_models.FIELDS["codegen"]["hidden_size"], "transformer.h.0"
+FACTORS = {  # A and B of rank 2
+    f"transformer.h.{block}.attn.{kind}": (
+        np.random.default_rng(block).standard_normal((2, HIDDEN)).astype(np.float32),
+        np.random.default_rng(9).standard_normal((rows * HIDDEN, 2)).astype(np.float32),
+    )
+    for block in (0, 1)
+    for kind, rows in (("qkv_proj", 3), ("out_proj", 1))
+}
 
 
 @pytest.fixture(params=[*small_models.FAMILIES, "codegen untied"])
@@ -38,10 +47,23 @@ def tuned(request, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory):
-    """A model without adapters."""
-    root = tmp_path_factory.mktemp("plain")
-    return open_source(small_models.save_run(root, "codegen", small_models.parameters("codegen")))
+def base(tmp_path_factory):
+    """A model directory."""
+    root = tmp_path_factory.mktemp("base")
+    run = small_models.save_run(root / "run", "codegen", small_models.parameters("codegen"))
+    convert(run, "hf", root / "base", progress=False)
+    return root / "base"
+
+
+@pytest.fixture(scope="module")
+def plain(base):
+    return open_source(base)
+
+
+def written(run, path):
+    """The tensors and the settings of a run's adapters in PEFT's layout."""
+    write_peft(open_source(run), path)
+    return SafetensorsFile(path / "adapter_model.safetensors").tensors, read_json(path / "adapter_config.json")
 
 
 @pytest.mark.parametrize("name", small_models.FAMILIES)
@@ -56,11 +78,9 @@ def test_layers_share_a_factor_where_the_files_fuse_them(name):
 def test_fused_layers_have_the_rank_of_the_others(tuned, tmp_path):
     """Unless each of them has a factor A."""
     _, _, run = tuned
-    write_peft(open_source(run), tmp_path / "adapter")
-    file, config = SafetensorsFile(tmp_path / "adapter" / "adapter_model.safetensors"), None
-    config = read_json(tmp_path / "adapter" / "adapter_config.json")
+    tensors, config = written(run, tmp_path / "adapter")
     untied = "blocks.0.attention.key.lora_a" in open_source(run).checkpoint.names
-    ranks = {len(tensor.float32()) for name, tensor in file.tensors.items() if "lora_A" in name}
+    ranks = {len(tensor.float32()) for name, tensor in tensors.items() if "lora_A" in name}
     assert (ranks, config["rank_pattern"]) == (({2, 6}, {"qkv_proj": 6}) if untied else ({2}, {}))
 
 
@@ -68,19 +88,14 @@ def test_the_product_of_the_factors_is_the_difference_of_the_weights(tuned, tmp_
     """In the Hugging Face layout, whatever is fused there."""
     _, base, run = tuned
     convert(run, "hf", tmp_path / "merged", progress=False)
-    write_peft(open_source(run), tmp_path / "adapter")
-    file, config = SafetensorsFile(tmp_path / "adapter" / "adapter_model.safetensors"), None
-    config = read_json(tmp_path / "adapter" / "adapter_config.json")
-    before, after = (SafetensorsFile(place / "model.safetensors") for place in (base, tmp_path / "merged"))
-    modules = {name.removeprefix("base_model.model.").partition(".lora_")[0] for name in file.tensors}
-    for name in before.tensors:
-        difference = after.tensors[name].array().astype(np.float64) - before.tensors[name].array()
+    tensors, config = written(run, tmp_path / "adapter")
+    before, after = (SafetensorsFile(place / "model.safetensors").tensors for place in (base, tmp_path / "merged"))
+    for name in before:
+        difference = after[name].array().astype(np.float64) - before[name].array()
         module, expected = name.removesuffix(".weight"), np.zeros(difference.shape)
-        if module in modules and name.endswith(".weight"):
-            a, b = (
-                file.tensors[f"base_model.model.{module}.lora_{kind}.weight"].array().astype(np.float64)
-                for kind in "AB"
-            )
+        a, b = (tensors.get(f"base_model.model.{module}.lora_{kind}.weight") for kind in "AB")
+        if a is not None and name.endswith(".weight"):
+            a, b = (each.array().astype(np.float64) for each in (a, b))
             kind = module.rpartition(".")[2]
             rank, alpha = config["rank_pattern"].get(kind, RANK), config["alpha_pattern"].get(kind, ALPHA)
             assert len(a) == rank and alpha / rank == ALPHA / RANK and kind in config["target_modules"]
@@ -124,46 +139,49 @@ def test_what_is_written_is_read_back(tuned, tmp_path):
         np.testing.assert_array_equal(found.tensors[name].float32(), tensor.float32(), err_msg=name)
 
 
-def write_foreign(path, arrays, **config):
-    path.mkdir()
-    prefix = "base_model.model.transformer.h.0."
-    tensors = {f"{prefix}{name}.weight": from_array(array.astype(np.float32)) for name, array in arrays.items()}
-    write_safetensors(path / "adapter_model.safetensors", tensors)
+def factors(module, a, b):
+    return {f"{module}.lora_A": a, f"{module}.lora_B": b}
+
+
+def write_foreign(path, arrays, name="adapter_model.safetensors", infix="", **config):
+    """Adapters as other programs write them."""
+    path.mkdir(parents=True)
+    arrays = {f"base_model.model.{key}{infix}.weight": each.astype(np.float32) for key, each in arrays.items()}
+    if name.endswith(".bin"):
+        torch = pytest.importorskip("torch")
+        torch.save({key: torch.from_numpy(each) for key, each in arrays.items()}, path / name)
+    else:
+        write_safetensors(path / name, {key: from_array(each) for key, each in arrays.items()})
     write_json(path / "adapter_config.json", {"peft_type": "LORA", "r": 2, "lora_alpha": 2, **config})
     return path
 
 
-@pytest.mark.parametrize("tuned", ["codegen"], indirect=True)
-def test_what_another_program_wrote_is_read(tuned, tmp_path):
+def test_what_another_program_wrote_is_read(base, plain, tmp_path):
     """One A for a module that is three layers of ours, and patterns of rank and alpha."""
-    _, base, _ = tuned
-    model, rng = open_source(base), np.random.default_rng(2)
-    hidden = model.config.hidden_size
-    arrays = {
-        "attn.qkv_proj.lora_A": rng.standard_normal((3, hidden)),
-        "attn.qkv_proj.lora_B": rng.standard_normal((3 * hidden, 3)),
-        "attn.out_proj.lora_A": rng.standard_normal((4, hidden)),
-        "attn.out_proj.lora_B": rng.standard_normal((hidden, 4)),
+    model, rng, hidden = plain, np.random.default_rng(2), HIDDEN
+    drawn = {
+        "qkv_proj": (rng.standard_normal((3, hidden)), rng.standard_normal((3 * hidden, 3))),
+        "out_proj": (rng.standard_normal((4, hidden)), rng.standard_normal((hidden, 4))),
     }
-    place = write_foreign(
-        tmp_path / "adapter", arrays, r=3, lora_alpha=6, rank_pattern={"out_proj": 4}, use_rslora=True
-    )
+    arrays = {key: each for name, pair in drawn.items() for key, each in factors(f"{BLOCK}.attn.{name}", *pair).items()}
+    settings = {"r": 3, "lora_alpha": 6, "rank_pattern": {"out_proj": 4}, "use_rslora": True}
+    place = write_foreign(tmp_path / "adapter", arrays, **settings)
     combined = dataclasses.replace(model, tensors=merged(model.tensors, open_adapters(place, model), "it"))
     convert(combined, "hf", tmp_path / "merged", progress=False)
-    before, after = (SafetensorsFile(place / "model.safetensors") for place in (base, tmp_path / "merged"))
-    for module, scale in (("attn.qkv_proj", 6 / math.sqrt(3)), ("attn.out_proj", 6 / 2)):
-        name = f"transformer.h.0.{module}.weight"
-        expected = before.tensors[name].array() + scale * arrays[f"{module}.lora_B"] @ arrays[f"{module}.lora_A"]
-        np.testing.assert_allclose(after.tensors[name].array(), expected, rtol=1e-5, atol=1e-5)
+    before, after = (SafetensorsFile(place / "model.safetensors").tensors for place in (base, tmp_path / "merged"))
+    for module, scale in (("qkv_proj", 6 / math.sqrt(3)), ("out_proj", 6 / 2)):
+        name, (a, b) = f"{BLOCK}.attn.{module}.weight", drawn[module]
+        expected = before[name].array() + scale * b @ a
+        np.testing.assert_allclose(after[name].array(), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("part", ["query", "key"])
 def test_adapters_of_the_form_for_other_engines(plain, tmp_path, part):
     """GPT-J has three matrices in place of the fused one."""
-    pair = zip("AB", FACTORS["transformer.h.0.attn.out_proj"], strict=True)
-    arrays = {f"attn.{part[0]}_proj.lora_{kind}": factor for kind, factor in pair}
+    a, b = FACTORS[f"{BLOCK}.attn.out_proj"]
+    arrays = factors(f"{BLOCK}.attn.{part[0]}_proj", a, b)
     adapters = open_adapters(write_foreign(tmp_path / "a", arrays, lora_alpha=4), plain)
-    name, (a, b) = f"blocks.0.attention.{part}.weight", arrays.values()
+    name = f"blocks.0.attention.{part}.weight"
     after = merged(plain.tensors, adapters, "it")[name].float32()
     np.testing.assert_allclose(after, plain.tensors[name].float32() + 2 * b @ a, rtol=1e-5, atol=1e-5)
 
@@ -180,22 +198,14 @@ def test_adapters_of_earlier_versions_are_not_trained_further(tuned, tmp_path):
         list(rank_slices(open_contents(run), Mesh()))
 
 
-@pytest.mark.parametrize("tuned", ["codegen"], indirect=True)
-@pytest.mark.parametrize("ranks", [(2, 4), (2, None)], ids=["another rank", "one block"])
-def test_adapters_that_a_run_cannot_have_are_named(tuned, tmp_path, ranks):
-    _, base, _ = tuned
-    hidden, arrays = open_source(base).config.hidden_size, {}
+@pytest.mark.parametrize("ranks", [(2, 4), (2,)], ids=["another rank", "one block"])
+def test_adapters_that_a_run_cannot_have_are_named(base, tmp_path, ranks):
+    arrays = {}
     for block, rank in enumerate(ranks):
-        if rank:
-            arrays[f"{block}.attn.out_proj.lora_A"] = np.ones((rank, hidden))
-            arrays[f"{block}.attn.out_proj.lora_B"] = np.ones((hidden, rank))
-    tensors = {
-        f"base_model.model.transformer.h.{name}.weight": from_array(x.astype(np.float32)) for name, x in arrays.items()
-    }
-    (tmp_path / "adapter").mkdir()
-    write_safetensors(tmp_path / "adapter" / "adapter_model.safetensors", tensors)
+        pair = np.ones((rank, HIDDEN)), np.ones((HIDDEN, rank))
+        arrays |= factors(f"transformer.h.{block}.attn.out_proj", *pair)
     patterns = {"rank_pattern": {r"h\.1\.attn\.out_proj": 4}, "alpha_pattern": {r"h\.1\..*": 4}}
-    write_json(tmp_path / "adapter" / "adapter_config.json", {"peft_type": "LORA", "r": 2, "lora_alpha": 2, **patterns})
+    write_foreign(tmp_path / "adapter", arrays, **patterns)
     model = {"family": "codegen", "weights": str(base), **small_models.FIELDS["codegen"]}
     lora = {"rank": 2, "alpha": 2, "targets": ["attention.output"], "weights": str(tmp_path / "adapter")}
     config = build_run_config({"training": {"steps": 1}, "model": model, "lora": lora})
@@ -203,35 +213,34 @@ def test_adapters_that_a_run_cannot_have_are_named(tuned, tmp_path, ranks):
         weights_of(config)
 
 
-@pytest.mark.parametrize("tuned", ["codegen"], indirect=True)
+OUT = (f"{BLOCK}.attn.out_proj", 2, HIDDEN)
+
+
 @pytest.mark.parametrize(
-    ("shapes", "config", "message"),
+    ("shape", "config", "message"),
     [
-        ({"attn.out_proj": (2, 64)}, {"lora_bias": True}, "lora_bias is True, and only False can be read; merge"),
-        ({"attn.out_proj": (2, 64)}, {"init_lora_weights": "pissa"}, "init_lora_weights is pissa, which may have"),
-        ({"attn.out_proj": (2, 64)}, {"use_dora": True}, "use_dora is True, and only False can be read; merge"),
-        ({"attn.out_proj": (2, 64)}, {"peft_type": "IA3"}, "expected peft_type LORA"),
-        ({"attn.nothing": (2, 64)}, {}, "is not a factor of an adapter of .*base; give their model"),
-        ({"attn.v": (2, 64)}, {"target_modules": ["v", "out_proj"]}, "is not a factor of .*; give their model"),
-        ({}, {}, "holds no tensors: it was saved while its weights were on several devices; set stage3_gather"),
-        ({"attn.out_proj": (0, 64)}, {}, "holds 2 empty tensors, such as .*: it was saved while"),
-        (
-            {"attn.out_proj": (2, 64)},
-            {"target_modules": ["out_proj", "fc_in"]},
-            r"no factors of .*h\.0\.mlp\.fc_in",
-        ),
-        ({"attn.out_proj": (2, 64)}, {"target_modules": "all-linear"}, r"no factors of .*h\.1\.attn\.out_proj, which"),
-        ({"attn.out_proj": (2, 999)}, {}, r"is \[999, 2\] x \[2, 999\], but that matrix of .* is \[\d+, \d+\]"),
+        (OUT, {"lora_bias": True}, "lora_bias is True, and only False can be read; merge"),
+        (OUT, {"init_lora_weights": "pissa"}, "init_lora_weights is pissa, which may have"),
+        (OUT, {"use_dora": True}, "use_dora is True, and only False can be read; merge"),
+        (OUT, {"peft_type": "IA3"}, "expected peft_type LORA"),
+        (OUT, {"target_modules": ["out_proj", "fc_in"]}, r"no factors of .*h\.0\.mlp\.fc_in"),
+        (OUT, {"target_modules": "all-linear"}, r"no factors of .*h\.1\.attn\.out_proj, which"),
+        ((f"{BLOCK}.attn.nothing", 2, 64), {}, "is not a factor of an adapter of .*base; give their model"),
+        ((f"{BLOCK}.attn.v", 2, 64), {"target_modules": ["v", "out_proj"]}, "is not a factor of .*; give their model"),
+        (None, {}, "holds no tensors: it was saved while its weights were on several devices; set stage3_gather"),
+        ((f"{BLOCK}.attn.out_proj", 0, 64), {}, "holds 2 empty tensors, such as .*: it was saved while"),
+        ((f"{BLOCK}.attn.out_proj", 2, 999), {}, r"is \[999, 2\] x \[2, 999\], but that matrix of .* is \[\d+, \d+\]"),
+        (OUT, {"rank_pattern": {"out_proj": 4}}, "out_proj has rank 2, but adapter_config.json says 4"),
+        (OUT, {"alpha_pattern": {"(?=out)out_proj": 4}}, "is not a regular expression without look-around"),
+        (OUT, {"alpha_pattern": {f"x{number}": 4 for number in range(99)}}, "has 99 keys for"),
     ],
 )
-def test_adapters_that_do_not_fit_are_one_line(tuned, tmp_path, shapes, config, message):
-    _, base, _ = tuned
-    arrays = {}
-    for module, (rank, size) in shapes.items():
-        arrays |= {f"{module}.lora_A": np.ones((rank, size)), f"{module}.lora_B": np.ones((size, rank))}
+def test_adapters_that_do_not_fit_are_one_line(plain, tmp_path, shape, config, message):
+    name, rank, size = shape or ("", 0, 0)
+    arrays = factors(name, np.ones((rank, size)), np.ones((size, rank))) if shape else {}
     place = write_foreign(tmp_path / "adapter", arrays, **config)
     with pytest.raises(UserError, match=message) as error:
-        open_adapters(place, open_source(base))
+        open_adapters(place, plain)
     assert "\n" not in str(error.value)
 
 
@@ -248,8 +257,7 @@ def test_adapters_that_do_not_fit_are_one_line(tuned, tmp_path, shapes, config, 
     ids=lambda value: str(value)[:20],
 )
 def test_settings_that_no_adapter_has_are_named(plain, tmp_path, key, value):
-    hidden = plain.config.hidden_size
-    arrays = {"attn.out_proj.lora_A": np.ones((2, hidden)), "attn.out_proj.lora_B": np.ones((hidden, 2))}
+    arrays = factors(f"{BLOCK}.attn.out_proj", np.ones((2, HIDDEN)), np.ones((HIDDEN, 2)))
     place = write_foreign(tmp_path / "adapter", arrays, **{key: value})
     with pytest.raises(UserError, match=rf"adapter_config\.json: {key}") as error:
         open_adapters(place, plain)
@@ -258,7 +266,7 @@ def test_settings_that_no_adapter_has_are_named(plain, tmp_path, key, value):
 
 @pytest.mark.parametrize("axes", [(), (4,), (1, 1, 1)])
 def test_factors_that_are_no_matrices_are_named(plain, tmp_path, axes):
-    arrays = {f"attn.out_proj.lora_{kind}": np.ones(axes) for kind in "AB"}
+    arrays = factors(f"{BLOCK}.attn.out_proj", np.ones(axes), np.ones(axes))
     with pytest.raises(UserError, match=r"the adapter of .*out_proj is"):
         open_adapters(write_foreign(tmp_path / "adapter", arrays), plain)
 
@@ -293,24 +301,20 @@ def test_adapters_of_another_model_are_named(tuned, tmp_path):
         open_adapters(run, open_source(run))
     with pytest.raises(UserError, match="nowhere: no such directory"):
         open_adapters(tmp_path / "nowhere", open_source(base))
-    with pytest.raises(UserError, match="holds no adapters; give a run that trained some"):
-        open_adapters(other, open_source(base))
+    for call in (open_adapters, lambda path, model: write_peft(model, tmp_path / "a")):
+        with pytest.raises(UserError, match="holds no adapters; give a run that trained some"):
+            call(other, open_source(base))
 
 
-def test_a_model_without_adapters_is_named(tmp_path):
-    run = small_models.save_run(tmp_path / "run", "codegen", small_models.parameters("codegen"))
-    with pytest.raises(UserError, match="holds no adapters; give a run that trained some"):
-        write_peft(open_source(run), tmp_path / "adapter")
+def as_foreign(model, tensors):
+    small = small_models.formats("codegen")
+    return to_foreign(small.entries(small.layout("huggingface"), model.config), tensors)
 
 
 def scales(base, place):
     """What the difference of each adapted matrix is of B A, one number for each module."""
     model = open_source(base)
-    small = small_models.formats("codegen")
-    after = to_foreign(
-        small.entries(small.layout("huggingface"), model.config),
-        merged(model.tensors, open_adapters(place, model), "it"),
-    )
+    after = as_foreign(model, merged(model.tensors, open_adapters(place, model), "it"))
     before, found = SafetensorsFile(base / "model.safetensors").tensors, {}
     for name, tensor in before.items():
         change = after[name].float32() - tensor.float32()
@@ -320,15 +324,6 @@ def scales(base, place):
     return {module: round(float(np.median(each)), 2) for module, each in found.items()}
 
 
-HIDDEN = small_models.FIELDS["codegen"]["hidden_size"]
-FACTORS = {  # A and B of rank 2
-    f"transformer.h.{block}.attn.{kind}": (
-        np.random.default_rng(block).standard_normal((2, HIDDEN)).astype(np.float32),
-        np.random.default_rng(9).standard_normal((rows * HIDDEN, 2)).astype(np.float32),
-    )
-    for block in (0, 1)
-    for kind, rows in (("qkv_proj", 3), ("out_proj", 1))
-}
 PATTERNS = [  # settings, and the scales that PEFT 0.21 gives blocks 0 and 1: of qkv_proj, of out_proj
     ({}, (2, 2), (2, 2)),
     ({"alpha_pattern": {"attn.qkv_proj": 64, "proj": 8}}, (32, 32), (2, 2)),
@@ -342,34 +337,13 @@ PATTERNS = [  # settings, and the scales that PEFT 0.21 gives blocks 0 and 1: of
 ]
 
 
-def write_factors(path, config, name="adapter_model.safetensors", infix=""):
-    path.mkdir(parents=True)
-    tensors = {
-        f"base_model.model.{module}.lora_{kind}{infix}.weight": each
-        for module, pair in FACTORS.items()
-        for kind, each in zip("AB", pair, strict=True)
-    }
-    if name.endswith(".bin"):
-        torch = pytest.importorskip("torch")
-        torch.save({key: torch.from_numpy(each) for key, each in tensors.items()}, path / name)
-    else:
-        write_safetensors(path / name, {key: from_array(each) for key, each in tensors.items()})
-    write_json(path / "adapter_config.json", {"peft_type": "LORA", "r": 2, "lora_alpha": 4, **config})
-    return path
+def write_factors(path, config, **how):
+    arrays = {key: each for module, pair in FACTORS.items() for key, each in factors(module, *pair).items()}
+    return write_foreign(path, arrays, **{"lora_alpha": 4, **config}, **how)
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """A model directory."""
-    root = tmp_path_factory.mktemp("base")
-    small_models.save_run(root / "run", "codegen", small_models.parameters("codegen"))
-    convert(root / "run", "hf", root / "base", progress=False)
-    return root / "base"
-
-
-@pytest.mark.parametrize("number", range(len(PATTERNS)))
-def test_keys_of_patterns_are_expressions(base, tmp_path, number):
-    config, query, output = PATTERNS[number]
+@pytest.mark.parametrize(("config", "query", "output"), PATTERNS)
+def test_keys_of_patterns_are_expressions(base, tmp_path, config, query, output):
     expected = {f"{i}.attn.qkv_proj": scale for i, scale in enumerate(query)}
     expected |= {f"{i}.attn.out_proj": scale for i, scale in enumerate(output)}
     assert scales(base, write_factors(tmp_path / "a", config)) == expected
@@ -385,27 +359,14 @@ def test_keys_of_patterns_are_expressions(base, tmp_path, number):
 @pytest.mark.parametrize("infix", ["", ".default"])
 def test_pickled_adapters_are_read(base, tmp_path, capfd, infix):
     """Also from the folder in which a Trainer has checkpoints, and the result next to them."""
-    place = write_factors(tmp_path / "run/checkpoint-20", {}, "adapter_model.bin", infix)
+    place = write_factors(tmp_path / "run/checkpoint-20", {}, name="adapter_model.bin", infix=infix)
     assert {*scales(base, place).values(), *scales(base, place.parent).values()} == {2}
     assert capfd.readouterr().err.count("run: the adapters are in checkpoint-20") == 1
-    write_factors(tmp_path / "run/final", {}, "adapter_model.bin", infix)
+    write_factors(tmp_path / "run/final", {}, name="adapter_model.bin", infix=infix)
     assert {*scales(base, place.parent).values()} == {2}
     assert "run: the adapters are in final; passed over: checkpoint-20" in capfd.readouterr().err
     assert [*adapters_inputs(place).files] == ["adapter_config.json", "adapter_model.bin"]
     assert summary(place)["rank"] == 2
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ({"rank_pattern": {"out_proj": 4}}, "out_proj has rank 2, but adapter_config.json says 4"),
-        ({"alpha_pattern": {"(?=out)out_proj": 4}}, "is not a regular expression without look-around"),
-        ({"alpha_pattern": {f"x{number}": 4 for number in range(99)}}, "has 99 keys for"),
-    ],
-)
-def test_patterns_that_cannot_be_followed_are_named(base, tmp_path, config, message):
-    with pytest.raises(UserError, match=message):
-        scales(base, write_factors(tmp_path / "a", config))
 
 
 def test_an_expression_takes_linear_time():
@@ -424,8 +385,7 @@ def test_an_expression_takes_linear_time():
 )
 def test_an_adapter_of_the_head_and_what_is_saved_along(plain, tmp_path, saved, message):
     """PEFT saves tables along, which must be the model's own."""
-    small = small_models.formats("codegen")
-    own = to_foreign(small.entries(small.layout("huggingface"), plain.config), plain.tensors)
+    own = as_foreign(plain, plain.tensors)
     vocab, hidden = own["lm_head.weight"].shape
     arrays = {"lm_head.lora_A.weight": np.ones((2, hidden)), "lm_head.lora_B.weight": np.ones((vocab, 2))}
     for name, factor in saved.items():
@@ -436,9 +396,8 @@ def test_an_adapter_of_the_head_and_what_is_saved_along(plain, tmp_path, saved, 
     write_safetensors(place / "adapter_model.safetensors", tensors)
     if message is None:
         after = merged(plain.tensors, open_adapters(place, plain), "it")
-        np.testing.assert_allclose(
-            after["head.weight"].float32(), plain.tensors["head.weight"].float32() + 2, atol=1e-5
-        )
+        expected = plain.tensors["head.weight"].float32() + 2
+        np.testing.assert_allclose(after["head.weight"].float32(), expected, atol=1e-5)
         return
     with pytest.raises(UserError, match=message):
         open_adapters(place, plain)

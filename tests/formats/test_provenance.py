@@ -18,7 +18,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.commands.convert import script
 from ms_codegeex.formats import edits
 from ms_codegeex.formats.convert import convert
-from ms_codegeex.formats.provenance import check, ends, made_from, read_statement
+from ms_codegeex.formats.provenance import check, ends, hashed, made_from, read_statement
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation.loading import load_model
 from ms_codegeex.generation.quantising import write_quantised
@@ -70,15 +70,10 @@ def test_inputs_and_choices_are_recorded_without_paths(made):
     assert {file["name"]: (file["size"], file["sha256"]) for file in given["files"]} == {
         path.name: (path.stat().st_size, sha256(path)) for path in step.iterdir()
     }
-    choices = content(made / "x.pt.provenance.json")["predicate"]["ms_codegeex"]["choices"]
-    assert choices == {
-        "command": "convert",
-        "family": "codegeex",
-        "to": "megatron",
-        "dtype": "fp16",
-        "tensor_parallel": 1,
-    }
-    (given,) = content(made / "x.pt.provenance.json")["predicate"]["ms_codegeex"]["inputs"]
+    beside = content(made / "x.pt.provenance.json")["predicate"]["ms_codegeex"]
+    choices = {"command": "convert", "family": "codegeex", "to": "megatron", "dtype": "fp16", "tensor_parallel": 1}
+    assert beside["choices"] == choices
+    (given,) = beside["inputs"]
     names = {file["name"]: file["sha256"] for file in given["files"]}
     assert names["provenance.json"] == sha256(made / "hf/provenance.json") and "modeling_codegeex.py" not in names
     for path in ("hf/provenance.json", "x.pt.provenance.json"):
@@ -99,45 +94,43 @@ def test_adapters_and_their_base_are_inputs(made, tmp_path):
     assert ours["choices"]["command"] == "adapter merge"
     convert(tmp_path / "tuned", "hf", tmp_path / "exported", progress=False)
     exported = content(tmp_path / "exported/provenance.json")["predicate"]["ms_codegeex"]
-    assert [(each["role"], each["name"]) for each in exported["inputs"]] == [
-        ("model", "tuned/step-00000004"),
-        ("base", "hf"),
-    ]
+    inputs = [("model", "tuned/step-00000004"), ("base", "hf")]
+    assert [(each["role"], each["name"]) for each in exported["inputs"]] == inputs
 
 
 def change(model, name):
     (model / name).write_bytes((model / name).read_bytes()[:-1] + b"?")
 
 
+EDITS = {"changed": change, "missing": lambda model, name: (model / name).unlink()}
+EDITS["extra"] = lambda model, name: (model / name).write_text("{}")
 CHANGES = [
-    ("changed", lambda model: change(model, "model.safetensors"), "model.safetensors"),
-    ("changed", lambda model: change(model, "tokenizer_config.json"), "tokenizer_config.json"),
-    ("missing", lambda model: (model / "merges.txt").unlink(), "merges.txt"),
-    ("extra", lambda model: (model / "added_tokens_2.bin").write_text("{}"), "added_tokens_2.bin"),
-    ("extra", lambda model: (model / "modeling_evil.py").write_text("x"), "modeling_evil.py"),
-    ("changed", lambda model: change(model, "README.md"), "README.md"),
+    ("model.safetensors", "changed"),
+    ("tokenizer_config.json", "changed"),
+    ("merges.txt", "missing"),
+    ("added_tokens_2.bin", "extra"),
+    ("modeling_evil.py", "extra"),
+    ("README.md", "changed"),
 ]
 
 
-@pytest.mark.parametrize("number", range(len(CHANGES)))
-def test_verify_names_what_differs(model, number):
-    what, edit, name = CHANGES[number]
-    assert command_here("checkpoint", "verify", model).stdout == (
-        f"{model}: sound, 10 files, {sum(f.stat().st_size for f in model.iterdir() if f.name != 'provenance.json'):,} "
-        "bytes; convert of ms-codegeex 0.1.0, from model run/step-00000004\n"
-    )
-    edit(model)
+@pytest.mark.parametrize(("name", "what"), CHANGES)
+def test_verify_names_what_differs(model, name, what):
+    size = sum(file.stat().st_size for file in model.iterdir() if file.name != "provenance.json")
+    origin = "convert of ms-codegeex 0.1.0, from model run/step-00000004"
+    sound = command_here("checkpoint", "verify", model).stdout
+    assert sound == f"{model}: sound, 10 files, {size:,} bytes; {origin}\n"
+    EDITS[what](model, name)
     done = command_here("checkpoint", "verify", model)
     assert done.returncode == 1 and done.stdout.splitlines()[:-1] == [f"{model / name}: {what}"]
     result = json.loads(command_here("checkpoint", "verify", model, "--json").stdout)
     assert result["differences"] == [{"file": name, "what": what}] and not result["sound"]
 
 
-@pytest.mark.parametrize("number", range(len(CHANGES)))
-def test_a_model_that_is_used_is_compared(model, capsys, number):
+@pytest.mark.parametrize(("name", "what"), CHANGES)
+def test_a_model_that_is_used_is_compared(model, capsys, name, what):
     """A change that can affect answers is refused; any other is a warning."""
-    what, edit, name = CHANGES[number]
-    edit(model)
+    EDITS[what](model, name)
     if name in ("modeling_evil.py", "README.md"):
         load_model(model)
         (line,) = capsys.readouterr().err.splitlines()
@@ -159,8 +152,6 @@ def test_a_model_that_is_used_is_compared(model, capsys, number):
 
 def test_only_a_thorough_check_reads_the_middle_of_a_file(tmp_path):
     """`generate` compares sizes and both ends; `verify` and `serve` all bytes."""
-    from ms_codegeex.formats.provenance import check, hashed
-
     (tmp_path / "m").mkdir()
     np.zeros(3 << 20, np.uint8).tofile(tmp_path / "m/w.bin")
     with hashed(()) as hashes:
@@ -277,28 +268,39 @@ def test_files_beside_and_quantised_models(made, tmp_path, capsys):
     assert read_statement(tmp_path / "by script").origin["inputs"][0]["name"] == "x.pt"
 
 
+def resource(**change):
+    return lambda statement: statement["predicate"]["resources"][0].update(change)
+
+
 HOSTILE = {
     "no list": lambda statement: statement["predicate"].update(resources={}),
-    "a name elsewhere": lambda statement: statement["predicate"]["resources"][0].update(name="../run"),
-    "an absolute name": lambda statement: statement["predicate"]["resources"][0].update(name="/etc/passwd"),
-    "a digest of another length": lambda statement: statement["predicate"]["resources"][0].update(digest="00"),
-    "a digest that is a number": lambda statement: statement["predicate"]["resources"][0].update(digest=7),
-    "another algorithm": lambda statement: statement["predicate"]["resources"][0].update(algorithm="md5"),
-    "a digest that is not in the sum": lambda statement: statement["predicate"]["resources"][0].update(digest="0" * 64),
+    "a name elsewhere": resource(name="../run"),
+    "an absolute name": resource(name="/etc/passwd"),
+    "a digest of another length": resource(digest="00"),
+    "a digest that is a number": resource(digest=7),
+    "another algorithm": resource(algorithm="md5"),
+    "a digest that is not in the sum": resource(digest="0" * 64),
     "another type": lambda statement: statement.update(_type="x"),
     "no subject": lambda statement: statement.update(subject=[]),
     "no sizes": lambda statement: statement["predicate"]["ms_codegeex"]["files"].popitem(),
 }
 
 
+def rewritten(model, change):
+    statement = content(model / "provenance.json")
+    change(statement)
+    (model / "provenance.json").write_text(json.dumps(statement))
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_an_invalid_statement_is_named(model, name):
-    statement = content(model / "provenance.json")
-    HOSTILE[name](statement)
-    (model / "provenance.json").write_text(json.dumps(statement))
-    for words in (("checkpoint", "verify", model), ("generate", "--model", model, "--prompt", "x")):
-        done = command_here(*words)
-        assert done.returncode == 2 and "provenance.json: not a statement that ms-codegeex wrote" in done.stderr
+    rewritten(model, HOSTILE[name])
+    with pytest.raises(UserError, match=r"provenance\.json: not a statement that ms-codegeex wrote"):
+        read_statement(model)
+    if name == "no list":
+        for words in (("checkpoint", "verify", model), ("generate", "--model", model, "--prompt", "x")):
+            done = command_here(*words)
+            assert done.returncode == 2 and "provenance.json: not a statement that ms-codegeex wrote" in done.stderr
 
 
 def test_hidden_weights_are_not_overlooked(model):
@@ -312,9 +314,7 @@ def test_hidden_weights_are_not_overlooked(model):
 
 @pytest.mark.parametrize("inputs", [5, "x", {"role": "model"}, [5]])
 def test_inputs_that_are_not_a_list_are_ignored(model, inputs):
-    statement = content(model / "provenance.json")
-    statement["predicate"]["ms_codegeex"]["inputs"] = inputs
-    (model / "provenance.json").write_text(json.dumps(statement))
+    rewritten(model, lambda statement: statement["predicate"]["ms_codegeex"].update(inputs=inputs))
     assert made_from(read_statement(model)) == "convert of ms-codegeex 0.1.0, from nothing recorded"
 
 

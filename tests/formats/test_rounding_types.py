@@ -42,17 +42,19 @@ def test_fp32_becomes_what_numpy_makes_of_it_in_fp16():
     for value in (65520, -65520, 1e9):
         with pytest.raises(UserError, match=r"x: holds 6\.?552|x: holds 65520|x: holds 1e\+09"):
             cast("x", from_array(np.append(numbers, np.float32(value))), "float16").array()
+    assert cast("i", from_array(np.array([1])), "float16").dtype == "int64"
 
 
 def test_bfloat16_becomes_what_pytorch_makes_of_it():
     torch = pytest.importorskip("torch")
-    numbers = np.concatenate(
-        [between(), np.random.default_rng(5).integers(0, 2**32, 50_000, np.uint32).view(np.float32)]
-    )
+    drawn = np.random.default_rng(5).integers(0, 2**32, 50_000, np.uint32).view(np.float32)
+    numbers = np.concatenate([between(), drawn])
     numbers = numbers[np.isfinite(numbers) & (np.abs(numbers) < 3e38)]
     expected = torch.from_numpy(numbers).bfloat16().view(torch.int16).numpy().view(np.uint16)
     found = cast("x", from_array(numbers), "bfloat16")
-    assert same(found.array(), expected) and same(found.float32(), (expected.astype(np.uint32) << 16).view(np.float32))
+    back = (expected.astype(np.uint32) << 16).view(np.float32)
+    assert same(found.array(), expected) and same(found.float32(), back)
+    assert same(cast("x", from_array(expected, "bfloat16"), "float32").array(), back)
 
 
 def joined(tensor, nbytes):

@@ -22,6 +22,20 @@ from ms_codegeex.models.decoder_config import NOT_OF_WEIGHTS
 from ms_codegeex.models.registry import family
 from ms_codegeex.runs.rank.weights import weights_of
 
+
+def exported_as_hf(place, name):
+    convert(save_run(place / "run", name, parameters(name)), "hf", place / "hf")
+    return place / "hf"
+
+
+def changed(directory, change):
+    """Let `config.json` have these values; None: not the key, "null": no value. Returns what was there."""
+    values = read_json(directory / "config.json")
+    kept = {key: value for key, value in {**values, **change}.items() if value is not None}
+    write_json(directory / "config.json", {key: None if value == "null" else value for key, value in kept.items()})
+    return values
+
+
 CHANGED = {bool: lambda value: not value, float: lambda value: 3 * value, str: lambda value: "fp16"}
 
 
@@ -61,22 +75,18 @@ def test_a_run_starts_from_itself_and_from_a_model_that_computes_otherwise(run):
     assert weights_of(config) and {key: getattr(config.model.sizes, key) for key in here} == here
 
 
-def test_what_a_file_does_not_record_has_the_default_of_its_field(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "missing", "fields"),
+    [
+        ("codegen", ("scores_fp32", "initializer_range"), {}),
+        ("qwen2", ("rope_theta",), {"rotary_base": 10_000}),  # transformers' own
+    ],
+)
+def test_what_a_file_does_not_record_has_the_default_of_its_field(tmp_path, name, missing, fields):
     """As in directories of other programs, and of versions that did not know it."""
-    convert(save_run(tmp_path / "run", "codegen", parameters("codegen")), "hf", tmp_path / "hf")
-    recorded = read_json(tmp_path / "hf" / "config.json")
-    for key in ("scores_fp32", "initializer_range"):
-        del recorded[key]
-    write_json(tmp_path / "hf" / "config.json", recorded)
-    assert open_source(tmp_path / "hf").fields == FIELDS["codegen"]
-
-
-def test_a_rotary_base_that_is_not_recorded_is_that_of_transformers(tmp_path):
-    convert(save_run(tmp_path / "run", "qwen2", parameters("qwen2")), "hf", tmp_path / "hf")
-    recorded = read_json(tmp_path / "hf" / "config.json")
-    del recorded["rope_theta"]
-    write_json(tmp_path / "hf" / "config.json", recorded)
-    assert open_source(tmp_path / "hf").fields == FIELDS["qwen2"] | {"rotary_base": 10_000}
+    directory = exported_as_hf(tmp_path, name)
+    changed(directory, dict.fromkeys(missing))
+    assert open_source(directory).fields == FIELDS[name] | fields
 
 
 @pytest.mark.parametrize("size, near", [("score_fp32", "scores_fp32"), ("wings", None)])
@@ -91,14 +101,12 @@ def test_an_unknown_size_in_a_checkpoint_is_refused(tmp_path, size, near):
     "name, key, wrong", [("codegeex", "softmax_fp32", "softmax_fp23"), ("codegen", "n_head", "n_heads")]
 )
 def test_a_misspelt_key_of_a_model_directory_is_refused(tmp_path, name, key, wrong):
-    convert(save_run(tmp_path / "run", name, parameters(name)), "hf", tmp_path / "hf")
-    file = tmp_path / "hf" / "config.json"
-    values = read_json(file)
-    write_json(file, {wrong if each == key else each: value for each, value in values.items()})
+    directory = exported_as_hf(tmp_path, name)
+    value = changed(directory, {key: None, wrong: 1})[key]
     with pytest.raises(UserError, match=f"config.json: {wrong} is unknown, and {key} is not there"):
-        open_source(tmp_path / "hf")
-    write_json(file, values | {wrong: 1})  # of another program
-    assert open_source(tmp_path / "hf").fields == FIELDS[name]
+        open_source(directory)
+    changed(directory, {key: value})  # the other key is of another program
+    assert open_source(directory).fields == FIELDS[name]
 
 
 def random_parameters(sizes):
@@ -119,13 +127,8 @@ AGES = {  # changes to CodeGen's config.json as other versions and tools write i
     "rope_parameters": {"rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}},
     "left by training, no tensor is quantised": {"quantization_config": {"quant_method": "gptq"}},
     "a synonym": {"activation_function": "gelu_pytorch_tanh"},
-    "harmless": {
-        "use_cache": False,
-        "rope_theta": 1e4,
-        "rope_scaling": "null",
-        "task_specific_params": {},
-        "pad_token_id": 5,
-    },
+    "harmless": {"use_cache": False, "rope_theta": 1e4, "rope_scaling": "null", "task_specific_params": {}},
+    "of others": {"pad_token_id": 5},
 }
 
 
@@ -141,10 +144,7 @@ def exported(tmp_path_factory):
 @pytest.mark.parametrize("age", AGES)
 def test_configurations_of_every_age(exported, tmp_path, age):
     directory, fields = exported
-    shutil.copytree(directory, tmp_path / "hf")
-    values = {**read_json(directory / "config.json"), **AGES[age]}
-    written = {key: None if value == "null" else value for key, value in values.items() if value is not None}
-    write_json(tmp_path / "hf" / "config.json", written)
+    changed(shutil.copytree(directory, tmp_path / "hf"), AGES[age])
     assert open_source(tmp_path / "hf").fields == fields
 
 
@@ -155,19 +155,13 @@ REFUSED = [
     ({"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}, "rope_theta of rope_parameters is 1000000.0"),
     ({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}, "rope_theta of rope_parameters is 1000000.0"),
     ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "type of rope_scaling is 'linear', expected 'default'"),
-    (
-        {"model_type": None},
-        "model_type is None, expected one of codegeex, codegen, gptj, chatglm, qwen2; write it there",
-    ),
+    ({"model_type": None}, "is None, expected one of codegeex, codegen, gptj, chatglm, qwen2; write it there"),
 ]
 
 
 @pytest.mark.parametrize("change, message", REFUSED)
 def test_what_a_configuration_lacks_is_named_with_a_remedy(exported, tmp_path, change, message):
-    shutil.copytree(exported[0], tmp_path / "hf")
-    file = tmp_path / "hf" / "config.json"
-    values = {**read_json(file), **change}
-    write_json(file, {key: value for key, value in values.items() if value is not None})
+    changed(shutil.copytree(exported[0], tmp_path / "hf"), change)
     with pytest.raises(UserError, match=message):
         open_source(tmp_path / "hf")
 
@@ -193,7 +187,7 @@ def test_the_tokenizer_says_which_token_ends_an_answer(exported, tmp_path, capsy
     convert(save_run(tmp_path / "run", "codegen", random_parameters(sizes), **size), "hf", tmp_path / "hf")
     (tmp_path / "hf/provenance.json").unlink()
     load_tokenizer("codegen-mono").save(tmp_path / "hf")
-    write_json(tmp_path / "hf/config.json", {**read_json(tmp_path / "hf/config.json"), "eos_token_id": stated})
+    changed(tmp_path / "hf", {"eos_token_id": stated or "null"})
     write_json(tmp_path / "hf/generation_config.json", {"eos_token_id": stated, "bos_token_id": 1})
     source = open_source(tmp_path / "hf")
     assert source.fields["eos_token_id"] == 50256
@@ -209,12 +203,9 @@ def test_what_is_refused_as_a_tokenizer_leaves_no_directory(exported, tmp_path):
     shutil.copytree(exported[0], tmp_path / "hf")
     write_json(tmp_path / "hf/tokenizer_config.json", {"tokenizer_class": "LlamaTokenizer"})
     source = open_source(tmp_path / "hf")
-    for write in (
-        lambda: write_quantised(source, 8, 0, tmp_path / "out"),
-        lambda: convert(source, "hf", tmp_path / "out"),
-    ):
+    for write in (lambda out: write_quantised(source, 8, 0, out), lambda out: convert(source, "hf", out)):
         with pytest.raises(UserError, match="LlamaTokenizer"):
-            write()
+            write(tmp_path / "out")
         assert not (tmp_path / "out").exists()
     arguments = ("--model", tmp_path / "hf", "--to", "hf", "--output", tmp_path / "out")
     assert command_here("convert", *arguments, "--tokenizer", "codegen-nl", "--json").returncode == 0  # the remedy

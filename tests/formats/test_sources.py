@@ -102,17 +102,12 @@ def ranks(tree, count):
         language = tree["module"]["language_model"]
         words = language["embedding"]["word_embeddings"]["weight"].chunk(count, 0)[rank].clone()
         positions = language["topQueryEmbedding"]["top_query_embeddings"]["weight"].chunk(count, 0)[rank].clone()
-        layers = {name: part(name, tensor, rank) for name, tensor in language["transformer"].items()}
-        embedding = {**language["embedding"], "word_embeddings": {"weight": words}}
-        return {
-            "module": {
-                "language_model": {
-                    "embedding": embedding,
-                    "topQueryEmbedding": {"top_query_embeddings": {"weight": positions}},
-                    "transformer": layers,
-                }
-            }
+        own = {
+            "embedding": {**language["embedding"], "word_embeddings": {"weight": words}},
+            "topQueryEmbedding": {"top_query_embeddings": {"weight": positions}},
+            "transformer": {name: part(name, tensor, rank) for name, tensor in language["transformer"].items()},
         }
+        return {"module": {"language_model": own}}
 
     return [one(rank) for rank in range(count)]
 
@@ -128,34 +123,28 @@ def test_tensor_parallel_files_are_merged(tmp_path, count, in_folders):
     equal(open_source(tmp_path, KNOWN), arrays)
 
 
+def changed(rank, name, change):
+    """The file of a rank, in which a tensor is another one."""
+
+    def save(path, trees):
+        transformer(trees[rank]).update({name: change(transformer(trees[rank])[name])})
+        torch.save(trees[rank], path / f"mp_rank_{rank:02d}_model_states.pt")
+
+    return save
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda path, trees: (path / "mp_rank_01_model_states.pt").unlink(), "no file of rank 1"),
+        (lambda path, _: (path / "mp_rank_01_model_states.pt").unlink(), "no file of rank 1"),
         (lambda path, trees: torch.save(trees[1], path / "mp_rank_1_again.pt"), "rank 1 has 2 files"),
-        (
-            lambda path, trees: (path / "mp_rank_03_model_states.pt").unlink(),
-            "3 does not divide 4, the number of heads; is one missing",
-        ),
-        (
-            lambda path, trees: (
-                transformer(trees[2])["layers.0.input_layernorm.bias"].add_(1),
-                torch.save(trees[2], path / "mp_rank_02_model_states.pt"),
-            ),
-            "mp_rank_02.*blocks.0.attention_norm.bias differs",
-        ),
-        (
-            lambda path, trees: (
-                transformer(trees[3]).update({"final_layernorm.bias": torch.zeros(8).half()}),
-                torch.save(trees[3], path / "mp_rank_03_model_states.pt"),
-            ),
-            r"mp_rank_03.*final_norm.bias is float16 \[8\]",
-        ),
+        (lambda path, _: (path / "mp_rank_03_model_states.pt").unlink(), "3 does not divide 4, the number of heads"),
+        (changed(2, "layers.0.input_layernorm.bias", torch.neg), "mp_rank_02.*blocks.0.attention_norm.bias differs"),
+        (changed(3, "final_layernorm.bias", torch.Tensor.half), r"mp_rank_03.*final_norm.bias is float16 \[8\]"),
     ],
 )
 def test_rank_files_that_do_not_fit_are_named(tmp_path, change, message):
-    arrays = parameters("codegeex")
-    trees = ranks(megatron(arrays), 4)
+    trees = ranks(megatron(parameters("codegeex")), 4)
     for rank, tree in enumerate(trees):
         torch.save(tree, tmp_path / f"mp_rank_{rank:02d}_model_states.pt")
     change(tmp_path, trees)
@@ -175,23 +164,25 @@ def test_a_folder_of_npy(tmp_path):
     assert source.kind == "mindspore" and source.skipped == ("backbone.blocks.0.key_past",)
 
 
-def cut(path):
-    path.write_bytes(path.read_bytes()[:-4])
+def bytes_of(change):
+    return lambda path: path.write_bytes(change(path.read_bytes()))
+
+
+BETA = r"layernorm\.beta\.npy:"
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (cut, r"layernorm\.beta\.npy: not a sound"),
-        (lambda path: path.write_bytes(path.read_bytes() + b"more"), r"layernorm\.beta\.npy: has .* bytes"),
-        (lambda path: path.write_bytes(b"hello"), r"layernorm\.beta\.npy: not a sound"),
-        (lambda path: path.write_bytes(path.read_bytes().replace(b"(8,)", b"(" + b"9" * 40)), r"\.npy: not a sound"),
-        (lambda path: path.write_bytes(path.read_bytes().replace(b"}", b"{")), r"layernorm\.beta\.npy: not a sound"),
-        (lambda path: np.save(path, np.array([{}])), r"layernorm\.beta\.npy: not a sound.*Python objects"),
-        (lambda path: np.save(path, np.zeros(8, complex)), r"layernorm\.beta\.npy: .*complex128"),
+        (bytes_of(lambda data: data[:-4]), f"{BETA} not a sound"),
+        (bytes_of(lambda data: data + b"more"), f"{BETA} has .* bytes"),
+        (bytes_of(lambda data: b"hello"), f"{BETA} not a sound"),
+        (bytes_of(lambda data: data.replace(b"(8,)", b"(" + b"9" * 40)), f"{BETA} not a sound"),
+        (bytes_of(lambda data: data.replace(b"}", b"{")), f"{BETA} not a sound"),
+        (lambda path: np.save(path, np.array([{}])), f"{BETA} not a sound.*Python objects"),
+        (lambda path: np.save(path, np.zeros(8, complex)), f"{BETA} .*complex128"),
         (lambda path: np.save(path, np.zeros(8, np.int32)), r"backbone\.layernorm\.beta has dtype int32"),
         (lambda path: path.unlink(), r"missing tensor backbone\.layernorm\.beta"),
-        (lambda path: path.rename(path.with_name("b.npy")), r"missing tensor backbone\.layernorm\.beta"),
     ],
 )
 def test_a_bad_npy_is_named(tmp_path, change, message):
@@ -209,22 +200,26 @@ ORIGINAL_CUTS = {  # tensor parallelism of the original's [in, out] and [out, in
 }
 
 
-def test_mindspores_own_files(tmp_path):
+def of_release():
+    """The arrays of a small CodeGeeX with MindSpore's names."""
+    tensors = foreign("codegeex", "mindspore", parameters("codegeex"))
+    return {name: tensor.array() for name, tensor in tensors.items()}
+
+
+def save(path, entries, **options):
+    """A file that MindSpore itself writes."""
     ms = pytest.importorskip("mindspore")
-    arrays = parameters("codegeex")
-    named = {name: tensor.array() for name, tensor in foreign("codegeex", "mindspore", arrays).items()}
-    state = {
-        **{f"adam_m.{name}": array for name, array in named.items()},
-        "global_step": np.array([5], np.int32),
-        "scale_sense": np.array([2.0**30], np.float32),
-    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    given = [{"name": n, "data": ms.Parameter(ms.Tensor(a), name=n)} for n, a in entries.items()]
+    ms.save_checkpoint(given, str(path), format=path.suffix[1:], **options)
+    os.chmod(path, 0o644)
+    return path
 
-    def save(path, entries):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        named = [{"name": n, "data": ms.Tensor(a)} for n, a in entries.items()]
-        ms.save_checkpoint(named, str(path), format=path.suffix[1:])
-        os.chmod(path, 0o644)
 
+def test_mindspores_own_files(tmp_path):
+    arrays, named = parameters("codegeex"), of_release()
+    state = {f"adam_m.{name}": array for name, array in named.items()} | {"global_step": np.array([5], np.int32)}
+    state["scale_sense"] = np.array([2.0**30], np.float32)
     save(tmp_path / "code-13B0-50.ckpt", named | state)
     source = open_source(tmp_path / "code-13B0-50.ckpt", KNOWN)
     equal(source, arrays)
@@ -248,19 +243,10 @@ def test_mindspores_own_files(tmp_path):
 
 def test_what_mindspore_adds_to_weights_is_left_out(tmp_path):
     ms = pytest.importorskip("mindspore")
-    arrays = parameters("codegeex")
-    named = {name: tensor.array() for name, tensor in foreign("codegeex", "mindspore", arrays).items()}
+    arrays, named = parameters("codegeex"), of_release()
     added = {"lr": 0.1, "done": True, "step": 3, "scale": ms.Tensor([2.0]), "generator": ms.Generator()}
     added |= {"rates": ms.Tensor([0.1, 0.2])}
     moments = {f"{kind}.{name}": array for name, array in named.items() for kind in ("stat", "mean_grad", "adam_m")}
-
-    def save(path, entries, **options):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        given = [{"name": n, "data": ms.Parameter(ms.Tensor(a), name=n)} for n, a in entries.items()]
-        ms.save_checkpoint(given, str(path), format=path.suffix[1:], **options)
-        os.chmod(path, 0o644)
-        return path
-
     for suffix, more in (("ckpt", {"note": "a text"}), ("safetensors", {})):
         said, path = [], save(tmp_path / f"a.{suffix}", named | moments, append_dict=added | more, crc_check=True)
         source = open_source(path, KNOWN, say=said.append)
@@ -329,10 +315,9 @@ WHOLE = ("embedding_table", "gamma", "beta", "bias")  # what the release keeps o
 
 def test_optimizer_shards_and_a_strategy_file(tmp_path):
     arrays, axes = parameters("codegeex"), [*ORIGINAL_CUTS.items()]
-    tensors = foreign("codegeex", "mindspore", arrays)
     named = {
-        name: (tensor.array(), next((axis for suffix, axis in axes if name.endswith(suffix)), None))
-        for name, tensor in tensors.items()
+        name: (array, next((axis for suffix, axis in axes if name.endswith(suffix)), None))
+        for name, array in of_release().items()
     }
     for rank in range(4):
         replica, model = divmod(rank, 2)
@@ -357,13 +342,9 @@ def test_optimizer_shards_and_a_strategy_file(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: transformer(t).pop("layers.0.input_layernorm.weight"), r"missing .* layers\.0\.input_l.*ht \("),
         (lambda t: transformer(t).pop("layers.1.input_layernorm.weight"), r"missing .* layers\.1\.input_l.*ht \("),
         (lambda tree: tree.update(more=[1, (torch.zeros(2),)]), r"unexpected tensor more -> 1 -> 0 \("),
-        (
-            lambda tree: tree.update(config={**KNOWN, "num_layers": 10**12}),
-            "asks for 1000000000000 layers, but only 53 tensors",
-        ),
+        (lambda t: t.update(config={**KNOWN, "num_layers": 10**12}), "asks for 1000000000000 layers, but only 53 ten"),
     ],
 )
 def test_a_tree_that_is_not_the_models(tmp_path, change, message):
@@ -396,28 +377,30 @@ def test_a_number_in_a_files_name_takes_no_memory(tmp_path):
 
 
 FLAT = "transformer.h.0."
+OLD = {"x": torch.ones(1)}  # weights and training state that are not to be read
 
 
-def save(path, tree):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix != ".safetensors":
-        return torch.save(tree, path)
-    return pytest.importorskip("safetensors.torch").save_file(tree, path)
+def write(directory, files):
+    """Tensors as the suffix says, texts, and what a function of the path makes."""
+    for name, content in files.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if callable(content):
+            content(path)
+        elif isinstance(content, str):
+            path.write_text(content)
+        elif path.suffix == ".safetensors":
+            pytest.importorskip("safetensors.torch").save_file(content, path)
+        else:
+            torch.save(content, path)
 
 
-def text(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content)
-
-
-def shards(directory, name, weights, index=None):
+def shards(name, weights, index=None):
     """Two files, and an index that lists them."""
     names, files = sorted(weights), [name.format(number) for number in (1, 2)]
-    for number, file in enumerate(files):
-        save(directory / file, {key: weights[key] for key in names[number::2]})
-    if index:
-        listed = {key: files[number % 2] for number, key in enumerate(names)}
-        text(directory / index, json.dumps({"metadata": {}, "weight_map": listed}))
+    listed = {key: files[number % 2] for number, key in enumerate(names)}
+    parts = {file: {key: weights[key] for key in names if listed[key] == file} for file in files}
+    return parts | ({index: json.dumps({"metadata": {}, "weight_map": listed})} if index else {})
 
 
 def wrapped(weights, prefix):
@@ -429,134 +412,79 @@ def lightning(weights):
     return {"state_dict": wrapped(weights, "model."), **state}
 
 
-def old(*places):
-    """Weights and training state that are not to be read."""
-    return lambda d, w: [save(d / place, {"x": torch.ones(1)}) for place in places]
+def fsdp(weights):
+    inside = f"{FLAT}_fsdp_wrapped_module._checkpoint_wrapped_module."
+    return {name.replace(FLAT, inside): tensor for name, tensor in weights.items()}
+
+
+def of_mindspore(weights):
+    return lambda path: write_mindspore(path, {name: from_array(x.numpy()) for name, x in weights.items()})
 
 
 MOMENTS = {"state": {0: {"exp_avg": torch.ones(2, 2)}}, "param_groups": [{"params": [0]}]}  # as PyTorch's optimizers
-KINDS = {  # how a folder is written, and the place of its weights; "config.json" is there if the name begins so
-    "config.json, shards without an index": (lambda d, w: shards(d, "model-0000{}-of-00002.safetensors", w), "."),
-    "config.json, pickled shards": (lambda d, w: shards(d, "pytorch_model-0000{}-of-00002.bin", w), "."),
-    "config.json, a variant": (lambda d, w: save(d / "model.fp16.safetensors", w), "."),
-    "config.json, a variant in shards": (
-        lambda d, w: shards(d, "model.fp16-0000{}-of-00002.safetensors", w, "model.safetensors.index.fp16.json"),
-        ".",
+VERSIONS = "lightning_logs/version_"
+BEST = '{"best_model_checkpoint": "/elsewhere/checkpoint-50"}'
+KINDS = {  # the files of a folder, that of the weights first; "config.json" is there if the name begins so
+    "config.json, shards without an index": lambda w: shards("model-0000{}-of-00002.safetensors", w),
+    "config.json, pickled shards": lambda w: shards("pytorch_model-0000{}-of-00002.bin", w),
+    "config.json, a variant": lambda w: {"model.fp16.safetensors": w},
+    "config.json, a variant in shards": lambda w: shards(
+        "model.fp16-0000{}-of-00002.safetensors", w, "model.safetensors.index.fp16.json"
     ),
-    "config.json, an older pickle": (
-        lambda d, w: (save(d / "model.safetensors", w), old("pytorch_model.bin")(d, w)),
-        ".",
-    ),
-    "config.json, buffers": (
-        lambda d, w: save(d / "model.safetensors", w | {f"{FLAT}attn.masked_bias": torch.ones(1)}),
-        ".",
-    ),
-    "config.json, compiled": (lambda d, w: save(d / "model.safetensors", wrapped(w, "_orig_mod.")), "."),
-    "shards alone": (
-        lambda d, w: shards(d, "pytorch_model-0000{}-of-00002.bin", w, "pytorch_model.bin.index.json"),
-        ".",
-    ),
-    "Trainer": (
-        lambda d, w: (save(d / "checkpoint-500/pytorch_model.bin", w), old("checkpoint-50/pytorch_model.bin")(d, w)),
-        "checkpoint-500",
-    ),
-    "Accelerate": (
-        lambda d, w: (
-            save(d / "checkpoints/checkpoint_10/model.safetensors", w),
-            old("checkpoints/checkpoint_10/optimizer.bin", "checkpoints/checkpoint_9/model.safetensors")(d, w),
-        ),
-        "checkpoints/checkpoint_10",
-    ),
-    "Lightning": (
-        lambda d, w: (
-            save(d / "lightning_logs/version_2/checkpoints/epoch=1-step=20.ckpt", lightning(w)),
-            old("lightning_logs/version_2/checkpoints/epoch=0-step=9.ckpt", "lightning_logs/version_1/a.ckpt")(d, w),
-        ),
-        "lightning_logs/version_2/checkpoints",
-    ),
-    "Lightning with DeepSpeed": (
-        lambda d, w: (
-            save(
-                d / "last.ckpt/checkpoint/mp_rank_00_model_states.pt", {"module": wrapped(w, "_forward_module.model.")}
-            ),
-            text(d / "last.ckpt/latest", "checkpoint"),
-        ),
-        "last.ckpt/checkpoint",
-    ),
-    "DeepSpeed": (
-        lambda d, w: (
-            save(d / "global_step40/mp_rank_00_model_states.pt", {"module": w}),
-            old("global_step40/zero_pp_rank_0_mp_rank_00_optim_states.pt", "global_step9/x.pt")(d, w),
-            text(d / "latest", "global_step40\n"),
-        ),
-        "global_step40",
-    ),
-    "Megatron, distributed optimizer": (
-        lambda d, w: (
-            save(d / "iter_0000100/mp_rank_00/model_optim_rng.pt", {"model": w, "args": argparse.Namespace(a=1)}),
-            old("iter_0000100/mp_rank_00/distrib_optim.pt", "iter_0000100/mp_rank_00_000/optim.pt")(d, w),
-            text(d / "latest_checkpointed_iteration.txt", "100"),
-        ),
-        "iter_0000100",
-    ),
-    "Megatron without its file": (
-        lambda d, w: (
-            save(d / "iter_0000100/mp_rank_00/a.pt", {"model": w}),
-            old("iter_0000020/mp_rank_00/a.pt")(d, w),
-        ),
-        "iter_0000100",
-    ),
-    "FSDP": (
-        lambda d, w: save(
-            d / "pytorch_model_fsdp.bin",
-            {name.replace(FLAT, f"{FLAT}_fsdp_wrapped_module._checkpoint_wrapped_module."): x for name, x in w.items()},
-        ),
-        ".",
-    ),
-    "a trainer of one's own": (
-        lambda d, w: save(
-            d / "a.pt",
-            {
-                "model_state_dict": wrapped(w, "module._orig_mod."),
-                "optimizer_state_dict": {"m": torch.ones(1)},
-                "ema": w,
-            },
-        ),
-        ".",
-    ),
-    "PEFT's names": (lambda d, w: save(d / "a.safetensors", wrapped(w, "base_model.model.")), "."),
-    "any name in front": (lambda d, w: save(d / "a.safetensors", wrapped(w, "actor.llm.")), "."),
-    "Composer": (lambda d, w: save(d / "ep1-rank0.pt", {"state": {"model": w, "optimizers": {"x": MOMENTS}}}), "."),
-    "an optimizer under another name": (lambda d, w: save(d / "a.pth.tar", {"net": w, "last": [MOMENTS]}), "."),
-    "what is hidden": (lambda d, w: (save(d / "x/a.pt", w), old("x/._a.pt", ".cache/b/c", "__MACOSX/_")(d, w)), "x"),
-    "mindformers": (
-        lambda d, w: (save(d / "checkpoint_network/rank_0/a.safetensors", w), old("checkpoint/a.pt", "log/a")(d, w)),
-        "checkpoint_network",
-    ),
-    "config.json, MindSpore with PyTorch's names": (
-        lambda d, w: write_mindspore(d / "a.ckpt", {name: from_array(x.numpy()) for name, x in w.items()}),
-        ".",
-    ),
-    "averages alone": (lambda d, w: save(d / "a.pth", {"ema": w, "loss": torch.tensor(1.0), "optimizer": {}}), "."),
-    "averages too": (lambda d, w: save(d / "a.pth", {"net": w, "model_ema": w, "loss": torch.tensor(1.0)}), "."),
-    "config.json, a file of another name": (lambda d, w: save(d / "pytorch_model_fsdp.bin", w), "."),
-    "the best": (
-        lambda d, w: (save(d / "checkpoint-best/pytorch_model.bin", w), text(d / "logs/log", "")),
-        "checkpoint-best",
-    ),
-    "the result next to steps": (
-        lambda d, w: (save(d / "final_checkpoint/pytorch_model.bin", w), old("checkpoint-50/pytorch_model.bin")(d, w)),
-        "final_checkpoint",
-    ),
-    "the best step of a Trainer": (
-        lambda d, w: (
-            save(d / "checkpoint-50/pytorch_model.bin", w),
-            old("checkpoint-60/pytorch_model.bin")(d, w),
-            text(d / "checkpoint-60/trainer_state.json", '{"best_model_checkpoint": "/elsewhere/checkpoint-50"}'),
-        ),
-        "checkpoint-50",
-    ),
-    "a folder in a folder": (lambda d, w: save(d / "x/y/a.pt", w), "x/y"),
+    "config.json, an older pickle": lambda w: {"model.safetensors": w, "pytorch_model.bin": OLD},
+    "config.json, buffers": lambda w: {"model.safetensors": w | {f"{FLAT}attn.masked_bias": torch.ones(1)}},
+    "config.json, compiled": lambda w: {"model.safetensors": wrapped(w, "_orig_mod.")},
+    "shards alone": lambda w: shards("pytorch_model-0000{}-of-00002.bin", w, "pytorch_model.bin.index.json"),
+    "Trainer": lambda w: {"checkpoint-500/pytorch_model.bin": w, "checkpoint-50/pytorch_model.bin": OLD},
+    "Accelerate": lambda w: {
+        "checkpoints/checkpoint_10/model.safetensors": w,
+        "checkpoints/checkpoint_10/optimizer.bin": OLD,
+        "checkpoints/checkpoint_9/model.safetensors": OLD,
+    },
+    "Lightning": lambda w: {
+        f"{VERSIONS}2/checkpoints/epoch=1-step=20.ckpt": lightning(w),
+        f"{VERSIONS}2/checkpoints/epoch=0-step=9.ckpt": OLD,
+        f"{VERSIONS}1/a.ckpt": OLD,
+    },
+    "Lightning with DeepSpeed": lambda w: {
+        "last.ckpt/checkpoint/mp_rank_00_model_states.pt": {"module": wrapped(w, "_forward_module.model.")},
+        "last.ckpt/latest": "checkpoint",
+    },
+    "DeepSpeed": lambda w: {
+        "global_step40/mp_rank_00_model_states.pt": {"module": w},
+        "global_step40/zero_pp_rank_0_mp_rank_00_optim_states.pt": OLD,
+        "global_step9/x.pt": OLD,
+        "latest": "global_step40\n",
+    },
+    "Megatron, distributed optimizer": lambda w: {
+        "iter_0000100/mp_rank_00/model_optim_rng.pt": {"model": w, "args": argparse.Namespace(a=1)},
+        "iter_0000100/mp_rank_00/distrib_optim.pt": OLD,
+        "iter_0000100/mp_rank_00_000/optim.pt": OLD,
+        "latest_checkpointed_iteration.txt": "100",
+    },
+    "Megatron without its file": lambda w: {"iter_100/mp_rank_00/a.pt": {"model": w}, "iter_20/mp_rank_00/a.pt": OLD},
+    "FSDP": lambda w: {"pytorch_model_fsdp.bin": fsdp(w)},
+    "a trainer of one's own": lambda w: {
+        "a.pt": {"model_state_dict": wrapped(w, "module._orig_mod."), "optimizer_state_dict": OLD, "ema": w}
+    },
+    "PEFT's names": lambda w: {"a.safetensors": wrapped(w, "base_model.model.")},
+    "any name in front": lambda w: {"a.safetensors": wrapped(w, "actor.llm.")},
+    "Composer": lambda w: {"ep1-rank0.pt": {"state": {"model": w, "optimizers": {"x": MOMENTS}}}},
+    "an optimizer under another name": lambda w: {"a.pth.tar": {"net": w, "last": [MOMENTS]}},
+    "what is hidden": lambda w: {"x/a.pt": w, "x/._a.pt": OLD, ".cache/b/c": OLD, "__MACOSX/_": OLD},
+    "mindformers": lambda w: {"checkpoint_network/rank_0/a.safetensors": w, "checkpoint/a.pt": OLD, "log/a": OLD},
+    "config.json, MindSpore with PyTorch's names": lambda w: {"a.ckpt": of_mindspore(w)},
+    "averages alone": lambda w: {"a.pth": {"ema": w, "loss": torch.tensor(1.0), "optimizer": {}}},
+    "averages too": lambda w: {"a.pth": {"net": w, "model_ema": w, "loss": torch.tensor(1.0)}},
+    "config.json, a file of another name": lambda w: {"pytorch_model_fsdp.bin": w},
+    "the best": lambda w: {"checkpoint-best/pytorch_model.bin": w, "logs/log": ""},
+    "the result next to steps": lambda w: {"final_checkpoint/pytorch_model.bin": w, "checkpoint-50/a.bin": OLD},
+    "the best step of a Trainer": lambda w: {
+        "checkpoint-50/pytorch_model.bin": w,
+        "checkpoint-60/pytorch_model.bin": OLD,
+        "checkpoint-60/trainer_state.json": BEST,
+    },
+    "a folder in a folder": lambda w: {"x/y/a.pt": w},
 }
 
 
@@ -567,26 +495,23 @@ def codegen():
     return arrays, {name: torch.from_numpy(tensor.array().copy()) for name, tensor in tensors.items()}
 
 
-def written(tmp_path, codegen, write, with_config=False):
-    write(tmp_path / "m", codegen[1])
-    if with_config:
-        small = formats("codegen")
-        text(tmp_path / "m/config.json", json.dumps(small.to_json(config("codegen"))))
-    return tmp_path / "m"
+CONFIG = {"config.json": json.dumps(formats("codegen").to_json(config("codegen")))}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_other_programs_write_is_read(tmp_path, codegen, capfd, kind):
-    write, place = KINDS[kind]
-    directory = written(tmp_path, codegen, write, kind.startswith("config.json"))
+    directory, files = tmp_path / "m", KINDS[kind](codegen[1])
+    place = (weights := Path(next(iter(files)))).parent
+    place = str(place.parent if weights.parent.name in ("mp_rank_00", "rank_0") else place)
+    write(directory, files | (CONFIG if kind.startswith("config.json") else {}))
     source = open_source(directory, {} if kind.startswith("config.json") else FIELDS["codegen"])
     equal(source, codegen[0])
     folder = source.path if source.path.is_dir() else source.path.parent
     assert folder == directory / place
-    assert all(file.is_file() for each in source.inputs for file in each.files.values())
-    said, other = capfd.readouterr().err, [file for file in directory.rglob("*") if file.is_file()]
-    used = {file for each in source.inputs for file in each.files.values()}
-    over = [file for file in other if file not in used and file.suffix in (".pt", ".bin", ".safetensors", ".ckpt")]
+    said, used = capfd.readouterr().err, {file for each in source.inputs for file in each.files.values()}
+    assert all(file.is_file() for file in used)
+    suffixes = (".pt", ".bin", ".safetensors", ".ckpt")
+    over = [file for file in directory.rglob("*") if file.is_file() and file not in used and file.suffix in suffixes]
     state = [file for file in over if "optim" in file.name]
     beside = [file for file in state if any(file.parent == each.parent for each in used)]  # not in a folder without any
     assert (f"state of a training run ({len(beside)}): " in said) == bool(beside), said
@@ -606,116 +531,107 @@ def test_the_stages_of_a_pipeline_are_joined(tmp_path, numbered):
         tree = nested(mine)
         if stage:
             tree["module"]["word_embeddings_for_head"] = {"weight": torch.zeros(2, 2)}
-        save(tmp_path / f"mp_rank_00_00{stage}/model_optim_rng.pt", tree)
+        write(tmp_path, {f"mp_rank_00_00{stage}/model_optim_rng.pt": tree})
     equal(open_source(tmp_path, KNOWN), parameters("codegeex"))
     (tmp_path / "mp_rank_00_000/model_optim_rng.pt").unlink()
     with pytest.raises(UserError, match="no file of pipeline stage 0, though there is one of 1"):
         open_source(tmp_path, KNOWN)
 
 
-REFUSED = {  # what is named; a remedy that was tried
+def empty(*names):
+    return lambda w: dict.fromkeys(names, OLD)
+
+
+def quantised(name, **options):
+    return lambda w: {"a.safetensors": w | {f"{FLAT}attn.{name}": torch.ones(2, 2, **options)}}
+
+
+def a_shard_is_missing(weights):
+    return dict([*shards("model-0000{}-of-00002.safetensors", weights).items()][:1])
+
+
+def without_head(weights):
+    return CONFIG | {"model.safetensors": {n.removeprefix("transformer."): weights[n] for n in weights if n[0] == "t"}}
+
+
+LFS = "version https://git-lfs.github.com/spec/v1"
+REFUSED = {  # the files, and what is named; a remedy that was tried
     "two variants": (
-        lambda d, w: [save(d / f"model.{kind}.safetensors", w) for kind in ("fp16", "bf16")],
+        lambda w: {f"model.{kind}.safetensors": w for kind in ("fp16", "bf16")},
         r"holds the variants bf16, fp16; name a file, as .*/model\.bf16\.safetensors",
     ),
-    "a shard is missing": (
-        lambda d, w: (
-            shards(d, "model-0000{}-of-00002.safetensors", w),
-            (d / "model-00002-of-00002.safetensors").unlink(),
-        ),
-        "1 of 2 shards are there, and no index",
-    ),
-    "several files": (
-        lambda d, w: (save(d / "a.pt", w), save(d / "b.pt", w)),
-        r"such as a\.pt, b\.pt; give one of them",
-    ),
+    "a shard is missing": (a_shard_is_missing, "1 of 2 shards are there, and no index"),
+    "several files": (empty("a.pt", "b.pt"), r"such as a\.pt, b\.pt; give one of them"),
     "epochs of a model whose name ends with a number": (
-        old("codegeex2-1_10.ckpt", "codegeex2-2_20.ckpt"),
+        empty("codegeex2-1_10.ckpt", "codegeex2-2_20.ckpt"),
         r"such as codegeex2-1_10\.ckpt, codegeex2-2_20\.ckpt; give one of them",
     ),
-    "two files of a rank": (old("mp_rank_00/a.pt", "mp_rank_00/b.pt"), "mp_rank_00: rank 0 has 2 files"),
+    "two files of a rank": (empty("mp_rank_00/a.pt", "mp_rank_00/b.pt"), "mp_rank_00: rank 0 has 2 files"),
     "FSDP in shards, of Accelerate": (
-        old("sampler.bin", "scheduler.bin", "pytorch_model_fsdp_0/__0_0.distcp", "optimizer_0/__0_0.distcp"),
+        empty("sampler.bin", "scheduler.bin", "pytorch_model_fsdp_0/__0_0.distcp", "optimizer_0/__0_0.distcp"),
         r"pytorch_model_fsdp_0: is a distributed checkpoint",
     ),
-    "ZeRO 3": (old("zero_pp_rank_0_mp_rank_00_model_states.pt"), "sharded by ZeRO 3"),
-    "DeepSpeed's pipeline": (old("layer_00-model_00-model_states.pt"), "the layers of a DeepSpeed pipeline"),
-    "no such step": (
-        lambda d, w: (text(d / "latest", "b"), old("a/x.pt")(d, w)),
-        r"names 'b', .*; give one that is, such as .*a$",
-    ),
-    "outside": (lambda d, w: text(d / "latest", "../.."), "names '../..', which is not beside it"),
-    "a long name": (lambda d, w: text(d / "latest", "a" * 10**6), "is larger than 256 bytes"),
-    "a link": (
-        lambda d, w: (text(d / "latest", "a"), (d / "a").symlink_to("/etc")),
-        "a: is a link to /etc, outside",
-    ),
-    "a circle": (lambda d, w: (d.mkdir(), (d / "a").symlink_to(".")), "a: is a link to .*, outside"),
-    "deep": (lambda d, w: (d / "/".join("abcdefghij")).mkdir(parents=True), "nothing of these is there"),
+    "ZeRO 3": (empty("zero_pp_rank_0_mp_rank_00_model_states.pt"), "sharded by ZeRO 3"),
+    "DeepSpeed's pipeline": (empty("layer_00-model_00-model_states.pt"), "the layers of a DeepSpeed pipeline"),
+    "no such step": (lambda w: {"latest": "b", "a/x.pt": OLD}, r"names 'b', .*; give one that is, such as .*a$"),
+    "outside": (lambda w: {"latest": "../.."}, "names '../..', which is not beside it"),
+    "a long name": (lambda w: {"latest": "a" * 10**6}, "is larger than 256 bytes"),
+    "a link": (lambda w: {"latest": "a", "a": lambda at: at.symlink_to("/etc")}, "a: is a link to /etc, outside"),
+    "a circle": (lambda w: {"a": lambda at: at.symlink_to(".")}, "a: is a link to .*, outside"),
+    "deep": (lambda w: {"a/b/c/d/e/f/g/h/i/j": Path.mkdir}, "nothing of these is there"),
     "ZeRO 3, of Trainer": (
-        lambda d, w: save(d / "pytorch_model.bin", {name: torch.empty(0) for name in w}),
+        lambda w: {"pytorch_model.bin": {name: torch.empty(0) for name in w}},
         r"is empty, as ZeRO 3 leaves it; .* zero_to_fp32\.py",
     ),
-    "verl": (old("model_world_size_2_rank_0.pt"), r"FSDP sharded .*verl\.model_merger merge --backend fsdp"),
+    "verl": (empty("model_world_size_2_rank_0.pt"), r"FSDP sharded .*verl\.model_merger merge --backend fsdp"),
     "FSDP's flat parameters": (
-        lambda d, w: save(d / "a.safetensors", {"_fsdp_wrapped_module._flat_param": torch.ones(8)}),
+        lambda w: {"a.safetensors": {"_fsdp_wrapped_module._flat_param": torch.ones(8)}},
         "1 tensors hold the weights of many layers in a row, such as .*; save the model with FullStateDictConfig",
     ),
-    "GPTQ": (
-        lambda d, w: save(d / "a.safetensors", w | {f"{FLAT}attn.qkv_proj.qweight": torch.ones(2, 2)}),
-        "qweight belongs to quantised weights; give the model before",
-    ),
-    "MLX": (
-        lambda d, w: save(
-            d / "a.safetensors",
-            w | {f"{FLAT}attn.{n}": torch.ones(2, dtype=torch.uint32) for n in ("weight", "biases")},
-        ),
-        "biases belongs to quantised weights; give the model before",
-    ),
-    "no head": (
-        lambda d, w: (
-            save(d / "model.safetensors", {n.removeprefix("transformer."): w[n] for n in w if n[0] == "t"}),
-            text(d / "config.json", json.dumps(formats("codegen").to_json(config("codegen")))),
-        ),
-        "missing tensor lm_head",
-    ),
+    "GPTQ": (quantised("qkv_proj.qweight"), "qweight belongs to quantised weights; give the model before"),
+    "MLX": (quantised("biases", dtype=torch.uint32), "biases belongs to quantised weights; give the model before"),
+    "no head": (without_head, "missing tensor lm_head"),
     "CTranslate2": (
-        lambda d, w: text(d / "model.bin", "\6\0\0\0\x17\0TransformerDecoderSpec"),
+        lambda w: {"model.bin": "\6\0\0\0\x17\0TransformerDecoderSpec"},
         "is a model of CTranslate2; give the one that it was made from",
     ),
-    "llama.cpp before GGUF": (lambda d, w: text(d / "model.bin", "tjgg\3"), "is a model of llama.cpp before GGUF"),
-    "vLLM": (old("model-rank-0-part-0.safetensors"), "in the order of vLLM's own layers"),
+    "llama.cpp before GGUF": (lambda w: {"model.bin": "tjgg\3"}, "is a model of llama.cpp before GGUF"),
+    "vLLM": (empty("model-rank-0-part-0.safetensors"), "in the order of vLLM's own layers"),
     "FP8": (
-        lambda d, w: save(d / "a.safetensors", {name: x.to(torch.float8_e4m3fn) for name, x in w.items()}),
+        lambda w: {"a.safetensors": {name: x.to(torch.float8_e4m3fn) for name, x in w.items()}},
         "has the type F8_E4M3 of quantised weights",
     ),
-    "NeMo": (lambda d, w: text(d / "a.nemo", "x"), r"holds an archive \(a\.nemo\).* \(tar -xf .*a\.nemo\)"),
-    "Keras": (lambda d, w: text(d / "tf_model.h5", "x"), r"a file of another program \(tf_model\.h5\)"),
-    "a web page": (lambda d, w: text(d / "a.safetensors", "<!DOCTYPE html>"), "is a web page"),
-    "nothing": (lambda d, w: text(d / "a.bin", ""), r"a\.bin: is empty"),
+    "NeMo": (lambda w: {"a.nemo": "x"}, r"holds an archive \(a\.nemo\).* \(tar -xf .*a\.nemo\)"),
+    "Keras": (lambda w: {"tf_model.h5": "x"}, r"a file of another program \(tf_model\.h5\)"),
+    "a web page": (lambda w: {"a.safetensors": "<!DOCTYPE html>"}, "is a web page"),
+    "nothing": (lambda w: {"a.bin": ""}, r"a\.bin: is empty"),
     "results next to steps": (
-        old("checkpoint-5/a.pt", "best/a.pt", "merged/a.pt"),
+        empty("checkpoint-5/a.pt", "best/a.pt", "merged/a.pt"),
         "next to them best, merged; give one of them, or --checkpoint last, best or a step",
     ),
-    "several folders": (old("best/a.pt", "last/a.pt"), "the folders best, last; give one of them"),
-    "no weights": (lambda d, w: text(d / "config.json", "{}"), r"no weights are there \(config\.json\)"),
-    "Git LFS": (lambda d, w: text(d / "a.pt", "version https://git-lfs.github.com/spec/v1"), "is a pointer of Git LFS"),
-    "adapters": (lambda d, w: text(d / "adapter_config.json", "{}"), "holds adapters, .* ms-codegeex adapter merge"),
-    "two prefixes": (
-        lambda d, w: save(d / "a.pt", wrapped(w, "model.") | wrapped(w, "module.")),
-        "are the same tensor but for a prefix",
-    ),
-    "Megatron's distributed format": (old("common.pt"), "--ckpt-format torch"),
+    "several folders": (empty("best/a.pt", "last/a.pt"), "the folders best, last; give one of them"),
+    "no weights": (lambda w: {"config.json": "{}"}, r"no weights are there \(config\.json\)"),
+    "Git LFS": (lambda w: {"a.pt": LFS}, "is a pointer of Git LFS"),
+    "adapters": (lambda w: {"adapter_config.json": "{}"}, "holds adapters, .* ms-codegeex adapter merge"),
+    "two prefixes": (lambda w: {"a.pt": wrapped(w, "a.") | wrapped(w, "b.")}, "are the same tensor but for a prefix"),
+    "Megatron's distributed format": (empty("common.pt"), "--ckpt-format torch"),
 }
 
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_is_not_read_is_named(tmp_path, codegen, kind):
-    write, message = REFUSED[kind]
-    directory = written(tmp_path, codegen, write)
+    files, message = REFUSED[kind]
+    write(tmp_path / "m", files(codegen[1]))
     with pytest.raises(UserError, match=message) as error:
-        open_source(directory, FIELDS["codegen"])
+        open_source(tmp_path / "m", FIELDS["codegen"])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["zero_pp_rank_0_mp_rank_00_model_states.pt", "bf16_zero_pp_rank_0_optim_states.pt"])
+def test_a_file_that_holds_no_whole_weights_is_named(tmp_path, name):
+    write(tmp_path, {name: OLD})
+    with pytest.raises(UserError, match=r"sharded by ZeRO 3|another file of training state, not of weights"):
+        open_source(tmp_path / name)
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
@@ -730,13 +646,6 @@ def test_a_file_from_before_pytorch_1_6_is_read_after_the_command_that_is_named(
     equal(open_source(tmp_path / "old.bin", FIELDS["codegen"]), codegen[0])
 
 
-@pytest.mark.parametrize("name", ["zero_pp_rank_0_mp_rank_00_model_states.pt", "bf16_zero_pp_rank_0_optim_states.pt"])
-def test_a_file_that_holds_no_whole_weights_is_named(tmp_path, name):
-    save(tmp_path / name, {"x": torch.ones(1)})
-    with pytest.raises(UserError, match=r"sharded by ZeRO 3|another file of training state, not of weights"):
-        open_source(tmp_path / name)
-
-
 def test_a_distributed_checkpoint_is_read_after_the_command_that_is_named(tmp_path, codegen, monkeypatch):
     from torch.distributed.checkpoint import format_utils
     from torch.distributed.checkpoint import save as save_parts
@@ -744,9 +653,7 @@ def test_a_distributed_checkpoint_is_read_after_the_command_that_is_named(tmp_pa
     monkeypatch.chdir(tmp_path)
     with pytest.warns(UserWarning, match="assuming the intent is to save in a single process"):
         save_parts({"model": wrapped(codegen[1], "module.")}, checkpoint_id="parts")
-    command = (
-        r"make one file of it: python -m torch\.distributed\.checkpoint\.format_utils dcp_to_torch parts model\.pt"
-    )
+    command = r"make one file of it: python -m torch\.distributed\.checkpoint\.format_utils dcp_to_torch parts model"
     for place in ("parts", "parts/__0_0.distcp"):
         with pytest.raises(UserError, match=command):
             open_source(Path(place))

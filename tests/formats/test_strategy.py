@@ -93,9 +93,8 @@ def test_what_mindspore_cuts_and_saves_is_whole_again(runs, mesh, suffix):
     assert list(files) == list(range(world))
     check(merge_slices(files, layouts))
     check(merge_slices(files, layouts, shards_merged=True))
-    assert read_strategy([directory / f"strategy_{rank}.ckpt" for rank in range(world)]) == read_strategy(
-        directory / "strategy_0.ckpt"
-    )
+    every = [directory / f"strategy_{rank}.ckpt" for rank in range(world)]
+    assert read_strategy(every) == read_strategy(every[0])
     moments = merge_slices(files, layouts, keep=lambda name: name.startswith("adam_m."))
     assert moments["adam_m.up.weight"].shape == SHAPES["up.weight"] and len(moments) == len(SHAPES)
 
@@ -140,9 +139,8 @@ def test_files_whose_shards_were_merged_keep_the_strategy_of_the_shards(run, tmp
 def test_only_the_parts_that_are_needed_are_read(run, monkeypatch):
     directory, layouts = run
     opened, real = Counter(), strategy_module.read_mindspore
-    monkeypatch.setattr(
-        strategy_module, "read_mindspore", lambda path, keep: opened.update([path.parent.name]) or real(path, keep)
-    )
+    counted = lambda path, keep: opened.update([path.parent.name]) or real(path, keep)  # noqa: E731
+    monkeypatch.setattr(strategy_module, "read_mindspore", counted)
     merge_slices(find_rank_files(directory), layouts, keep="table".__eq__)
     assert opened == {"rank_0": 1, "rank_1": 1}
     tensor = merge_slices(find_rank_files(directory), layouts)["up.weight"]
@@ -156,9 +154,8 @@ def test_only_the_parts_that_are_needed_are_read(run, monkeypatch):
 
 def pipeline(directory: Path) -> Path:
     """Two stages of one device pair each: `first` on stage 0, `last` on stage 1, `tied` on both."""
-    arrays = {
-        name: np.arange(16, dtype=np.float32).reshape(4, 4) + k for k, name in enumerate(("first", "last", "tied"))
-    }
+    matrix = np.arange(16, dtype=np.float32).reshape(4, 4)
+    arrays = {name: matrix + k for k, name in enumerate(("first", "last", "tied"))}
     for stage, names in enumerate((("first", "tied"), ("last", "tied"))):
         proto(directory / f"stage_{stage}.ckpt", {name: ((2,), (0, -1), 0, 0) for name in names}, stage)
         for number in range(2):
@@ -179,11 +176,8 @@ def proto(path, layouts, stage=0):
         item.param_name = name
         layout = item.parallel_layouts
         layout.dev_matrix.add().dim.extend(devices)
-        if axes and isinstance(axes[0], tuple):
-            for nested in axes:
-                layout.tensor_map.add().dim.extend(nested)
-        else:
-            layout.tensor_map.add().dim.extend(axes)
+        for each in axes if axes and isinstance(axes[0], tuple) else (axes,):
+            layout.tensor_map.add().dim.extend(each)
         layout.param_split_shape.add()
         layout.indices_offset.add()
         layout.field, layout.opt_weight_shard_size, layout.opt_weight_shard_step = 0, shards, step
@@ -277,14 +271,8 @@ def rewrite(path, change):
         (lambda t: {k: v for k, v in t.items() if k != "norm"}, r"net-1_2\.ckpt: tensor norm is missing"),
         (lambda t: t | {"a.new": t["norm"]}, "the strategy does not mention tensor a.new"),
         (lambda t: t | {"norm": from_array(np.zeros((2, 4), np.float32))}, r"shape \[2, 4\].*one of 1 axes"),
-        (
-            lambda t: t | {"table": from_array(np.zeros((6, 8), np.float32))},
-            r"table is float32 .*, in .* it is float32",
-        ),
-        (
-            lambda t: t | {"table": from_array(np.zeros((8, 8), np.float16))},
-            "table is float(16|32) .*, in .* it is float",
-        ),
+        (lambda t: t | {"table": from_array(np.zeros((6, 8), "f4"))}, "table is float32 .*, in .* it is float32"),
+        (lambda t: t | {"table": from_array(np.zeros((8, 8), "f2"))}, "table is float(16|32) .*, in .* it is float"),
     ],
 )
 def test_slices_of_another_run(run, change, text):
@@ -313,18 +301,12 @@ def test_nothing_to_merge(run):
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
-        (
-            ["code-13B0-50", "code-13B1-50", "code-13B10-50"],
-            {0: "code-13B0-50", 1: "code-13B1-50", 10: "code-13B10-50"},
-        ),
-        (["code-13B0_1-5_2", "code-13B1-5_2", "strategy"], {0: "code-13B0_1-5_2", 1: "code-13B1-5_2"}),
+        (["13B0-50", "13B1-50", "13B10-50"], {0: "13B0-50", 1: "13B1-50", 10: "13B10-50"}),
+        (["13B0_1-5_2", "13B1-5_2", "strategy"], {0: "13B0_1-5_2", 1: "13B1-5_2"}),
         (["rank_0/a-5", "rank_1/a-5"], {0: "rank_0/a-5", 1: "rank_1/a-5"}),
         (["rank_0/x0", "rank_1/x1", "rank_0/src_strategy_0"], {0: "rank_0/x0", 1: "rank_1/x1"}),
         (["rank_1", "net_rank_0", "x", "y-3_4", "._rank_1"], {0: "net_rank_0", 1: "rank_1"}),
-        (
-            [f"rank_{rank}/a-{step}" for rank in (0, 1) for step in ("9_2", "10_2", "2_30")],
-            {0: "rank_0/a-10_2", 1: "rank_1/a-10_2"},
-        ),
+        ([f"rank_{r}/a-{s}" for r in "01" for s in ("9_2", "10_2", "2_30")], {0: "rank_0/a-10_2", 1: "rank_1/a-10_2"}),
     ],
 )
 def test_files_by_name(tmp_path, names, expected):
@@ -359,14 +341,10 @@ def test_files_that_leave_a_choice(tmp_path, names, text):
         find_rank_files(tmp_path)
 
 
-def axis_of(name):
-    return {"table": 0, "up.weight": 1, "up.bias": 0, "down.weight": 0}.get(name)
-
-
 def test_slices_of_tensor_parallel_ranks_are_those_of_mindspore(runs):
     """What `convert` does without a strategy file, both ways."""
     files = [read_mindspore(path, is_weight) for path in find_rank_files(runs("tp2")).values()]
-    axes = {name: axis_of(name) for name in SHAPES}
+    axes = dict.fromkeys(SHAPES) | {"table": 0, "up.weight": 1, "up.bias": 0, "down.weight": 0}
     check(merge(files, axes, ["rank 0", "rank 1"]))
     for rank, theirs in enumerate(files):
         ours = {name: shard(from_array(array), axes[name], rank, 2) for name, array in values().items()}

@@ -150,35 +150,30 @@ REPEATED = [  # the memo repeats a long operand, or operands collide
 ]
 SENSELESS = (
     *(b"\x80\x02(i__main__\nA\n.", b"\x80\x05\x96" + struct.pack("<Q", 1 << 31) + b"."),  # INST, a bytearray of 2 GiB
-    *(
-        b"\x80\x02N0.",
-        b"\x80\x02e.",
-        b"\x80\x02s.",
-        b"\x80\x02Q.",
-        b"\x80\x02h\x07.",
-        b"\x80\x02NNR.",
-        b"\x80\x02\x87.",
-    ),
+    *(b"\x80\x02" + operation + b"." for operation in (b"N0", b"e", b"s", b"Q", b"h\x07", b"NNR", b"\x87")),
     *(b"\x80\x02", b".", b""),
 )
 # Python's own unpickler would follow the points in a name.
-NAMES = (
-    "numpy core.multiarray.scalar, numpy.core multiarray.scalar, torch x.device, builtins getattr, pathlib Path.unlink"
-)
-NAMES += ", signal raise_signal, functools partial, transformers.dynamic_module_utils get_class_from_dynamic_module"
-NAMES += ", io open, collections abc"
-A, B = {"dtype": "U8", "shape": [4]}, {"dtype": "U8", "shape": [2]}
+NAMES = "numpy core.multiarray.scalar, numpy.core multiarray.scalar, torch x.device, builtins getattr, io open, "
+NAMES += "pathlib Path.unlink, signal raise_signal, functools partial, collections abc, "
+NAMES += "transformers.dynamic_module_utils get_class_from_dynamic_module"
+
+
+def tensor(offsets, shape=(4,), dtype="U8"):
+    return {"dtype": dtype, "shape": [*shape], "data_offsets": offsets}
+
+
 FORBIDDEN = [  # by the format, with the library's agreement: header, bytes behind it, what is said
-    ({"a": A | {"data_offsets": [0, 4]}, "b": B | {"data_offsets": [2, 4]}}, 4, "b: begins at byte 2, inside"),
-    ({"a": A | {"data_offsets": [0, 4]}, "b": A | {"data_offsets": [0, 4]}}, 4, "b: begins at byte 0, inside"),
-    ({"a": A | {"data_offsets": [0, 4]}, "b": B | {"data_offsets": [6, 8]}}, 8, "b: begins at byte 6, 2 bytes"),
-    ({"a": A | {"data_offsets": [1, 5]}}, 5, "a: begins at byte 1, 1 bytes after"),
-    ({"a": A | {"data_offsets": [0, 4.0]}}, 4, r"does not fit bytes 0\.\.4\.0"),
-    ({"a": A | {"data_offsets": [0.0, 4]}}, 4, r"does not fit bytes 0\.0\.\.4"),
-    ({"a": A | {"data_offsets": [False, 4]}}, 4, "does not fit"),
-    ({"a": A | {"data_offsets": ["0", "4"]}}, 4, "does not fit"),
-    ({"a": A | {"data_offsets": [0, 4, 8]}}, 4, "too many values"),
-    ({"a": A | {"data_offsets": [0, 4], "shape": [4.0]}}, 4, r"no array can have the shape of tensor a: \[4\.0\]"),
+    ({"a": tensor([0, 4]), "b": tensor([2, 4], (2,))}, 4, "b: begins at byte 2, inside"),
+    ({"a": tensor([0, 4]), "b": tensor([0, 4])}, 4, "b: begins at byte 0, inside"),
+    ({"a": tensor([0, 4]), "b": tensor([6, 8], (2,))}, 8, "b: begins at byte 6, 2 bytes"),
+    ({"a": tensor([1, 5])}, 5, "a: begins at byte 1, 1 bytes after"),
+    ({"a": tensor([0, 4.0])}, 4, r"does not fit bytes 0\.\.4\.0"),
+    ({"a": tensor([0.0, 4])}, 4, r"does not fit bytes 0\.0\.\.4"),
+    ({"a": tensor([False, 4])}, 4, "does not fit"),
+    ({"a": tensor(["0", "4"])}, 4, "does not fit"),
+    ({"a": tensor([0, 4, 8])}, 4, "too many values"),
+    ({"a": tensor([0, 4], [4.0])}, 4, r"no array can have the shape of tensor a: \[4\.0\]"),
 ]
 NO_ARRAY = "no array can have the shape of tensor a: "
 
@@ -188,8 +183,8 @@ def headed(header, size):
     return struct.pack("<Q", len(content)) + content + bytes(range(size))
 
 
-def shaped(*shape, size=4):
-    return headed({"a": {"dtype": "U8", "shape": [*shape], "data_offsets": [0, size]}}, size)
+def shaped(*shape, size=4, dtype="U8"):
+    return headed({"a": tensor([0, size], shape, dtype)}, abs(size))
 
 
 LAYOUT = {"dev_matrix": [2, 2], "tensor_map": [0, -1], "tensor_shape": [4, 4]}
@@ -204,6 +199,7 @@ def layout(*stages, **change):
 
 
 DAMAGED, REFUSED, HEADER = r"data\.pkl is damaged", "refused, because loading it would call", "its header"
+W2 = ("w", [2], "Int8", b"a")
 CASES: dict[str, list] = {
     ".pt": [
         (zipped(lists()), "refused, because it holds more than 1000000 values"),
@@ -249,26 +245,17 @@ CASES: dict[str, list] = {
             for entries, said in (
                 ([("w", [4], "Int8", b"ab"), ("v", [1], "Int8", b"x")], r"tensor w has 2 bytes, int8 \[4\] takes 4"),
                 ([(name, [1], "Int8", b"a") for name in "wvw"], "tensor w occurs twice"),
-                ([("w", [1], "Int8", b"a"), ("w", [1], "Int8", b"a")], "tensor w has 2 bytes"),
-                (
-                    [("w", [2], "Int8", b"a"), ("w", [2], "UInt8", b"a")],
-                    r"tensor w is Int8 \[2\] in its first piece and UInt8",
-                ),
-                (
-                    [("w", [2], "Int8", b"a"), ("w", [3], "Int8", b"a")],
-                    r"tensor w is Int8 \[2\] in its first piece and Int8 \[3\] in a later",
-                ),
+                ([("w", [1], "Int8", b"a")] * 2, "tensor w has 2 bytes"),
+                ([W2, ("w", [2], "UInt8", b"a")], r"tensor w is Int8 \[2\] in its first piece and UInt8"),
+                ([W2, ("w", [3], "Int8", b"a")], r"tensor w is Int8 \[2\] in its first piece and Int8 \[3\]"),
                 ([("w", [size] * 10_000, "Int8", b"a") for size in (1, 2)], "tensor w is Int8"),
-                ([("w", [3], "Int8", b"ab")], r"tensor w has 2 bytes, int8 \[3\] takes 3"),
                 ([("w", [-1, -2], "Int8", b"ab")], r"no array can have the shape of tensor w: \[-1, -2\]"),
                 ([("w", [1], "Complex128", bytes(16))], "tensor w has type Complex128"),
                 ([], "holds no tensors"),
                 ([("text", [0], "str", "hi".encode("utf-32-le"))], "holds no tensors"),
                 *(
-                    ([("w", dims, "Int8", content)], "no array can have the shape of tensor w")
-                    for dims, content in (
-                        *(([2**62] * 240, b""), ([2**62] * 20, b""), ([1] * 65, b"a"), ([0, 2**62, 2**62], b"")),
-                    )
+                    ([("w", dims, "Int8", b"")], "no array can have the shape of tensor w")
+                    for dims in ([2**62] * 240, [2**62] * 20, [1] * 65, [0, 2**62, 2**62])
                 ),
             )
         ),
@@ -297,10 +284,8 @@ CASES: dict[str, list] = {
                 *(shaped(0, 2**62, 2**62, size=0), shaped(0, 10**98, size=0)),
             )
         ),
-        (headed({"a" * 100_000: A | {"data_offsets": [0, 5]}}, 5), "its header is not safetensors"),
-        (headed(b'{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}', 4), HEADER),
-        (headed(b'{"x":{"dtype":"Q","shape":[1],"data_offsets":[0,4]}}', 4), HEADER),
-        (headed(b'{"x":{"dtype":"F32","shape":[-1],"data_offsets":[0,-4]}}', 4), HEADER),
+        (headed({"a" * 100_000: tensor([0, 5])}, 5), "its header is not safetensors"),
+        *((content, HEADER) for content in (shaped(2, dtype="F32"), shaped(1, dtype="Q"), shaped(-1, size=-4))),
         *((headed(header, 4), HEADER) for header in (b"[]", b"\xff", b'{"x":1}')),
         (headed(b"{%s}" % b",".join([b'"x":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}'] * 2), 4), HEADER),
     ],
@@ -347,7 +332,7 @@ ROWS = [(suffix, number) for suffix, cases in CASES.items() for number in range(
 def test_the_table_changes_sound_files(tmp_path):
     (tmp_path / "a.json").write_bytes(layout())
     assert read_strategy(tmp_path / "a.json")["w"][0].shape == (4, 4)
-    (tmp_path / "a.safetensors").write_bytes(headed({"a": A | {"data_offsets": [0, 4]}}, 4))
+    (tmp_path / "a.safetensors").write_bytes(shaped(4))
     assert SafetensorsFile(tmp_path / "a.safetensors").tensors["a"].shape == (4,)
     written(bytes)(tmp_path / "a.pt")
     assert read_torch(tmp_path / "a.pt")["a"].shape == (4,)
@@ -381,15 +366,6 @@ def test_a_file_that_is_not_there(tmp_path, suffix):
         READERS[suffix](tmp_path / f"x{suffix}")
 
 
-def with_arguments(path):
-    torch.save({"module": torch.nn.Linear(2, 2).state_dict(), "args": argparse.Namespace(a=1)}, path)
-
-
-def nested(path):
-    tree = {"module": {"a": from_array(np.ones((2, 3), np.float32)), "b": from_array(np.arange(4))}, "config": {"n": 2}}
-    write_torch(path, tree)
-
-
 TENSORS = {"a": from_array(np.array([[-128], [127]], np.int8)), "b": from_array(np.array([-7], np.int16))}
 
 
@@ -398,19 +374,16 @@ def without_checksum(path):
     path.write_bytes(path.read_bytes()[:-TRAILER_BYTES])
 
 
-def with_checksums(path):
-    WRITERS[".safetensors"](path, TENSORS)
+SOUND = {
+    "nested": (".pt", lambda path: write_torch(path, {"module": TENSORS, "config": {"n": 2}})),
+    "with arguments": (".pt", saved({"module": torch.nn.Linear(2, 2).state_dict(), "args": argparse.Namespace(a=1)})),
+    "without checksum": (".ckpt", without_checksum),
+    "with checksums": (".safetensors", lambda path: WRITERS[".safetensors"](path, TENSORS)),
+    "two layouts": (".strategy", lambda path: proto(path, {"w": ((2, 2), (0, -1), 2, 2), "v": ((4,), (), 0, 0)})),
+}
 
 
-def two_layouts(path):
-    proto(path, {"w": ((2, 2), (0, -1), 2, 2), "v": ((4,), (), 0, 0)})
-
-
-SOUND = [(".pt", nested), (".pt", with_arguments), (".ckpt", without_checksum), (".safetensors", with_checksums)]
-SOUND += [(".strategy", two_layouts)]
-
-
-@pytest.mark.parametrize(("suffix", "make"), SOUND, ids=[make.__name__ for _, make in SOUND])
+@pytest.mark.parametrize(("suffix", "make"), SOUND.values(), ids=SOUND)
 def test_changed_and_missing_bytes_end_in_one_line(tmp_path, suffix, make):
     """A message, or (where there is no checksum) other numbers, never a traceback. What is read of a safetensors file
     is what the library reads."""
@@ -427,7 +400,7 @@ def test_changed_and_missing_bytes_end_in_one_line(tmp_path, suffix, make):
         path.write_bytes(data)
         try:
             found = READERS[suffix](path)
-            arrays = {} if suffix == ".strategy" else {name: tensor.array() for name, tensor in found.items()}
+            arrays = {} if suffix == ".strategy" else {name: each.array() for name, each in found.items()}
         except UserError as error:
             assert str(path) in str(error) and "\n" not in str(error)
             continue
@@ -459,11 +432,11 @@ def test_a_flipped_bit_is_found_when_the_tensor_is_read(tmp_path, suffix):
 def test_a_file_that_changes_meanwhile(tmp_path, suffix):
     path = tmp_path / f"x{suffix}"
     WRITERS[suffix](path, {"a": from_array(np.arange(200, dtype=np.uint8))})
-    tensor = READERS[suffix](path)["a"]
+    found = READERS[suffix](path)["a"]
     for change in (lambda: path.write_bytes(b"short"), path.unlink):
         change()
         with pytest.raises(UserError, match=r"x\.\w+: was changed or removed"):
-            tensor.array()
+            found.array()
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".ckpt"])
@@ -488,10 +461,10 @@ def test_one_tensor_in_memory_at_a_time(tmp_path, suffix):
         def __del__(self):
             alive[0] -= self.base is None
 
-    def tensor():
+    def loaded():
         alive[0] += 1
         maximum[0] = max(maximum[0], alive[0])
         return np.ndarray.__new__(Counted, (4,), np.float32)
 
-    WRITERS[suffix](tmp_path / "m", {str(i): LazyTensor("float32", (4,), tensor) for i in range(6)})
+    WRITERS[suffix](tmp_path / "m", {str(i): LazyTensor("float32", (4,), loaded) for i in range(6)})
     assert maximum[0] <= 2  # the next one may be loaded before the name of the last is bound anew

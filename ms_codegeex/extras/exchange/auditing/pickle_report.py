@@ -14,9 +14,9 @@ from typing import Any
 from ms_codegeex.base.errors import UserError, escaped
 from ms_codegeex.base.reading import opened
 from ms_codegeex.formats.mindspore_checkpoint import read_mindspore
-from ms_codegeex.formats.npy_file import open_npy
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.formats.strategy import check_strategy
+from ms_codegeex.formats.tensors import open_npy
 from ms_codegeex.formats.torch_zip import read_torch, refused_names
 
 _ZIP = b"PK\x03\x04"  # PyTorch takes no other beginning for an archive
@@ -33,8 +33,7 @@ SCANNER = "pip install picklescan && picklescan --path"
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Kind, whether our reader takes it (`readable`), why not, and the names it refuses. `UserError` if there is no
-    such regular file."""
+    """Kind, whether our reader takes it (`readable`), why not, and what it refuses. `UserError` for no regular file."""
     with opened(path) as stream:
         beginning = stream.read(_BEGINNING)
     found: dict[str, Any] = {"path": str(path), "kind": "PyTorch file", "readable": True, "reason": "", "refused": []}
@@ -44,10 +43,8 @@ def describe(path: Path) -> dict[str, Any]:
         except UserError as error:
             found |= {"readable": False, "reason": str(error), "refused": refused_names(path)}
             if arrays := _arrays_in(path):
-                reason = (
-                    f"{path}: {arrays} arrays of numpy in a zip file, which are not read; give a folder of .npy files"
-                )
-                found |= {"kind": ARRAYS, "reason": reason, "refused": []}
+                reason = f"{arrays} arrays of numpy in a zip file, which are not read; give a folder of .npy files"
+                found |= {"kind": ARRAYS, "reason": f"{path}: {reason}", "refused": []}
         return found
     for kind, (begins, read) in _OTHERS.items():
         if re.match(begins, beginning, re.DOTALL):
@@ -75,9 +72,8 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         said = "our reader takes it; it holds no pickle" if found["readable"] else f"DAMAGED: {found['reason']}"
         yield escaped(f"{found['kind']}: {said}")
         return
-    yield escaped(
-        f"{found['kind']}: {'our reader takes it and runs nothing' if found['readable'] else found['reason']}"
-    )
+    said = "our reader takes it and runs nothing" if found["readable"] else found["reason"]
+    yield escaped(f"{found['kind']}: {said}")
     yield from (escaped(f"  {name}: refused, because a program that loads it may run it") for name in found["refused"])
     yield escaped(f"what other programs would run of it: {SCANNER} {found['path']}")
 

@@ -11,8 +11,7 @@ llama-cpp-python 0.3.36, and of its converter's class for ChatGLM.
   pairs of channels from both halves of what is rotated. A head's channels can be renumbered, in queries and keys alike,
   without changing a score, so neighbours become such pairs and the function is the same.
 * Qwen2 is `qwen2`, with pairs of channels from both halves, too.
-* CodeGeeX has none: see `REFUSED`.
-"""
+* CodeGeeX has none: see `REFUSED`."""
 
 from __future__ import annotations
 
@@ -36,32 +35,29 @@ _COMMON_SIZES = {
     "num_heads": "attention.head_count",
     "rotary_dim": "rope.dimension_count",
 }
-_QKV = ("attention.query", "attention.key", "attention.value")
+_PARTS = {"q": "query", "k": "key", "v": "value", "output": "output"}
+_KINDS, _FED = ("weight", "bias"), ("up", "down")
 HEAD = "output.weight"
+_ENDS = (("output_norm", "final_norm"), ("output", "head"))
+_LAST = {f"{theirs}.weight": f"{ours}.weight" for theirs, ours in _ENDS}
 
 
-def _entries(block: Mapping[str, tuple[str, ...]], last: Mapping[str, str], halves: Collection[str] = ()) -> Any:
+def _layout(
+    block: Mapping[str, tuple[str, ...]], last: Mapping[str, str], halves: Collection[str] = ()
+) -> ForeignLayout:
     def packing(name: str, ours: tuple[str, ...]) -> Packing:
         return STACK if len(ours) > 1 else HALVES if name in halves else COPY
 
-    blocks = (
-        Entry(tuple(f"blocks.{{i}}.{own}" for own in ours), f"blk.{{i}}.{name}", packing(name, ours))
-        for name, ours in block.items()
-    )
-    return (
-        Entry(("embedding.word.weight",), "token_embd.weight"),
-        *blocks,
-        *(Entry((ours,), name) for name, ours in last.items()),
-    )
+    named = {name: tuple(f"blocks.{{i}}.{own}" for own in ours) for name, ours in block.items()}
+    blocks = (Entry(ours, f"blk.{{i}}.{name}", packing(name, ours)) for name, ours in named.items())
+    ends = (Entry((ours,), name) for name, ours in last.items())
+    return ForeignLayout("huggingface", (Entry(("embedding.word.weight",), "token_embd.weight"), *blocks, *ends))
 
 
 @dataclass(frozen=True)
 class LlamaArchitecture:
-    """One of llama.cpp's architectures.
-
-    `sizes`: our field -> the key after the architecture's name; the file has no key for other fields. `zeros`:
-    tensors of a block that our family does not have, and the field that is their length.
-    """
+    """One of llama.cpp's architectures. `sizes`: our field -> the key after the architecture's name; other fields have
+    none. `zeros`: tensors of a block that our family does not have, and the field that is their length."""
 
     name: str
     layout: ForeignLayout
@@ -78,73 +74,45 @@ class LlamaArchitecture:
 
 _CHATGLM = LlamaArchitecture(
     "chatglm",
-    ForeignLayout(
-        "huggingface",
-        _entries(
-            {
-                "attn_norm.weight": ("attention_norm.weight",),
-                "attn_qkv.weight": tuple(f"{part}.weight" for part in _QKV),
-                "attn_qkv.bias": tuple(f"{part}.bias" for part in _QKV),
-                "attn_output.weight": ("attention.output.weight",),
-                "ffn_norm.weight": ("feed_forward_norm.weight",),
-                "ffn_up.weight": ("feed_forward.gate.weight", "feed_forward.up.weight"),
-                "ffn_down.weight": ("feed_forward.down.weight",),
-            },
-            {"output_norm.weight": "final_norm.weight", HEAD: "head.weight"},
-        ),
+    _layout(
+        {
+            "attn_norm.weight": ("attention_norm.weight",),
+            **{f"attn_qkv.{kind}": tuple(f"attention.{_PARTS[part]}.{kind}" for part in "qkv") for kind in _KINDS},
+            "attn_output.weight": ("attention.output.weight",),
+            "ffn_norm.weight": ("feed_forward_norm.weight",),
+            "ffn_up.weight": ("feed_forward.gate.weight", "feed_forward.up.weight"),
+            "ffn_down.weight": ("feed_forward.down.weight",),
+        },
+        _LAST,
     ),
     _COMMON_SIZES | {"num_kv_groups": "attention.head_count_kv", "norm_eps": "attention.layer_norm_rms_epsilon"},
 )
 _PHI2 = LlamaArchitecture(
     "phi2",
-    ForeignLayout(
-        "huggingface",
-        _entries(
-            {
-                "attn_norm.weight": ("norm.weight",),
-                "attn_norm.bias": ("norm.bias",),
-                "attn_q.weight": ("attention.query.weight",),
-                "attn_k.weight": ("attention.key.weight",),
-                "attn_v.weight": ("attention.value.weight",),
-                "attn_output.weight": ("attention.output.weight",),
-                "ffn_up.weight": ("feed_forward.up.weight",),
-                "ffn_up.bias": ("feed_forward.up.bias",),
-                "ffn_down.weight": ("feed_forward.down.weight",),
-                "ffn_down.bias": ("feed_forward.down.bias",),
-            },
-            {
-                "output_norm.weight": "final_norm.weight",
-                "output_norm.bias": "final_norm.bias",
-                HEAD: "head.weight",
-                "output.bias": "head.bias",
-            },
-            halves=("attn_q.weight", "attn_k.weight"),
-        ),
+    _layout(
+        {
+            **{f"attn_norm.{kind}": (f"norm.{kind}",) for kind in _KINDS},
+            **{f"attn_{part}.weight": (f"attention.{ours}.weight",) for part, ours in _PARTS.items()},
+            **{f"ffn_{part}.{kind}": (f"feed_forward.{part}.{kind}",) for part in _FED for kind in _KINDS},
+        },
+        {f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in _ENDS for kind in _KINDS},
+        halves=("attn_q.weight", "attn_k.weight"),
     ),
     _COMMON_SIZES | {"layer_norm_eps": "attention.layer_norm_epsilon"},
-    zeros={f"attn_{part}.bias": "hidden_size" for part in ("q", "k", "v", "output")},
+    zeros={f"attn_{part}.bias": "hidden_size" for part in _PARTS},
 )
 _QWEN2 = LlamaArchitecture(
     "qwen2",
-    ForeignLayout(
-        "huggingface",
-        _entries(
-            {
-                "attn_norm.weight": ("attention_norm.weight",),
-                **{
-                    f"attn_{part}.{kind}": (f"attention.{ours}.{kind}",)
-                    for part, ours in (("q", "query"), ("k", "key"), ("v", "value"))
-                    for kind in ("weight", "bias")
-                },
-                "attn_output.weight": ("attention.output.weight",),
-                "ffn_norm.weight": ("feed_forward_norm.weight",),
-                "ffn_gate.weight": ("feed_forward.gate.weight",),
-                "ffn_up.weight": ("feed_forward.up.weight",),
-                "ffn_down.weight": ("feed_forward.down.weight",),
-            },
-            {"output_norm.weight": "final_norm.weight", HEAD: "head.weight"},
-            halves=("attn_q.weight", "attn_q.bias", "attn_k.weight", "attn_k.bias"),
-        ),
+    _layout(
+        {
+            "attn_norm.weight": ("attention_norm.weight",),
+            **{f"attn_{part}.{kind}": (f"attention.{_PARTS[part]}.{kind}",) for part in "qkv" for kind in _KINDS},
+            "attn_output.weight": ("attention.output.weight",),
+            "ffn_norm.weight": ("feed_forward_norm.weight",),
+            **{f"ffn_{part}.weight": (f"feed_forward.{part}.weight",) for part in ("gate", "up", "down")},
+        },
+        _LAST,
+        halves=("attn_q.weight", "attn_q.bias", "attn_k.weight", "attn_k.bias"),
     ),
     {name: key for name, key in _COMMON_SIZES.items() if name != "rotary_dim"}
     | {"num_kv_groups": "attention.head_count_kv", "norm_eps": "attention.layer_norm_rms_epsilon"}

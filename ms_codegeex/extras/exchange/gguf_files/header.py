@@ -2,8 +2,7 @@
 
 The format (https://github.com/ggml-org/ggml, docs/exchange.md): magic, version, two counts, keys with typed values,
 then name, shape, type and offset of every tensor, then their data, each padded to the alignment. The `gguf` package's
-reader trusts a file; this one does not. It reads no tensor.
-"""
+reader trusts a file; this one does not. It reads no tensor."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ import numpy as np
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import opened
 from ms_codegeex.formats.files import GGUF_MAGIC
-from ms_codegeex.formats.tensors import LazyTensor, damaged, map_bytes
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, damaged, map_bytes
 
 _VERSIONS = (2, 3)  # the first has counts of 32 bits and was replaced within weeks
 _MAX_HEADER_BYTES = 64 << 20  # bytes; a vocabulary of 250,000 tokens with its merges takes 20 million
@@ -31,19 +30,7 @@ _MAX_TENSOR_NAME = 64  # llama.cpp's own limit
 _MAX_AXES = 4  # likewise
 _MAX_COUNT = 1 << 16  # keys, tensors; the largest models have a few thousand
 _ALIGNMENT, _MAX_ALIGNMENT = 32, 1 << 16
-_NUMBERS = {
-    0: "<u1",
-    1: "i1",
-    2: "<u2",
-    3: "<i2",
-    4: "<u4",
-    5: "<i4",
-    6: "<f4",
-    7: "?",
-    10: "<u8",
-    11: "<i8",
-    12: "<f8",
-}
+_NUMBERS = dict(enumerate(("<u1", "i1", "<u2", "<i2", "<u4", "<i4", "<f4", "?"))) | {10: "<u8", 11: "<i8", 12: "<f8"}
 _STRING, _ARRAY = 8, 9
 _READ = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 QUANTISED = ("Q8_0", "Q4_0")  # what we write, and read as FP32
@@ -70,9 +57,8 @@ class _Parser:
     def take(self, count: int) -> bytes:
         """The next bytes."""
         if count > self._limit - self.position:
-            reason = (
-                "ends in its header" if self._limit < _MAX_HEADER_BYTES else "its header is longer than any model's"
-            )
+            cut = self._limit < _MAX_HEADER_BYTES
+            reason = "ends in its header" if cut else "its header is longer than any model's"
             raise ValueError(f"{reason} (at byte {self.position:,})")
         self.position += count
         data = self._stream.read(count)
@@ -113,11 +99,8 @@ class _Parser:
 
 
 class GGUFHeader:
-    """The header of a GGUF file: `metadata`, and `infos` of every tensor in the file's order.
-
-    Raises `UserError` naming the file, and the tensor, unless the file is complete and its tensors follow each other
-    without a gap or an overlap.
-    """
+    """The header of a GGUF file: `metadata`, and `infos` of every tensor in the file's order. `UserError` naming the
+    file, and the tensor, unless the file is complete and its tensors follow each other without gap or overlap."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
@@ -180,8 +163,7 @@ class GGUFHeader:
         return infos
 
     def tensor(self, name: str) -> LazyTensor:
-        """A tensor whose numbers are read when they are needed; quantised ones come as FP32. `UserError` for a type
-        that is not read."""
+        """A tensor, read when it is needed; quantised ones as FP32. `UserError` for a type that is not read."""
         info = self.infos[name]
         if info.type in _READ:
             return LazyTensor(_READ[info.type], info.shape, partial(self._view, info))
@@ -195,8 +177,7 @@ class GGUFHeader:
         return map_bytes(self.path, info.start, info.nbytes)
 
     def _view(self, info: TensorInfo) -> np.ndarray:
-        form = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[info.type]
-        return self.bytes_of(info).view(form).reshape(info.shape)
+        return self.bytes_of(info).view(NUMPY_DTYPES[_READ[info.type]]).reshape(info.shape)
 
     def _dequantised(self, info: TensorInfo) -> np.ndarray:
         from gguf import GGMLQuantizationType

@@ -2,8 +2,7 @@
 
 The package makes several arrays of every number. Here a part of the rows stays in the processor's cache, the largest of
 a block is found on the bits of the numbers as they are stored (for 16 bits half of the work), and NumPy's conversion to
-a byte, which truncates, writes directly into the blocks.
-"""
+a byte, which truncates, writes directly into the blocks."""
 
 from __future__ import annotations
 

@@ -28,12 +28,8 @@ from ms_codegeex.models.registry import Family, family
 ARCHITECTURE = "general.architecture"
 # beginnings of keys that ask for what our networks do not compute, and the values that ask for nothing
 _ONLY = ("rope.scal", "attention.sliding_window", "attention.key_length", "attention.value_length")
-_NOTHING = {
-    "rope.scaling.type": "none",
-    "rope.scaling.factor": 1,
-    "rope.scale_linear": 1,
-    "attention.sliding_window": 0,
-}
+_NOTHING = {"rope.scaling.type": "none", "rope.scaling.factor": 1, "rope.scale_linear": 1}
+_NOTHING |= {"attention.sliding_window": 0}
 _ROTARY_BASE = 10_000.0  # of the families that have no other
 _LIST_SHOWN, _TEXT_SHOWN = 3, 80  # entries of a list and characters of a text that `inspect` prints
 
@@ -102,9 +98,7 @@ def _without_zeros(header: GGUFHeader, its: LlamaArchitecture, config: Any) -> d
 
 def open_gguf(path: Path, known: Mapping[str, Any] | None = None) -> Source:
     """Open a GGUF file as `open_source` opens the others; `known` overrides sizes. Quantised tensors come as FP32.
-
-    Raises `UserError` naming the file, and the key or tensor, for a damaged file and for a model of another family.
-    """
+    Raises `UserError` naming the file, and the key or tensor, for a damaged file and for a model of another family."""
     header, known = GGUFHeader(path), dict(known or {})
     its_family, its = _family_of(header)
     formats = FamilyFormats(its_family)
@@ -150,9 +144,7 @@ def describe(path: Path) -> dict[str, Any]:
         "description": _description(header).to_json(),
         "parameters": sum(counts.values()),
         "types": counts,
-        "tensors": [
-            {"name": name, "shape": list(info.shape), "type": info.type} for name, info in header.infos.items()
-        ],
+        "tensors": [{"name": name, "shape": [*info.shape], "type": info.type} for name, info in header.infos.items()],
     }
 
 

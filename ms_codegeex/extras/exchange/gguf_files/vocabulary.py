@@ -43,9 +43,8 @@ _FIXED: Mapping[str, Mapping[str, tuple[Any, ...]]] = {  # keys that decide ids,
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What the keys below `tokenizer.ggml` say. `model` and `pre` are llama.cpp's names of an algorithm and of its
-    pre-tokenizer; `prefix` is the text that every prompt has to begin with; `limits` are sentences on what llama.cpp
-    reads differently."""
+    """What the keys below `tokenizer.ggml` say. `model` and `pre`: llama.cpp's names of an algorithm and its
+    pre-tokenizer; `prefix`: what every prompt begins with; `limits`: sentences on what llama.cpp reads differently."""
 
     model: str
     pre: str
@@ -60,9 +59,7 @@ class Vocabulary:
 
 def vocabulary_of(tokenizer: Tokenizer, directory: Path, rows: int, eos: int) -> Vocabulary:
     """The vocabulary of the tokenizer, which is in `directory`, for tables of `rows` rows, whose end token is `eos`.
-
-    Raises `UserError` if the tokenizer is of another kind or has more tokens than the tables have rows.
-    """
+    Raises `UserError` if the tokenizer is of another kind or has more tokens than the tables have rows."""
     if tokenizer.vocab_size > rows:
         raise UserError(f"tokenizer: has {tokenizer.vocab_size} tokens, the model's tables {rows} rows; give its own")
     make = _MAKERS.get(type(tokenizer))
@@ -78,26 +75,20 @@ def _padding(rows: range) -> list[bytes]:
 def _sentencepiece(tokenizer: CodeGeeX2Tokenizer, directory: Path, rows: int, eos: int) -> Vocabulary:
     pieces = read_pieces((directory / MODEL).read_bytes(), f"tokenizer: {MODEL}")
     whole = [piece.text for piece in pieces if piece.type == USER_DEFINED]
-    limits = (
-        f"of a text around {whole[0]!r}, one of {len(whole)} whole tokens, llama.cpp may make other ids"
-        if whole
-        else ""
-    )
+    limit = "of a text around {!r}, one of {} whole tokens, llama.cpp may make other ids"
     texts = [*_ENDS, *(piece.text for piece in pieces[len(_ENDS) :])]
     texts += [_NAMES.get(name, name) for name in COMMANDS]
-    unused = rows - len(texts)
+    # whole tokens are as in llama.cpp's converter: user-defined ones would get a space after them there
+    types = [NORMAL if piece.type == USER_DEFINED else piece.type for piece in pieces] + [CONTROL] * len(COMMANDS)
     return Vocabulary(
         model="llama",
         pre="chatglm-spm",
         tokens=[text.encode() for text in texts] + _padding(range(len(texts), rows)),
-        # whole tokens are as in llama.cpp's converter: user-defined ones would get a space after them there
-        types=[NORMAL if piece.type == USER_DEFINED else piece.type for piece in pieces]
-        + [CONTROL] * len(COMMANDS)
-        + [UNUSED] * unused,
+        types=types + [UNUSED] * (rows - len(texts)),
         scores=[*(piece.score for piece in pieces), *[0.0] * (rows - len(pieces))],
         special={"eos": eos},
         prefix=PREFIXES["chatglm-spm"],
-        limits=(limits,) if limits else (),
+        limits=(limit.format(whole[0], len(whole)),) if whole else (),
     )
 
 
@@ -132,11 +123,9 @@ _MAKERS: Mapping[type, Callable[..., Vocabulary]] = {
 
 
 def tokenizer_writer(metadata: Mapping[str, Any], where: str) -> Callable[[Path], object] | None:
-    """A function that writes the tokenizer of a file's keys into a directory, None if there is none of our kinds.
-
-    Its ids are those of the tokenizer the file was made with, for every text; the bytes of its own files are not. It
-    raises `UserError`, naming the file `where`, if the keys contradict each other.
-    """
+    """A function that writes the tokenizer of a file's keys into a directory, None if there is none of our kinds. Its
+    ids are those of the tokenizer the file was made with, for every text; the bytes of its own files are not. It raises
+    `UserError`, naming the file `where`, if the keys contradict each other."""
     kind, end = str(metadata.get(f"{KEYS}model")), metadata.get(f"{KEYS}eos_token_id")
     rebuild = {"llama": _write_sentencepiece, "gpt2": _write_byte_level}.get(kind)
 
@@ -190,11 +179,8 @@ def _write_byte_level(lists: Mapping[str, list[Any]], directory: Path, end: Any,
         tables.save(directory)
         tables = read_tables(directory, {DIGESTS_KEY: [*tables.digests]}, {})  # refuses what does not fit together
     kinds = lists["token_type"] or [USER_DEFINED if text.isspace() else UNUSED for text in tokens]
-    numbers = {
-        kind: {tokens[n]: n for n in range(eos + 1, len(tokens)) if kinds[n] == kind}
-        for kind in (USER_DEFINED, CONTROL)
-    }
-    plain, special = numbers[USER_DEFINED], numbers[CONTROL]
+    added = range(eos + 1, len(tokens))
+    plain, special = ({tokens[n]: n for n in added if kinds[n] == kind} for kind in (USER_DEFINED, CONTROL))
     if sorted((plain | special).values()) != [*range(eos + 1, eos + 1 + len(plain) + len(special))]:
         raise ValueError("its added tokens have gaps")
     names = {None: EOS, eos: EOS, **{number: token for token, number in special.items()}}
@@ -230,9 +216,8 @@ def read_pieces(data: bytes, where: str) -> list[SentencePiece]:
                 value = data[score.start : score.stop] if isinstance(score, range) else bytes(4)
                 if len(value) != 4 or not isinstance(kind, int):
                     raise WireError(f"no piece before byte {span.stop}")
-                pieces.append(
-                    SentencePiece(reader.text(fields.get(_TEXT, range(0))), *struct.unpack("<f", value), kind)
-                )
+                text = reader.text(fields.get(_TEXT, range(0)))
+                pieces.append(SentencePiece(text, *struct.unpack("<f", value), kind))
     except WireError as error:
         raise UserError(f"{where}: not a SentencePiece model ({error}); restore the file") from None
     return pieces
@@ -252,8 +237,5 @@ def write_model(pieces: Iterable[SentencePiece]) -> bytes:
         score = varint(_SCORE << 3 | FIXED32) + struct.pack("<f", piece.score)
         model += _field(_PIECE, _field(_TEXT, piece.text.encode()) + score + number_field(_TYPE, piece.type))
     trainer = number_field(_MODEL_TYPE, _BPE) + number_field(_VOCAB_SIZE, count) + number_field(_BYTE_FALLBACK, 1)
-    return (
-        bytes(model)
-        + _field(_TRAINER, trainer)
-        + _field(_NORMALISER, _field(_NORMALISER_NAME, b"identity") + number_field(_REMOVE_SPACES, 0))
-    )
+    normaliser = _field(_NORMALISER_NAME, b"identity") + number_field(_REMOVE_SPACES, 0)
+    return bytes(model) + _field(_TRAINER, trainer) + _field(_NORMALISER, normaliser)

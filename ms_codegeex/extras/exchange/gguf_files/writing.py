@@ -51,10 +51,9 @@ MODELFILE = "Modelfile"
 _TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 # --dtype -> the type of matrices; llama.cpp's number of such a file has the name of its type
 _DTYPES = {"fp32": "F32", "f32": "F32", "fp16": "F16", "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0", "q4_0": "Q4_0"}
-_FILE_TYPES = {"F32": LlamaFileType.ALL_F32} | {
-    name: LlamaFileType[f"MOSTLY_{name}"] for name in ("F16", "BF16", *QUANTISED)
-}
-_NUMPY = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_FILE_TYPES = {name: LlamaFileType[f"MOSTLY_{name}"] for name in ("F16", "BF16", *QUANTISED)}
+_FILE_TYPES["F32"] = LlamaFileType.ALL_F32
+_NUMPY = {kind: dtype for dtype, kind in _TYPES.items()}
 _LISTS = {GGUFValueType.FLOAT32: "<f4", GGUFValueType.INT32: "<i4"}
 _HEAD_TYPES = {"Q4_0": "Q8_0"}  # finer, as in llama.cpp's own tool: the head suffers most
 _PIECE = 1 << 20  # bytes of a source that are converted at once
@@ -120,12 +119,13 @@ def _typed(name: str, tensor: LazyTensor, wanted: str, head: str) -> _OutputTens
 def _tensors(source: Source, its: LlamaArchitecture, wanted: str) -> list[_OutputTensor]:
     config = source.config
     ours = to_foreign(its.entries(config), source.tensors)
-    zeros = {
-        name: LazyTensor("float32", shape, partial(np.zeros, shape, np.float32))
-        for name, shape in its.zero_shapes(config).items()
-    }
+    shapes = its.zero_shapes(config).items()
+    zeros = {name: LazyTensor("float32", shape, partial(np.zeros, shape, np.float32)) for name, shape in shapes}
     head = HEAD if HEAD in ours else "token_embd.weight"
     return [_typed(name, tensor, wanted, head) for name, tensor in {**ours, **zeros}.items()]
+
+
+_Key = tuple[str, str, Any]  # of the header: its name, its type and its value
 
 
 def _name(source: Source) -> str:
@@ -135,7 +135,7 @@ def _name(source: Source) -> str:
 
 def _metadata(
     source: Source, its: LlamaArchitecture, wanted: str, vocabulary: Vocabulary, tokenizer: Tokenizer
-) -> Iterator[tuple[str, str, Any]]:
+) -> Iterator[_Key]:
     config = source.config
     yield "general.type", "string", "model"
     yield "general.name", "string", _name(source)
@@ -152,11 +152,8 @@ def _metadata(
     yield f"{KEYS}model", "string", vocabulary.model
     yield f"{KEYS}pre", "string", vocabulary.pre
     yield f"{KEYS}tokens", "array", vocabulary.tokens
-    for name, values in (
-        ("scores", vocabulary.scores),
-        ("token_type", vocabulary.types),
-        ("merges", vocabulary.merges),
-    ):
+    lists = {"scores": vocabulary.scores, "token_type": vocabulary.types, "merges": vocabulary.merges}
+    for name, values in lists.items():
         if values:
             yield f"{KEYS}{name}", "array", values
     for name, number in vocabulary.special.items():
@@ -179,9 +176,7 @@ class _Writer(GGUFWriter):
         return struct.pack("<IIQ", vtype, sub_type, len(val)) + values
 
 
-def _write_header(
-    path: Path, name: str, metadata: Iterator[tuple[str, str, Any]], tensors: Sequence[_OutputTensor]
-) -> None:
+def _write_header(path: Path, name: str, metadata: Iterator[_Key], tensors: Sequence[_OutputTensor]) -> None:
     writer = _Writer(path, name)
     for key, kind, value in metadata:
         if kind == "array":
@@ -253,8 +248,7 @@ def _for_ollama(chat: ChatTemplate) -> str:
 
 class GGUFOutput:
     """The directory with `<family>-<type>.gguf` and a Modelfile; methods as those of `formats.convert.TensorFiles`.
-    `dtype`: f32, f16, bf16, q8_0 or q4_0 for the matrices, None for their own. `UserError` for a family or tokenizer
-    that llama.cpp cannot run."""
+    `dtype`: a key of `_DTYPES` for the matrices, None for their own. `UserError` for what llama.cpp cannot run."""
 
     def __init__(self, source: Source, to: str, dtype: str | None, ranks: int) -> None:
         if ranks != 1:

@@ -2,8 +2,7 @@
 
 A triplet is three datasets in Megatron's format, `PREFIX_input_ids`, `PREFIX_attention_mask` and `PREFIX_labels`,
 int32, with one example per row of `seq_length` + 1: padded on the right, attention 1 on real tokens, labels -100 on
-prompt and padding and the token itself elsewhere. Source: CodeGeeX's published packer.
-"""
+prompt and padding and the token itself elsewhere. Source: CodeGeeX's published packer."""
 
 from __future__ import annotations
 
@@ -52,14 +51,10 @@ def import_documents(
     validation_share: float,
     replace: bool,
 ) -> dict[str, Any]:
-    """A dataset directory from documents (source, ids with their end token, mask), completely or not at all.
-
-    Args:
-        known: the tokenizer that the ids were made with; the files do not state it. `name`: what it was loaded by.
-        extra: entries of dataset.json.
-        validation_share: share of the documents for validation, chosen by a hash of their text.
-        replace: write even if `output` holds a dataset.
-    """
+    """A dataset directory from documents (source, ids with their end token, mask), completely or not at all. `known`:
+    the tokenizer that the ids were made with, which the files do not state; `name`: what it was loaded by. `extra`:
+    entries of dataset.json. `validation_share`: share of the documents for validation, chosen by a hash of their text.
+    `replace`: write even if `output` holds a dataset."""
     check_output(output, replace)
     decode = text_decoder(known)
     with atomic_directory(output) as directory:
@@ -77,13 +72,8 @@ def import_documents(
 def export_triplet(
     dataset: Path, output: Path, split: str = "train", seq_length: int | None = None, *, progress: bool = False
 ) -> dict[str, Any]:
-    """Write a split of a fine-tuning dataset as a triplet into a new directory, completely or not at all.
-
-    Rows have `seq_length` + 1 tokens: the dataset's by default, and not less than that.
-
-    Returns:
-        `rows`, `prefix`, `seq_length`, `split`, `output`.
-    """
+    """Write a split of a fine-tuning dataset as a triplet into a new directory, completely or not at all. Rows have
+    `seq_length` + 1 tokens, by default and at least the dataset's. Returns figures for a report."""
     info = read_info(dataset)
     if info.get("kind") != KIND:
         raise UserError(f"{dataset}: no examples of fine-tuning, so there are no prompts; export it --to mindrecord")
@@ -100,10 +90,8 @@ def export_triplet(
     width, end = seq_length + 1, 0
     rows = tqdm(total=len(examples), unit=" rows", disable=None if progress else True)  # only on a terminal
     with atomic_directory(output) as directory, rows as bar, ExitStack() as stack:
-        writers = [
-            stack.enter_context(IndexedWriter(directory / f"{split}_{part}", np.int32, lowest=IGNORED))
-            for part in PARTS
-        ]
+        made = (IndexedWriter(directory / f"{split}_{part}", np.int32, lowest=IGNORED) for part in PARTS)
+        writers = [stack.enter_context(each) for each in made]
         for number, size in enumerate(examples.sizes.tolist()):
             start, end = end, end + size
             row = np.full((len(PARTS), width), [[info["eos_id"]], [0], [IGNORED]], np.int32)
@@ -121,11 +109,9 @@ def import_triplet(
     prefix: Path, output: Path, tokenizer: str, *, validation_share: float = 0.05, replace: bool = False
 ) -> dict[str, Any]:
     """Write a fine-tuning dataset directory from the triplet at `prefix`, its path without `_input_ids` and so on; the
-    other arguments are as in `import_documents`.
-
-    Rows of length L give `seq_length` L - 1. The published packer splits long examples into windows without an end
-    token: such a row gets one that the loss does not count, and is truncated on its left to `seq_length`.
-    """
+    other arguments are as in `import_documents`. Rows of length L give `seq_length` L - 1. The published packer splits
+    long examples into windows without an end token: such a row gets one that the loss does not count, and is truncated
+    on its left to `seq_length`."""
     known = load_tokenizer(tokenizer)
     paths = [Path(f"{prefix}_{part}") for part in PARTS]
     if lacking := [file for path in paths if not (file := Path(f"{path}.idx")).is_file()]:

@@ -31,18 +31,11 @@ def export_mindrecord(
     seed: int | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Write the packed sequences of a split as MindRecord files into a new directory, completely or not at all.
-
-    Fine-tuning examples are refused because MindRecord has no mask. Each file is independent and the first rows are in
-    the first, so give a reader all of them, in order. Rows have `seq_length` + 1 tokens; neighbours share their border
-    token, as in training.
-
-    Args:
-        output: directory for `SPLIT-00000-of-00004.mindrecord` and so on.
-        seed: write rows in the order of training with this seed; None: in the order of the dataset.
-
-    Returns:
-        `rows`, `files` (names), `seq_length`, `split`, `output`.
+    """Write the packed sequences of a split as MindRecord files `SPLIT-00000-of-00004.mindrecord` and so on into a new
+    directory, completely or not at all. Rows have `seq_length` + 1 tokens; neighbours share their border token, as in
+    training. Each file is independent and the first rows are in the first, so give a reader all of them, in order.
+    `seed`: write rows in the order of training with this seed; None: in the order of the dataset. Returns `rows`,
+    `files` (names), `seq_length`, `split` and `output`. `UserError` for fine-tuning examples: MindRecord has no mask.
     """
     if read_info(dataset).get("kind") == KIND:
         raise UserError(f"{dataset}: holds examples of fine-tuning, and MindRecord has no mask; export it --to triplet")
@@ -96,14 +89,12 @@ def mindrecord_rows(paths: Sequence[Path]) -> Iterator[tuple[str, np.ndarray]]:
             # a list: given a single name, it would also read the sibling files
             reader = FileReader([str(path)])
         except RuntimeError as error:
-            raise UserError(
-                f"{path}: not readable as MindRecord ({_line(error)}); add its .db, or write it again"
-            ) from None
+            unread = f"not readable as MindRecord ({_line(error)})"
+            raise UserError(f"{path}: {unread}; add its .db, or write it again") from None
         try:
             if COLUMN not in (columns := reader.schema()):
-                raise UserError(
-                    f"{path}: has no column {COLUMN}, but {', '.join(columns)}; write the token ids as {COLUMN}"
-                )
+                lacks = f"has no column {COLUMN}, but {', '.join(columns)}"
+                raise UserError(f"{path}: {lacks}; write the token ids as {COLUMN}")
             if others := ", ".join(sorted(columns.keys() - {COLUMN, MASK})):
                 print_once(f"{path.parent}: of MindRecord's columns only {COLUMN} is imported, not {others}")
             for number, row in enumerate(reader.get_next()):
@@ -130,11 +121,9 @@ def import_mindrecord(
     inputs: Sequence[Path], output: Path, tokenizer: str, *, validation_share: float = 0.05, replace: bool = False
 ) -> dict[str, Any]:
     """Write a dataset directory from MindRecord files, or from the `.mindrecord` files of directories in the order of
-    their names; the other arguments are as in `import_documents`.
-
-    A row is split into documents after each end token. A document that ends with its row gets one, so a document that
-    continues in the next row becomes two. Runs of end tokens, as in padding, are not documents.
-    """
+    their names; the other arguments are as in `import_documents`. A row is split into documents after each end token. A
+    document that ends with its row gets one, so a document that continues in the next row becomes two. Runs of end
+    tokens, as in padding, are not documents."""
     known = load_tokenizer(tokenizer)
     paths = [path for given in inputs for path in _mindrecords(given)]
     for folder, stem in sorted({(path.parent, path.name.rstrip(DIGITS)) for path in paths if path.name[-1] in DIGITS}):
@@ -150,9 +139,8 @@ def import_mindrecord(
                 if text.size:
                     yield f"{source}.{number}", np.append(text, known.eos_id), None
 
-    return import_documents(
-        documents(), output, known, tokenizer, {"made_from": "mindrecord"}, validation_share, replace
-    )
+    extra = {"made_from": "mindrecord"}
+    return import_documents(documents(), output, known, tokenizer, extra, validation_share, replace)
 
 
 def _mindrecords(path: Path) -> list[Path]:

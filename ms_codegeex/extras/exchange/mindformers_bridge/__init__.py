@@ -1,7 +1,6 @@
 """The model families under mindformers' own `Trainer`: `register()` makes them known to its YAML files.
 
-Importing this package is cheap and changes nothing; mindformers is imported only where it is needed.
-"""
+Importing this package is cheap and changes nothing; mindformers is imported only where it is needed."""
 
 from __future__ import annotations
 
@@ -9,16 +8,13 @@ from ms_codegeex.base.errors import UserError
 
 
 def register() -> None:
-    """Register every family's configuration and model, the train step and the data loader with mindformers.
-
-    A second call does nothing. docs/exchange.md lists the names for a YAML file. `UserError` without mindformers.
-    """
+    """Register every family's configuration and model, the train step and the data loader with mindformers. A second
+    call does nothing. docs/exchange.md lists the names for a YAML file. `UserError` without mindformers."""
     try:
         from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"mindformers: {error}; run `pip install 'ms-codegeex[mindformers]'` (docs/exchange.md)"
-        ) from None
+        remedy = "run `pip install 'ms-codegeex[mindformers]'` (docs/exchange.md)"
+        raise UserError(f"mindformers: {error}; {remedy}") from None
 
     from ms_codegeex.extras.exchange.mindformers_bridge.dataset import packed_sequences
     from ms_codegeex.extras.exchange.mindformers_bridge.models import family_classes

@@ -1,7 +1,6 @@
 """`python -m ms_codegeex.mindformers_bridge --config FILE [key=value …]`: mindformers' Trainer on one of the families.
 
-The mindformers package has no command of its own (`run_mindformer.py` is only in its repository).
-"""
+The mindformers package has no command of its own (`run_mindformer.py` is only in its repository)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """A prepared dataset directory as a `mindspore.dataset`, in the order `ms-codegeex train` reads it.
 
-mindformers' own reader of this file format, BlendedMegatronDatasetDataLoader, does not run on a CPU.
-"""
+mindformers' own reader of this file format, BlendedMegatronDatasetDataLoader, does not run on a CPU."""
 
 from __future__ import annotations
 
@@ -51,24 +50,16 @@ def packed_sequences(
     shard_id: int | None = None,
     **trainers: Any,
 ) -> GeneratorDataset:
-    """mindformers' data loader `PackedSequences` over a directory made by `ms-codegeex prepare`.
-
-    Args:
-        dataset_dir: the directory.
-        seq_length: tokens that a sequence predicts; rows have one more.
-        split: `train` or `validation`.
-        num_samples: sequences per epoch, by default each one once; more repeat the data in another order.
-        column_names: `input_columns` of the YAML's `train_dataset`, the names of the columns.
-        num_shards: devices that share the data; together, the batches of a step are one batch of a single device.
-        shard_id: number of this device.
-        trainers: what mindformers passes to every loader (batch size, workers); batching comes after this loader.
-    """
+    """mindformers' data loader `PackedSequences` over a directory made by `ms-codegeex prepare`. `seq_length`: tokens
+    that a sequence predicts; rows have one more. `split`: `train` or `validation`. `num_samples`: sequences per epoch,
+    by default each one once; more repeat the data in another order. `column_names`: `input_columns` of the YAML's
+    `train_dataset`. `num_shards`: devices that share the data, of which this is number `shard_id`; together, the
+    batches of a step are one batch of a single device. `trainers`: what mindformers passes to every loader (batch size,
+    workers); batching comes after this loader."""
     where = "train_dataset.data_loader"
     if not isinstance(dataset_dir, str) or not (Path(dataset_dir) / "dataset.json").is_file():
-        raise UserError(
-            f"{where}.dataset_dir: {dataset_dir} is not a dataset directory (no dataset.json); make one with "
-            "`ms-codegeex prepare --input PATH --output DIR`"
-        )
+        made = "make one with `ms-codegeex prepare --input PATH --output DIR`"
+        raise UserError(f"{where}.dataset_dir: {dataset_dir} is not a dataset directory (no dataset.json); {made}")
     if type(seq_length) is not int or seq_length < 1:
         raise UserError(f"{where}.seq_length: found {seq_length!r}; give the model's seq_length")
     if num_samples is not None and (type(num_samples) is not int or num_samples < 1):
@@ -77,12 +68,9 @@ def packed_sequences(
         raise UserError(f"train_dataset.input_columns: found {column_names}; set it to {COLUMNS}")
     data = open_sequences(Path(dataset_dir), split, seq_length, current_seed())
     if not isinstance(data, PackedSequences):
-        raise UserError(
-            f"{where}.dataset_dir: {dataset_dir} holds fine-tuning examples, whose masks this loader does not pass "
-            "on; train on them with `ms-codegeex train`"
-        )
+        holds = f"{dataset_dir} holds fine-tuning examples, whose masks this loader does not pass on"
+        raise UserError(f"{where}.dataset_dir: {holds}; train on them with `ms-codegeex train`")
     source = _Samples(data, num_samples or data.size)
     shards = {"num_shards": num_shards, "shard_id": shard_id} if num_shards and num_shards > 1 else {}
-    return GeneratorDataset(
-        source, COLUMNS, shuffle=False, num_parallel_workers=1, python_multiprocessing=False, **shards
-    )
+    alone = {"shuffle": False, "num_parallel_workers": 1, "python_multiprocessing": False}
+    return GeneratorDataset(source, COLUMNS, **alone, **shards)

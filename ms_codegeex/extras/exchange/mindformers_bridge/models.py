@@ -43,10 +43,8 @@ def _translated() -> Iterator[None]:
 
 
 class FamilyConfig(PretrainedConfig):
-    """The fields of one family's dataclass and `BUILD_KEYS`. `preset` fills in what is not given.
-
-    Defaults are those of `ms-codegeex train`. `UserError` for unknown keys, wrong types and sizes that do not fit.
-    """
+    """The fields of one family's dataclass and `BUILD_KEYS`. `preset` fills in what is not given. Defaults are those of
+    `ms-codegeex train`. `UserError` for unknown keys, wrong types and sizes that do not fit."""
 
     family = ""
 
@@ -67,8 +65,7 @@ class FamilyConfig(PretrainedConfig):
         return [field.name for field in dataclasses.fields(own_config(cls.family))]
 
     def run_config(self) -> RunConfig:
-        """The validated configuration of a run of this model on this device. `batch_size` is known once the Trainer has
-        set it."""
+        """A run's validated configuration for this model and device. `batch_size` is known once the Trainer sets it."""
         sizes = {key: getattr(self, key) for key in self.size_fields()}
         batch = getattr(self, "batch_size", None) or self._dataset().get("batch_size")
         sections: dict[str, dict[str, Any]] = {"data": {}, "training": {"steps": 1, "global_batch": batch or 1}}
@@ -97,10 +94,8 @@ class FamilyConfig(PretrainedConfig):
 
 
 class FamilyModel(PreTrainedModel):
-    """The network of `ms-codegeex train` with the interface of mindformers: token ids in, mean loss out.
-
-    Parameter names and, for the same seed, initial weights are those of `ms-codegeex train`.
-    """
+    """The network of `ms-codegeex train` with the interface of mindformers: token ids in, mean loss out. Parameter
+    names and, for the same seed, initial weights are those of `ms-codegeex train`."""
 
     def __init__(self, config: FamilyConfig):
         super().__init__(config, auto_prefix=False)
@@ -119,9 +114,7 @@ class FamilyModel(PreTrainedModel):
 
     def construct(self, input_ids: Tensor, samples: Tensor | None = None) -> Tensor:
         """ids int32 [batch, seq_length + 1], sample numbers int32 [batch] -> FP32 scalar, nats per token that counts.
-
-        Position i predicts token i + 1. The token after an eos starts another document and does not count.
-        """
+        Position i predicts token i + 1. The token after an eos starts another document and does not count."""
         if input_ids.shape[1] != self.seq_length + 1:
             raise ValueError("input_ids: a row must have model.model_config.seq_length + 1 tokens")
         if samples is None:

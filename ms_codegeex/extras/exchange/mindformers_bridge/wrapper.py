@@ -33,10 +33,9 @@ def data_parallel_devices() -> int:
     if mode == "stand_alone":
         return 1
     if mode != "data_parallel":
-        raise UserError(
-            f"parallel.parallel_mode: found {mode}; under mindformers' Trainer these models are copied to every device "
-            "(parallel_mode: 0); `ms-codegeex train` shards them over tensor and pipeline devices"
-        )
+        copied = "under mindformers' Trainer these models are copied to every device (parallel_mode: 0)"
+        sharded = "`ms-codegeex train` shards them over tensor and pipeline devices"
+        raise UserError(f"parallel.parallel_mode: found {mode}; {copied}; {sharded}")
     return get_group_size()
 
 
@@ -45,20 +44,14 @@ def _times(factor: Tensor, gradient: Tensor) -> Tensor:
 
 
 class PortableTrainOneStepCell(TrainStep):
-    """One update from a scalar loss: loss scale, finite check, clipping by the global norm, the optimizer's update.
-
-    The check, the norm and the loss scale are those of `ms-codegeex train`. On overflow, or at a learning rate that is
+    """One update from a scalar loss: loss scale, finite check, clipping by the global norm, the optimizer's update. The
+    check, the norm and the loss scale are those of `ms-codegeex train`. On overflow, or at a learning rate that is
     negative or not finite, weights and optimizer stay as they are. Devices that hold copies of the model average their
     losses and gradients.
 
-    Args:
-        network: columns of the dataset -> scalar loss.
-        optimizer: any MindSpore or mindformers optimizer.
-        use_clip_grad: whether to clip.
-        max_grad_norm: the norm to clip at, > 0.
-        scale_sense: a fixed loss scale, or a `DynamicLossScaleUpdateCell`, whose settings are used.
-        others: settings of mindformers' own cell; `UserError` for one that this cell does not support.
-    """
+    `network`: columns of the dataset -> scalar loss. `optimizer`: of MindSpore or mindformers. `use_clip_grad`: whether
+    to clip, at the norm `max_grad_norm` > 0. `scale_sense`: a fixed loss scale, or a `DynamicLossScaleUpdateCell`,
+    whose settings are used. `others`: settings of mindformers' own cell; `UserError` for one that is not supported."""
 
     def __init__(
         self,

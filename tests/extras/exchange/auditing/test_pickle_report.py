@@ -39,11 +39,8 @@ def test_all_refused_names_are_listed_with_a_scanner_for_more(tmp_path):
     done = command_here("inspect", tmp_path / "a.pt")
     first, *names, last = done.stdout.splitlines()
     assert done.returncode == 1 and "refused, because loading it would call os.system" in first
-    assert [name.partition(": refused")[0].strip() for name in names] == [
-        "os.system",
-        "builtins.eval",
-        "\\x1b[2J.a\\nb:c",
-    ]
+    found = [name.partition(": refused")[0].strip() for name in names]
+    assert found == ["os.system", "builtins.eval", "\\x1b[2J.a\\nb:c"]
     assert last == f"what other programs would run of it: {SCANNER} {tmp_path / 'a.pt'}"
     assert json.loads(command_here("inspect", tmp_path / "a.pt", "--json").stdout)["refused"][:1] == ["os.system"]
 
@@ -63,21 +60,17 @@ def test_a_file_that_is_cut_short_is_named_and_damaged(tmp_path, name, content, 
     assert done.returncode == 1 and done.stdout.startswith(said)
 
 
-def test_arrays_of_numpy_are_named(tmp_path):
-    np.save(tmp_path / "a.npy", np.zeros(3))
-    np.savez(tmp_path / "a.npz", a=np.zeros(3), b=np.zeros(2))
-    assert (describe(tmp_path / "a.npy")["kind"], describe(tmp_path / "a.npz")["kind"]) == ("numpy array", ARRAYS)
-
-
 def test_what_our_reader_takes(tmp_path):
     write_torch(tmp_path / "a.pt", {"module": WEIGHTS})
     write_mindspore(tmp_path / "a.ckpt", WEIGHTS)
     write_safetensors(tmp_path / "a.safetensors", WEIGHTS)
     said = [command_here("inspect", tmp_path / f"a.{suffix}") for suffix in ("pt", "ckpt", "safetensors")]
-    assert [done.returncode for done in said] == [0, 0, 0] and "our reader takes it and runs nothing\n" in said[
-        0
-    ].stdout
+    assert [done.returncode for done in said] == [0, 0, 0]
+    assert "our reader takes it and runs nothing\n" in said[0].stdout
     assert all(done.stdout.endswith("our reader takes it; it holds no pickle\n") for done in said[1:])
+    np.save(tmp_path / "a.npy", np.zeros(3))
+    np.savez(tmp_path / "a.npz", a=np.zeros(3), b=np.zeros(2))
+    assert (describe(tmp_path / "a.npy")["kind"], describe(tmp_path / "a.npz")["kind"]) == ("numpy array", ARRAYS)
     torch = pytest.importorskip("torch")
     torch.save({"w": torch.ones(2), "args": argparse.Namespace(a=1)}, tmp_path / "b.pt")
     assert describe(tmp_path / "b.pt")["readable"]

@@ -1,10 +1,9 @@
 """`convert --to gguf`: read with the `gguf` package's own reader, computed by transformers' classes of other models."""
 
-import dataclasses
 import json
 import tracemalloc
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 
 import gguf_models
 import numpy as np
@@ -42,15 +41,27 @@ def exported(name, place, dtype="f32", **options):
     result = convert(source(name, place / "tok", **options), "gguf", place / "out", dtype=dtype, verify=True)
     (path,) = (place / "out").glob("*.gguf")
     reader = GGUFReader(path)
-    return (
-        {tensor.name: tensor for tensor in reader.tensors},
-        {k: f.contents() for k, f in reader.fields.items()},
-        result,
-    )
+    keys = {name: field.contents() for name, field in reader.fields.items()}
+    return {tensor.name: tensor for tensor in reader.tensors}, keys, result
 
 
 def numbers(tensor):
     return torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).astype(np.float32))
+
+
+def state_of(config, tensors, ends, blocks, kinds=("weight",)):
+    """Tensors under transformers' names; `ends` and `blocks`: their layer -> that of GGUF."""
+    each = product(range(config.num_layers), blocks.items())
+    layers = ends | {f"model.layers.{i}.{theirs}": f"blk.{i}.{ours}" for i, (theirs, ours) in each}
+    names = {f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in layers.items() for kind in kinds}
+    names["model.embed_tokens.weight"] = "token_embd.weight"
+    return {theirs: numbers(tensors[ours]) for theirs, ours in names.items()}
+
+
+GLM = {"self_attn.o_proj": "attn_output", "mlp.gate_up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
+GLM |= {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
+PHI = {f"self_attn.{part}_proj": f"attn_{part}" for part in "qkv"}
+PHI |= {"self_attn.dense": "attn_output", "mlp.fc1": "ffn_up", "mlp.fc2": "ffn_down", "input_layernorm": "attn_norm"}
 
 
 def test_codegeex2_is_what_glm_computes(tmp_path):
@@ -58,26 +69,13 @@ def test_codegeex2_is_what_glm_computes(tmp_path):
     config, (tensors, *_) = sizes("codegeex2"), exported("codegeex2", tmp_path)
     kv = config.num_kv_groups * config.head_dim
     model = transformers_glm(transformers, config)
-    state = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
-    state = {theirs: numbers(tensors[name]) for theirs, name in {**state, "lm_head.weight": "output.weight"}.items()}
-    for i in range(config.num_layers):
-        block, theirs = f"blk.{i}", f"model.layers.{i}"
-        for kind in ("weight", "bias"):
-            parts = numbers(tensors[f"{block}.attn_qkv.{kind}"]).split([config.hidden_size, kv, kv])
-            for part, tensor in zip("qkv", parts, strict=True):
-                state[f"{theirs}.self_attn.{part}_proj.{kind}"] = tensor
-        for name, ours in {
-            "self_attn.o_proj": "attn_output",
-            "mlp.gate_up_proj": "ffn_up",
-            "mlp.down_proj": "ffn_down",
-            "input_layernorm": "attn_norm",
-            "post_attention_layernorm": "ffn_norm",
-        }.items():
-            state[f"{theirs}.{name}.weight"] = numbers(tensors[f"{block}.{ours}.weight"])
+    state = state_of(config, tensors, {"model.norm": "output_norm", "lm_head": "output"}, GLM)
+    for i, kind in product(range(config.num_layers), ("weight", "bias")):
+        parts = numbers(tensors[f"blk.{i}.attn_qkv.{kind}"]).split([config.hidden_size, kv, kv])
+        state |= {f"model.layers.{i}.self_attn.{part}_proj.{kind}": x for part, x in zip("qkv", parts, strict=True)}
     model.load_state_dict(state)
     twin = codegeex2_torch.CodeGeeX2(codegeex2_torch.Sizes.of(config))
-    theirs = open_theirs("codegeex2", tmp_path)
-    twin.load_state_dict(theirs)
+    twin.load_state_dict(open_theirs("codegeex2", tmp_path))
     ids = torch.arange(3, 60)[None]
     with torch.no_grad():
         assert torch.allclose(model.eval()(ids).logits, twin.eval()(ids), atol=2e-4, rtol=1e-4)
@@ -98,21 +96,8 @@ def test_codegen_is_what_phi_computes(tmp_path):
     settings |= {"vocab_size": config.vocab_size, "layer_norm_eps": config.layer_norm_eps}
     settings |= {"partial_rotary_factor": config.rotary_dim / config.head_dim, "tie_word_embeddings": False}
     model = transformers.PhiForCausalLM(transformers.PhiConfig(**settings))
-    state = {"model.embed_tokens.weight": numbers(tensors["token_embd.weight"])}
-    for kind in ("weight", "bias"):
-        state[f"model.final_layernorm.{kind}"] = numbers(tensors[f"output_norm.{kind}"])
-        state[f"lm_head.{kind}"] = numbers(tensors[f"output.{kind}"])
-        for i in range(config.num_layers):
-            for name, ours in {
-                "self_attn.q_proj": "attn_q",
-                "self_attn.k_proj": "attn_k",
-                "self_attn.v_proj": "attn_v",
-                "self_attn.dense": "attn_output",
-                "mlp.fc1": "ffn_up",
-                "mlp.fc2": "ffn_down",
-                "input_layernorm": "attn_norm",
-            }.items():
-                state[f"model.layers.{i}.{name}.{kind}"] = numbers(tensors[f"blk.{i}.{ours}.{kind}"])
+    ends = {"model.final_layernorm": "output_norm", "lm_head": "output"}
+    state = state_of(config, tensors, ends, PHI, ("weight", "bias"))
     model.load_state_dict(state)
     theirs = open_theirs("codegen", tmp_path)
     codegen = transformers.CodeGenForCausalLM.from_pretrained(tmp_path / "hf")
@@ -125,46 +110,29 @@ def test_codegen_is_what_phi_computes(tmp_path):
 def test_qwen2_has_the_numbers_of_its_directory(tmp_path):
     """Both have a tensor for each matrix, and turn channels of a head's two halves; the head is the word table."""
     tensors, *_ = exported("qwen2", tmp_path)
-    names = {
-        "token_embd": "embed_tokens",
-        "output_norm": "norm",
-        "blk": "layers",
-        "ffn_norm": "post_attention_layernorm",
-    }
+    names = {"token_embd": "embed_tokens", "output_norm": "norm", "blk": "layers"}
+    names |= {"ffn_norm": "post_attention_layernorm"}
     names |= {f"attn_{part}": f"self_attn.{part}_proj" for part in "qkv"} | {"attn_output": "self_attn.o_proj"}
     names |= {f"ffn_{part}": f"mlp.{part}_proj" for part in ("gate", "up", "down")} | {"attn_norm": "input_layernorm"}
     theirs = {name: tensor.numpy() for name, tensor in open_theirs("qwen2", tmp_path).items()}
     found = {
-        "model." + ".".join(names.get(part, part) for part in name.split(".")): dequantize(
-            tensor.data, tensor.tensor_type
-        )
+        "model." + ".".join(names.get(part, part) for part in name.split(".")): numbers(tensor).numpy()
         for name, tensor in tensors.items()
     }
     assert found.keys() == theirs.keys() and all(np.array_equal(found[name], theirs[name]) for name in theirs)
 
 
+ROTATED = {"attention.head_count_kv": 2, "rope.dimension_count": 8}
+RMS, BASE = "attention.layer_norm_rms_epsilon", "rope.freq_base"
 KEYS_OF = {  # GGUF's architecture, tensors of a block and further ones, and keys that are not everywhere equal
-    "codegeex2": (
-        *("chatglm", 7, 3),
-        {"attention.head_count_kv": 2, "attention.layer_norm_rms_epsilon": 1e-5, "rope.dimension_count": 8},
-        {"model": "llama", "pre": "chatglm-spm"},
-    ),
-    "codegeex4": (
-        *("chatglm", 7, 3),
-        {"attention.head_count_kv": 2, "attention.layer_norm_rms_epsilon": 1.5625e-7, "rope.dimension_count": 8}
-        | {"rope.freq_base": 5e6},
-        {"model": "gpt2", "pre": "chatglm-bpe"},
-    ),
+    "codegeex2": ("chatglm", 7, 3, {RMS: 1e-5, **ROTATED}, {"model": "llama", "pre": "chatglm-spm"}),
+    "codegeex4": ("chatglm", 7, 3, {RMS: 1.5625e-7, BASE: 5e6, **ROTATED}, {"model": "gpt2", "pre": "chatglm-bpe"}),
     "codegen": (
         *("phi2", 14, 5),
         {"attention.head_count_kv": 4, "attention.layer_norm_epsilon": 1e-6, "rope.dimension_count": 8},
         {"model": "gpt2", "pre": "gpt-2"},
     ),
-    "qwen2": (
-        *("qwen2", 12, 2),
-        {"attention.head_count_kv": 2, "attention.layer_norm_rms_epsilon": 1e-6, "rope.freq_base": 1e6},
-        {"model": "gpt2", "pre": "qwen2"},
-    ),
+    "qwen2": ("qwen2", 12, 2, {"attention.head_count_kv": 2, RMS: 1e-6, BASE: 1e6}, {"model": "gpt2", "pre": "qwen2"}),
 }
 
 
@@ -248,11 +216,9 @@ def test_the_vocabulary_of_codegen(tmp_path):
 
 
 def test_whole_tokens_are_reported(tmp_path):
-    model = chatglm_model(user_defined_symbols=["\u2581\u2581", "# language: Python"])
-    its = load_tokenizer(write_chatglm(tmp_path / "own", model))
-    result = convert(
-        dataclasses.replace(source("codegeex2", tmp_path / "tok"), save_tokenizer=its.save), "gguf", tmp_path / "o"
-    )
+    pieces = chatglm_model(user_defined_symbols=["\u2581\u2581", "# language: Python"])
+    its = load_tokenizer(write_chatglm(tmp_path / "own", pieces))
+    result = convert(replace(source("codegeex2", tmp_path / "tok"), save_tokenizer=its.save), "gguf", tmp_path / "o")
     assert len(result["warnings"]) == 1 and "one of 2 whole tokens" in result["warnings"][0]
 
 
@@ -309,11 +275,8 @@ def test_some_rows_are_in_memory(tmp_path, monkeypatch):
 
 def test_what_cannot_become_gguf(tmp_path):
     run = save_run(tmp_path / "run", "codegeex", small_parameters("codegeex"))
-    done = command_here("convert", "--model", run, "--to", "gguf", "--output", tmp_path / "o")
-    assert (
-        done.returncode == 2
-        and "codegeex cannot become GGUF: llama.cpp has no architecture with its top" in done.stderr
-    )
+    with pytest.raises(UserError, match=r"codegeex cannot become GGUF: llama\.cpp has no architecture with its top"):
+        convert(run, "gguf", tmp_path / "o")
     run = save_run(tmp_path / "two", "codegeex2", small_parameters("codegeex2"))
     words = ("convert", "--model", run, "--to", "gguf", "--output")
     for further, message in (
@@ -353,12 +316,9 @@ def test_the_command(tmp_path):
     words = ("convert", "--model", tmp_path / "hf", "--to", "gguf", "--output", tmp_path / "out", "--verify")
     done = command_here(*words, "--json")
     result = json.loads(done.stdout)
-    assert (
-        done.returncode == 0 and result["dtypes"] == ["F16", "F32"] and result["prompt_begins_with"] == "[gMASK]<sop>"
-    )
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        *("Modelfile", "codegeex2-f16.gguf", "provenance.json"),
-    ]
+    assert (done.returncode, result["dtypes"], result["prompt_begins_with"]) == (0, ["F16", "F32"], "[gMASK]<sop>")
+    files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert files == ["Modelfile", "codegeex2-f16.gguf", "provenance.json"]
     assert command_here(*words).returncode == 2
     assert "F32, read back and equal byte for byte" in command_here(*words, "--replace", "--dtype", "f32").stdout
     assert not (tmp_path / "out" / "codegeex2-f16.gguf").exists()
@@ -374,9 +334,5 @@ def test_texts_survive_the_vocabulary(tmp_path):
     while pairs := [(scores[number[a + b]], -i) for i, (a, b) in enumerate(pairwise(parts)) if a + b in number]:
         i = -max(pairs)[1]
         parts[i : i + 2] = ["".join(parts[i : i + 2])]
-    ids = [
-        i
-        for part in parts
-        for i in ([number[part]] if part in number else [number[f"<0x{b:02X}>"] for b in part.encode()])
-    ]
-    assert ids == load_tokenizer(tmp_path / "tok").encode(TEXT)
+    names = [[part] if part in number else [f"<0x{byte:02X}>" for byte in part.encode()] for part in parts]
+    assert [number[name] for each in names for name in each] == load_tokenizer(tmp_path / "tok").encode(TEXT)

@@ -5,10 +5,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from conftest import write_dataset
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import write_json
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.data.datasets.batches import PackedSequences
 from ms_codegeex.data.datasets.indexed import IndexedDataset, IndexedWriter
@@ -78,8 +80,6 @@ def test_rows_become_documents(tmp_path):
     assert documents(out) == [[*hello, EOS], [5, 6, EOS], [7, 8, EOS], [9, EOS], [10, EOS]]
     assert documents(out, "validation") == [] and "kind" not in result
     assert result["splits"]["train"]["documents"] == 5 and result["vocab_size"] == 50400
-    import pyarrow.parquet
-
     table = pyarrow.parquet.read_table(out / "train.documents.parquet")
     sources = ["a.mindrecord0:0.0", "a.mindrecord0:0.1", "a.mindrecord0:1.1", "a.mindrecord1:1.0", "a.mindrecord1:1.2"]
     assert table["source"].to_pylist() == sources and table["bytes"][0].as_py() == len("hello world")
@@ -121,18 +121,18 @@ def test_ids_of_another_tokenizer(tmp_path):
 
 def test_what_is_no_mindrecord(tmp_path):
     (tmp_path / "x.mindrecord").write_bytes(b"x" * 100)
-    with pytest.raises(UserError, match=r"x\.mindrecord: not readable as MindRecord"):
-        import_mindrecord([tmp_path / "x.mindrecord"], tmp_path / "out", "codegeex")
     write_rows(tmp_path / "y.mindrecord", [[1.0]], "weights", "float32")
-    with pytest.raises(UserError, match=r"y\.mindrecord: has no column input_ids, but weights; write the token ids"):
-        import_mindrecord([tmp_path / "y.mindrecord"], tmp_path / "out", "codegeex")
     write_rows(tmp_path / "z.mindrecord", [[1.5]], kind="float32")
-    with pytest.raises(UserError, match=r"z\.mindrecord: input_ids holds float32, expected whole numbers"):
-        import_mindrecord([tmp_path / "z.mindrecord"], tmp_path / "out", "codegeex")
     (tmp_path / "empty").mkdir()
-    for path in (tmp_path / "absent", tmp_path / "empty"):
-        with pytest.raises(UserError, match="neither a MindRecord file"):
-            import_mindrecord([path], tmp_path / "out", "codegeex")
+    for name, message in {
+        "x.mindrecord": r"x\.mindrecord: not readable as MindRecord",
+        "y.mindrecord": r"y\.mindrecord: has no column input_ids, but weights; write the token ids",
+        "z.mindrecord": r"z\.mindrecord: input_ids holds float32, expected whole numbers",
+        "absent": "neither a MindRecord file",
+        "empty": "neither a MindRecord file",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            import_mindrecord([tmp_path / name], tmp_path / "out", "codegeex")
 
 
 @pytest.fixture(scope="module")
@@ -173,10 +173,8 @@ def test_there_and_back(examples, tmp_path):
     for name in ("train.bin", "train.idx", "train.mask"):
         assert (tmp_path / "back" / name).read_bytes() == (examples / name).read_bytes()
     assert (result["kind"], result["seq_length"]) == ("finetune", 24)
-    counts = [
-        read_json(path / "dataset.json")["splits"]["train"]["answer_tokens"] for path in (examples, tmp_path / "back")
-    ]
-    assert counts[0] == counts[1]
+    splits = [read_json(path / "dataset.json")["splits"]["train"] for path in (examples, tmp_path / "back")]
+    assert splits[0]["answer_tokens"] == splits[1]["answer_tokens"]
 
 
 def write_triplet(prefix, rows):
@@ -229,36 +227,36 @@ def test_rows_too_short_for_an_answer(tmp_path):
 
 def test_what_is_damaged_cannot_be_exported(examples, tmp_path):
     damaged = shutil.copytree(examples, tmp_path / "damaged")
-    info = json.loads((damaged / "dataset.json").read_text())
-    (damaged / "dataset.json").write_text(json.dumps({**info, "seq_length": 1}))
-    with pytest.raises(UserError, match=r"train: damaged, a row of \d+ tokens, seq_length 1; prepare it again"):
-        export_triplet(damaged, tmp_path / "out")
-    (damaged / "dataset.json").write_text(json.dumps(info))
-    (damaged / "train.mask").unlink()
-    with pytest.raises(UserError, match=r"train\.mask: no such file"):
-        export_triplet(damaged, tmp_path / "out")
-    (damaged / "dataset.json").write_text(json.dumps({**info, "seq_length": None}))
-    with pytest.raises(UserError, match=r"dataset\.json: 'seq_length' is missing"):
-        export_triplet(damaged, tmp_path / "out")
+    info = read_json(damaged / "dataset.json")
+    for length, message in (
+        (1, r"train: damaged, a row of \d+ tokens, seq_length 1; prepare it again"),
+        (None, r"dataset\.json: 'seq_length' is missing"),
+        (info["seq_length"], r"train\.mask: no such file"),
+    ):
+        write_json(damaged / "dataset.json", {**info, "seq_length": length})
+        if length == info["seq_length"]:
+            (damaged / "train.mask").unlink()
+        with pytest.raises(UserError, match=message):
+            export_triplet(damaged, tmp_path / "out")
 
 
 def test_what_cannot_be_exported(packed, examples, tmp_path):
-    for length in (0, -1):
-        with pytest.raises(UserError, match=f"seq_length {length}: expected 1 or more"):
-            export_mindrecord(packed, tmp_path / "out", "train", length)
-    with pytest.raises(UserError, match="seed -1: expected 0 to"):
-        export_mindrecord(packed, tmp_path / "out", "train", 32, seed=-1)
-    with pytest.raises(UserError, match="MindRecord has no mask; export it --to triplet"):
-        export_mindrecord(examples, tmp_path / "out")
-    with pytest.raises(UserError, match="export it --to mindrecord"):
-        export_triplet(packed, tmp_path / "out")
-    with pytest.raises(UserError, match="files 0: expected 1 to"):
-        export_mindrecord(packed, tmp_path / "out", "train", 32, files=0)
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine.txt").write_text("mine")
+    out = tmp_path / "out"
+    for export, source, options, message in (
+        (export_mindrecord, packed, {"seq_length": 0}, "seq_length 0: expected 1 or more"),
+        (export_mindrecord, packed, {"seq_length": -1}, "seq_length -1: expected 1 or more"),
+        (export_mindrecord, packed, {"seq_length": 32, "seed": -1}, "seed -1: expected 0 to"),
+        (export_mindrecord, packed, {"seq_length": 32, "files": 0}, "files 0: expected 1 to"),
+        (export_mindrecord, examples, {}, "MindRecord has no mask; export it --to triplet"),
+        (export_triplet, packed, {}, "export it --to mindrecord"),
+    ):
+        with pytest.raises(UserError, match=message):
+            export(source, out, "train", **options)
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
     for export, source in ((export_mindrecord, packed), (export_triplet, examples)):
         with pytest.raises(UserError, match="give --output a new directory"):
-            export(source, tmp_path / "out", "train", 32)
+            export(source, out, "train", 32)
 
 
 def test_an_export_that_fails_leaves_nothing(packed, tmp_path, monkeypatch):
