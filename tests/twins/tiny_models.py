@@ -8,6 +8,8 @@ import pytest
 from ms_codegeex.formats.tensors import from_array
 from ms_codegeex.generation.matrices import TensorWeights
 from ms_codegeex.generation.rows import SlotSizes
+from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.generation.scheduler import Request
 from ms_codegeex.generation.slots import SlotEngine
 from ms_codegeex.generation.targets import open_network
 from ms_codegeex.models.registry import family
@@ -27,16 +29,7 @@ def codegen_twin(config):
 
 
 def codegeex_twin(config):
-    twin = codegeex_torch.CodeGeeX(
-        config.vocab_size,
-        config.hidden_size,
-        config.num_layers,
-        config.num_heads,
-        config.intermediate_size,
-        config.max_position_embeddings,
-        eos=config.eos_token_id,
-        reset=False,
-    )
+    twin = codegeex_torch.CodeGeeX.of(config, reset=False)
     return twin, randomise(twin), twin.logits
 
 
@@ -55,20 +48,11 @@ LAYOUTS = {
     "codegeex": {"num_layers": 1, "hidden_size": 32, "num_heads": 4, "intermediate_size": 64},
     "codegen": {"hidden_size": 128, "num_heads": 16, "intermediate_size": 512, "rotary_dim": 4},
     "codegeex2": {
-        "num_layers": 1,
-        "hidden_size": 128,
-        "num_heads": 32,
-        "num_kv_groups": 2,
-        "intermediate_size": 48,
-        "rotary_dim": 2,
-        "rope_ratio": 500.0,  # CodeGeeX4's
+        **{"num_layers": 1, "hidden_size": 128, "num_heads": 32, "num_kv_groups": 2, "intermediate_size": 48},
+        **{"rotary_dim": 2, "rope_ratio": 500.0},  # CodeGeeX4's
     },
     "qwen2": {
-        "num_layers": 1,
-        "hidden_size": 112,
-        "num_heads": 14,
-        "num_kv_groups": 2,
-        "intermediate_size": 48,
+        **{"num_layers": 1, "hidden_size": 112, "num_heads": 14, "num_kv_groups": 2, "intermediate_size": 48},
         "tied_head": True,
     },
 }
@@ -105,3 +89,26 @@ class Twin:
 
 def prompt(length, seed=0):
     return np.random.default_rng(seed).integers(3, VOCABULARY, length).tolist()
+
+
+def greedy(ids, count=12, **more):
+    """A request for so many likeliest tokens."""
+    return Request(ids, SamplingSettings(count, temperature=0.0), POSITIONS, **more)
+
+
+def submit(scheduler, *requests):
+    for request in requests:
+        scheduler.submit(request)
+
+
+def finish(scheduler, *requests):
+    """Steps until all of them have ended."""
+    while not all(request.finish for request in requests):
+        scheduler.step()
+
+
+def drain(scheduler, *requests):
+    """Their answers, all asked for at once."""
+    submit(scheduler, *requests)
+    finish(scheduler, *requests)
+    return [[chosen.token for chosen in request] for request in requests]
