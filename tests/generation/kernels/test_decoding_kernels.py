@@ -88,7 +88,7 @@ def test_each_engine_runs_with_its_own_threads(kernels):
     checks.check_linear(one, 1024, 256, 32, 0, "none", (1, 3))
     assert started() == before
     checks.check_linear(many, 1024, 256, 32, 0, "none", (1, 3))
-    assert started() >= before + 4  # the caller and one of another test may be there
+    assert started() >= before + 3  # the caller and two of other tests may be there
 
 
 def test_a_forked_child_multiplies_with_threads_of_its_own(kernels):
