@@ -8,16 +8,16 @@ from __future__ import annotations
 import ctypes
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
-from training_kernel_checks import check_training
+from training_kernel_checks import ACTIVATIONS, numbers, training_cases
 
 from ms_codegeex.base.options import declared
 from ms_codegeex.formats.rounding import QuantisedMatrix, quantise
@@ -40,7 +40,6 @@ FORMATS = ((32, 0), (16, 0), (8, 0), (4, 32), (4, 64), (4, 128))
 # of a block's matrices: equal ones, and some that cannot share what they read
 BLOCK_FORMATS = (((32, 32),), ((8, 16),), ((4, 16),), ((4, 32),), ((4, 16), (4, 8), (8, 8), (8, 16), (32, 32), (4, 16)))
 WIDTH = 128  # of a block; both kinds of quantised rows have it without padding
-QUANTISED = ((8, 0), (4, 32), (4, 64), (4, 128))
 
 
 class Kernels(Library):
@@ -64,16 +63,8 @@ class Kernels(Library):
         )
 
 
-def numbers(seed: int, *shape: int) -> np.ndarray:
-    """FP32, in memory of exactly this size: a sanitizer sees who reads beyond."""
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
 ACTIVATED = {
-    "none": lambda v: v,
-    "gelu": lambda v: 0.5 * v * (1 + np.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))),
-    "fast_gelu": lambda v: v / (1 + np.exp(-1.702 * v)),
-    "silu": lambda v: v / (1 + np.exp(-v)),
+    name: formula for name, (formula, _) in zip(("none", "gelu", "fast_gelu", "silu"), ACTIVATIONS, strict=True)
 }
 
 
@@ -285,9 +276,7 @@ class Sequences:
         return out, expected
 
 
-def check_attention(
-    kernels: Kernels, count: int, groups: int, size: int, rotary: int, dtype: type = np.float32
-) -> None:
+def check_attention(kernels: Kernels, count: int, groups: int, size: int, rotary: int, dtype=np.float32) -> None:
     """Prompts in chunks along with decoding sequences at unequal positions, padding rows, a rewritten end."""
     together = Sequences(kernels, AttentionSizes(count, groups, size, rotary, slots=3, capacity=90), dtype)
     padding = (0, 90)
@@ -492,11 +481,8 @@ def check_edits(kernels: Kernels, logits: np.ndarray) -> None:
     for i, factor, term in ((7, 1.5, 0.25), (1002, 0.5, -3), (500, 1, -1e6)):
         x = edited[:, i]
         edited[:, i] = np.where(x > 0, x / np.float32(factor), x * np.float32(factor)) + np.float32(term)
-    for choice in (
-        TokenChoice(),
-        TokenChoice(temperature=1, uniform=0.3),
-        TokenChoice(temperature=0.7, top_k=30, top_p=0.9, uniform=0.8),
-    ):
+    hot = TokenChoice(temperature=0.7, top_k=30, top_p=0.9, uniform=0.8)
+    for choice in (TokenChoice(), TokenChoice(temperature=1, uniform=0.3), hot):
         out = choose(kernels, logits, choice, 1003, edits=edits)
         raw = choose(kernels, edited, choice, 1003)
         assert np.array_equal(out[:, 0, 0], raw[:, 0, 0])
@@ -514,9 +500,8 @@ def check_edits(kernels: Kernels, logits: np.ndarray) -> None:
             assert refused(kernels, logits, {**right, name: value}, none, places) != 0, (name, value)
     for wrong in ((-2, 1, 0), (1003, 1, 0), (nan, 1, 0), (3, 0, 0), (3, nan, 0), (3, 1, nan), (3, 1, math.inf)):
         assert refused(kernels, logits, right, wrong, places) != 0
-    assert (
-        refused(kernels, logits, {**right, "allowed": 10}, none, np.zeros(12, np.int32)) != 0
-    )  # more than are allowed
+    few = {**right, "allowed": 10}
+    assert refused(kernels, logits, few, none, np.zeros(12, np.int32)) != 0  # more than are allowed
     assert refused(kernels, logits, right, none, np.zeros(2, np.int32), np.zeros((5, 1, 2))) != 0
     assert refused(kernels, logits, right, none, np.zeros(0, np.int32)) != 0
 
@@ -586,34 +571,44 @@ def check_exchange(kernels: Kernels, ranks: int) -> None:
     assert all(codes)
 
 
-def check_everything(kernels: Kernels, shapes, rows) -> None:
-    """All of the above."""
-    for (n, k), (bits, group) in product(shapes, FORMATS):
-        check_linear(kernels, n, k, bits, group, "gelu", rows)
-        check_lookup(kernels, n, k, bits, group)
-    for (n, k), (bits, group), activation_bits in product(shapes, QUANTISED, (16, 8)):
-        check_rounded(kernels, n, k, bits, group, activation_bits, (2, *rows))
-    check_largest(kernels)
-    for n, k in shapes:
-        check_sixteen(kernels, n, k, rows)
-        check_adapters(kernels, n, k, 32, 0, "gelu")
-        check_adapters(kernels, n, k, 4, 32, "silu", 8)
-        check_adapters(kernels, n, k, 4, 64, "none", 16)
-    for h, rms in product((8, 100, 256), (False, True)):
-        check_norm(kernels, h, rms)
-    for count, groups, size, rotary in ((2, 2, 64, 64), (4, 2, 80, 20), (1, 1, 8, 0), (16, 1, 16, 8), (2, 1, 256, 64)):
-        for dtype in (np.float32, np.float16):
-            check_attention(kernels, count, groups, size, rotary, dtype)
-            check_attention_one_by_one(kernels, count, groups, size, dtype)
-    check_half_cache(kernels)
-    check_choice(kernels)
-    for parallel, gated, formats in product((False, True), (False, True), BLOCK_FORMATS):
-        check_blocks(kernels, parallel, gated, formats)
-    check_mistakes(kernels)
-    check_wrong_blocks(kernels)
-    check_training(kernels)
-    for ranks in (1, 2, 3):
-        check_exchange(kernels, ranks)
+HEADS = (  # count, groups, channels, turned channels
+    *((2, 2, 64, 64), (4, 2, 80, 20), (1, 1, 8, 0), (2, 2, 8, 8), (16, 1, 16, 8), (32, 2, 128, 64), (2, 1, 256, 64)),
+    *((4, 2, 9, 4), (2, 2, 1, 0), (6, 3, 33, 32)),  # of odd size: the last channel has no partner
+)
+# bits, group, what follows, bits of activations
+ADAPTED = (32, 0, "none", 32), (32, 0, "gelu", 32), (8, 0, "fast_gelu", 32), (4, 32, "silu", 8), (4, 64, "none", 16)
+
+
+def cases(shapes: Sequence[tuple[int, int]], rows: Sequence[int]) -> Iterator[tuple[Any, ...]]:
+    """Each check with its arguments but the first, the kernels: matrices of these shapes, and these numbers of rows."""
+    for shape in shapes:
+        for (bits, group), activation_bits in product(FORMATS, (32, 16, 8)):
+            if activation_bits == 32:
+                yield check_linear, *shape, bits, group, "gelu", rows
+                yield check_lookup, *shape, bits, group
+            elif bits <= 8:
+                yield check_rounded, *shape, bits, group, activation_bits, (2, *rows)
+        yield check_sixteen, *shape, rows
+        yield from ((check_adapters, *shape, *each) for each in ADAPTED)
+    yield (check_largest,)
+    for activation in ACTIVATED:
+        yield check_linear, 45, 40, 32, 0, activation, (1, 7, 9)
+    yield from ((check_norm, *each) for each in product((8, 100, 256), (False, True)))
+    for heads, dtype in product(HEADS, (np.float32, np.float16)):
+        yield check_attention, *heads, dtype
+        yield check_attention_one_by_one, *heads[:3], dtype
+    yield (check_half_cache,)
+    yield (check_choice,)
+    yield from ((check_blocks, *each) for each in product((False, True), (False, True), BLOCK_FORMATS))
+    yield (check_mistakes,)
+    yield (check_wrong_blocks,)
+    yield from training_cases()
+    yield from ((check_exchange, ranks) for ranks in (1, 2, 3))
+
+
+def check_everything(kernels: Kernels, shapes: Sequence[tuple[int, int]], rows: Sequence[int]) -> None:
+    for check, *arguments in cases(shapes, rows):
+        check(kernels, *arguments)
 
 
 if __name__ == "__main__":

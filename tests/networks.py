@@ -24,6 +24,21 @@ def every_logit(network, ids):
     return np.stack([network(given, Tensor(np.full(batch, p, np.int32))).asnumpy() for p in range(n)], 1)
 
 
+class Gradients(nn.Cell):
+    """The output of a cell, and the gradients of Σ output·backward: of its inputs, then of its parameters, if any."""
+
+    def __init__(self, cell):
+        super().__init__(auto_prefix=False)
+        self.cell, self.weights = cell, ms.ParameterTuple(cell.trainable_params())
+        self.gradient = ops.GradOperation(get_all=True, get_by_list=bool(len(self.weights)), sens_param=True)
+
+    def construct(self, *inputs_and_backward):
+        output = self.cell(*inputs_and_backward[:-1])  # first, as the train step does: the engine then runs it once
+        if len(self.weights):
+            return output, self.gradient(self.cell, self.weights)(*inputs_and_backward)
+        return output, self.gradient(self.cell)(*inputs_and_backward)
+
+
 class LossGradients(nn.Cell):
     """The output of a `Loss` network and the gradients of its Σ mask·nll, in the order of its trainable parameters."""
 

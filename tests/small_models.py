@@ -80,6 +80,11 @@ def formats(name):
     return FamilyFormats(family(name))
 
 
+def entries(name, layout, sizes=None, ranks=1):
+    """Those of a layout, of `config(name)` or other sizes."""
+    return formats(name).entries(formats(name).layout(layout), sizes or config(name), ranks)
+
+
 def shapes(name):
     """Our parameters and their shapes."""
     return config(name).parameter_shapes()
@@ -180,9 +185,7 @@ def foreign(name, layout, arrays):
     """The arrays as tensors of the layout of that kind."""
     from ms_codegeex.formats.layout import to_foreign
 
-    its = formats(name).layout(layout)
-    entries = formats(name).entries(its, config(name))
-    return to_foreign(entries, {key: from_array(array) for key, array in arrays.items()})
+    return to_foreign(entries(name, layout), {key: from_array(array) for key, array in arrays.items()})
 
 
 def equal(source, expected):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -132,10 +134,10 @@ def check_whole_norm(kernels, rows: int, h: int, rms: bool) -> None:
     close([y, *gradients], expected)
 
 
-def check_activation(kernels, rows: int, n: int, kind: int, formula: Callable, slope: Callable) -> None:
-    """`kind`: the place in `ACTIVATIONS`; `slope`: the derivative of `formula`."""
+def check_activation(kernels, rows: int, n: int, kind: int) -> None:
+    """`kind`: the place in `ACTIVATIONS`."""
     x, to_y, bias = 2 * numbers(1, rows, n), numbers(2, rows, n), numbers(3, n)
-    number = np.array([kind], np.int32)
+    number, (formula, slope) = np.array([kind], np.int32), ACTIVATIONS[kind]
 
     def run() -> list[np.ndarray]:
         y, to_x, to_bias = np.empty_like(x), np.empty_like(x), np.empty_like(bias)
@@ -171,10 +173,7 @@ def check_optimizer(kernels, shapes: Sequence[tuple[int, ...]], steps: int = 2) 
     fixed = np.array([0.9, 0.95, 0.93, 3.4445, -4.7750, 2.0315, 5], np.float32)
     settings = np.array([1e-2, 1e-8, 0.5, 0.3, 0.7], np.float32)
     gradients = [[numbers(100 * step + i, *shape) for i, shape in enumerate(shapes)] for step in range(steps)]
-    begin = [
-        numbers(300 + i, *shape) * (0.01 if it else 1) for i, (shape, it) in enumerate(zip(shapes, muon, strict=True))
-    ]
-    begin = [w.astype(np.float32) for w in begin]
+    begin = [numbers(300 + i, *shape) * np.float32(0.01 if muon[i] else 1) for i, shape in enumerate(shapes)]
     blank = [[np.zeros(s, np.float32) for s in some] for some in (shapes, [s for s in shapes if len(s) == 1])]
 
     def run() -> list[np.ndarray]:
@@ -277,8 +276,9 @@ def check_linear(kernels, rows: int, n: int, k: int, biased: bool) -> None:
     close(same_bits(kernels, run), [wide @ w.T + bias, slope @ w, slope.T @ wide, to_bias], SUMMED)
 
 
-def check_active_linear(kernels, rows: int, n: int, k: int, kind: int, formula: Callable, slope: Callable) -> None:
+def check_active_linear(kernels, rows: int, n: int, k: int, kind: int) -> None:
     """activation(x + shift) wᵀ + bias and its gradients."""
+    formula, slope = ACTIVATIONS[kind]
     x, shift, w, bias, to_y = numbers(1, rows, k), numbers(2, k), numbers(3, n, k), numbers(4, n), numbers(5, rows, n)
     given = x, shift, np.array([kind], np.int32)
 
@@ -354,24 +354,13 @@ def check_refused(kernels) -> None:
     places, none, out = np.zeros((2, 4), np.int32), np.zeros(1, np.float32), np.empty((8, 6), np.float32)
     right = [q, q, q, places, none, none, out, lse]
     assert not kernels.call("attend_whole", None, *right)
-    wrong = {
-        0: numbers(1, 8, 7),
-        1: numbers(1, 8, 3),
-        2: numbers(1, 7, 6),
-        3: places + 1,
-        4: numbers(1, 2),
-        6: np.empty((8, 5), np.float32),
-        7: np.empty((2, 4, 4), np.float32),
-    }
+    wrong = {0: numbers(1, 8, 7), 1: numbers(1, 8, 3), 2: numbers(1, 7, 6), 3: places + 1, 4: numbers(1, 2)}
+    wrong |= {6: np.empty((8, 5), np.float32), 7: np.empty((2, 4, 4), np.float32)}
     for place, array in wrong.items():
         assert kernels.call("attend_whole", None, *right[:place], array, *right[place + 1 :])
     x, w, bias, y = numbers(1, 5, 6), numbers(2, 7, 6), numbers(3, 7), np.empty((5, 7), np.float32)
-    for inputs in (
-        (x, w, bias[:6].copy()),
-        (x, w[:, :5].copy(), bias),
-        (x[:4].copy(), w, bias),
-        (x, w, x[:, :1].copy()),
-    ):
+    shorter = (x, w, bias[:6].copy()), (x, w[:, :5].copy(), bias), (x[:4].copy(), w, bias), (x, w, x[:, :1].copy())
+    for inputs in shorter:
         assert kernels.call("linear_whole", None, *inputs, y)
     assert kernels.call("linear_whole_to_x", None, y, w, x[:4].copy())
     assert kernels.call("linear_whole_to_weights", None, x[:4].copy(), y, bias, w, bias)
@@ -398,41 +387,27 @@ SHAPES = (  # sequences and tokens, heads, groups, channels, rotary
 )
 
 
-PRODUCTS = (  # rows, columns of the result, terms
-    *((1, 1, 1), (8, 32, 256), (67, 37, 513), (130, 70, 1030), (33, 300, 1024), (200, 128, 128)),
-)
+# rows, columns of the result, terms
+PRODUCTS = (1, 1, 1), (8, 32, 256), (67, 37, 513), (130, 70, 1030), (33, 300, 1024), (200, 128, 128)
+# rows, channels, ids, bias, z-loss
+ENTROPIES = (5, 3, 7, False, 0.0), (70, 24, 77, True, 0.1), (600, 32, 1024, False, 1e-3), (130, 16, 9001, True, 0.0)
 UPDATED = ((1, 1), (3, 7), (7, 3), (12,), (1, 512), (512, 1), (128, 128), (300, 200), (130, 310), (40_000,), (65, 64))
 
 
-def check_training(kernels) -> None:
-    """All of the above."""
-    for rows, n, k in PRODUCTS:
-        for biased in (False, True):
-            check_linear(kernels, rows, n, k, biased)
-        for kind, (formula, slope) in enumerate(ACTIVATIONS):
-            check_active_linear(kernels, rows, n, k, kind, formula, slope)
-    for sizes in (
-        (5, 3, 7, False, 0.0),
-        (70, 24, 77, True, 0.1),
-        (600, 32, 1024, False, 1e-3),
-        (130, 16, 9001, True, 0.0),
-    ):
-        check_entropy(kernels, *sizes)
-    for shape in SHAPES:
-        check_whole_attention(kernels, *shape)
-    for rows, h in ((300, 128), (70, 20), (1, 7)):
-        for rms in (False, True):
-            check_whole_norm(kernels, rows, h, rms)
-    for kind, (formula, slope) in enumerate(ACTIVATIONS):
-        for rows, n in ((200, 37), (3, 64)):
-            check_activation(kernels, rows, n, kind, formula, slope)
-    for sizes in ((1,), (37, 40_000, 5, 16_384)):
-        check_optimizer(kernels, [(size,) for size in sizes])
-    check_optimizer(kernels, UPDATED)
-    check_optimizer(kernels, [(160, 3300), (150, 20)], 1)  # all threads work on the first
-    check_numbers_without_an_orthogonal_matrix(kernels)
-    for bits in (16, 8, 4):
-        for rows, n, k in ((9, 38, 132), (1, 5, 66), (70, 300, 64), (4, 33, 7)):
-            check_held(kernels, rows, n, k, bits)
-    check_refused_matrices(kernels)
-    check_refused(kernels)
+def training_cases() -> Iterator[tuple[Any, ...]]:
+    """Each check with its arguments but the first, the kernels."""
+    kinds = range(len(ACTIVATIONS))
+    yield from ((check_linear, *sizes, biased) for sizes, biased in product(PRODUCTS, (False, True)))
+    yield from ((check_active_linear, *sizes, kind) for sizes, kind in product(PRODUCTS, kinds))
+    yield from ((check_entropy, *sizes) for sizes in ENTROPIES)
+    yield from ((check_whole_attention, *shape) for shape in SHAPES)
+    yield from ((check_whole_norm, *x, rms) for x, rms in product(((300, 128), (70, 20), (1, 7)), (False, True)))
+    yield from ((check_activation, *sizes, kind) for sizes, kind in product(((200, 37), (3, 64)), kinds))
+    for shapes in ([(1,)], [(37,), (40_000,), (5,), (16_384,)], UPDATED):
+        yield check_optimizer, shapes
+    yield check_optimizer, [(160, 3300), (150, 20)], 1  # all threads work on the first
+    yield (check_numbers_without_an_orthogonal_matrix,)
+    sizes = (9, 38, 132), (1, 5, 66), (70, 300, 64), (4, 33, 7)
+    yield from ((check_held, *each, bits) for each, bits in product(sizes, (16, 8, 4)))
+    yield (check_refused_matrices,)
+    yield (check_refused,)

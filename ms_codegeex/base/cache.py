@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from ms_codegeex.base.errors import UserError
@@ -18,24 +18,19 @@ def cached_folder(name: str, what: str, fill: Callable[[Path], None]) -> Path:
     """The folder `name` in the user's cache, made on the first call by `fill(directory)`; many processes may call it at
     once. `name` changes with the contents; `what` says in an error message what they are."""
     directory = user_cache() / name
-    if not directory.is_dir():
-        with _cache_lock(directory.with_suffix(".lock"), what):
-            if not directory.is_dir():
-                with atomic_directory(directory) as temporary:
-                    fill(temporary)
-    return directory
-
-
-@contextmanager
-def _cache_lock(path: Path, what: str) -> Iterator[None]:
+    if directory.is_dir():
+        return directory
     with ExitStack() as stack:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(path))
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(directory.with_suffix(".lock")))
         except OSError as error:
             wrong = f"{what} cannot be stored here ({error.strerror})"
-            raise UserError(f"{path.parent}: {wrong}; set XDG_CACHE_HOME to a folder you can write to") from error
-        yield
+            raise UserError(f"{directory.parent}: {wrong}; set XDG_CACHE_HOME to a folder you can write to") from error
+        if not directory.is_dir():
+            with atomic_directory(directory) as temporary:
+                fill(temporary)
+    return directory
 
 
 def user_cache() -> Path:

@@ -73,12 +73,8 @@ class RunConfig:
         return self.device != "cpu" and self.devices > 1
 
     @property
-    def data_parallel(self) -> int:
-        return self.mesh.data
-
-    @property
     def local_batch(self) -> int:
-        return self.training.global_batch // self.data_parallel
+        return self.training.global_batch // self.mesh.data
 
     @property
     def micro_batch(self) -> int:

@@ -12,7 +12,6 @@ import numpy as np
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.generation.sampling import ChosenToken, Drawing, SamplingSettings
 
-GREEDY = 0.0
 PADDING = (-1.0, 1.0, 0.0)
 WIDTHS = (1, 64, 512, 4096, 32768)  # edits a row, or one for each id; MindSpore compiles a graph for each
 DRAWING = tuple(each.name for each in fields(Drawing))
@@ -62,7 +61,7 @@ def logit_edits(settings: SamplingSettings, prompt: Sequence[int], output: Seque
 def token_choice(settings: SamplingSettings, prompt: Sequence[int], output: Sequence[int]) -> TokenChoice:
     """How the token that follows `output`, the answer so far to `prompt`, is chosen."""
     drawing = {name: getattr(settings, name) for name in DRAWING}
-    drawing["temperature"] = max(settings.temperature, COLDEST) if settings.temperature else GREEDY
+    drawing["temperature"] = max(settings.temperature, COLDEST) if settings.temperature else 0.0  # greedy
     return TokenChoice(
         uniform=uniform(settings.seed, len(output)),
         **drawing,

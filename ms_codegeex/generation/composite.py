@@ -140,12 +140,6 @@ class CompositeAttention(nn.Cell):
         whole = whole if self.slots == slots.shape[0] else self.gather(whole, slots, 0)
         return ops.cast(whole, ms.float32) if self.half else whole
 
-    def copy(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Slot `source`'s cache to slot `target`, int32 [1]."""
-        here, there = source * self.whole + self.inside, target * self.whole + self.inside
-        keys = self.write_keys(self.keys, there, self.gather(self.keys, here, 0))
-        return keys, self.write_values(self.values, there, self.gather(self.values, here, 0))
-
     def read(self, slot: Tensor) -> tuple[Tensor, Tensor]:
         """The keys and values of a slot, int32 [1], each [groups * (capacity + 1), d]."""
         here = slot * self.whole + self.inside
@@ -201,7 +195,7 @@ class CompositeCopy(nn.Cell):
     def construct(self, source: Tensor, target: Tensor) -> Tensor:
         """int32 [1] each -> target"""
         for attention in self.attentions:
-            attention.copy(source, target)
+            attention.write(target, *attention.read(source))
         return target
 
 

@@ -150,9 +150,7 @@ def _idle(name: str, value: Any, schema: Mapping[str, Any]) -> bool:
         if name in names and kinds is not None and kind not in (kinds if isinstance(kinds, list) else [kinds]):
             return True
     match name:
-        case (
-            "x-guidance" | "$recursiveAnchor" | "$dynamicAnchor"
-        ):  # the first is the library's own, the others are names
+        case "x-guidance" | "$recursiveAnchor" | "$dynamicAnchor":  # the library's own; names
             return True
         case "not":
             return value is False

@@ -100,9 +100,8 @@ class ForeignLayout:
         """The names that this layout has for tensors of a file, which may be nested or wrapped otherwise; without those
         that it does not know."""
         known = {plain_name(entry.foreign): entry.foreign for entry in self.entries}
-        known |= {
-            name.removeprefix("transformer."): own for name, own in known.items()
-        }  # of a network without its head
+        # of a network without its head
+        known |= {name.removeprefix("transformer."): own for name, own in known.items()}
         owned: dict[ForeignName, ForeignName] = {}
         for name in names:
             for plain in spellings(name):

@@ -71,10 +71,6 @@ class _ChunkedSum(nn.Cell):
         logits = self.matmul(hidden, table)
         return self.add_bias(logits, bias) if self.has_bias else logits
 
-    def _log_z(self, logits: Tensor, probability: Tensor) -> Tensor:
-        """[rows, 1]; the largest probability is at least 1 / V, so its logarithm is safe"""
-        return self.max(logits, -1) - ops.log(self.max(probability, -1))
-
     def _nll(self, probability: Tensor, label: Tensor) -> Tensor:
         # the smallest normal number keeps the logarithm finite where a probability underflows
         return -ops.log(ops.maximum(self.pick(probability, 1, ops.expand_dims(label, 1)), 1.2e-38))
@@ -104,7 +100,8 @@ class _ChunkedSum(nn.Cell):
             # the mask weighs the narrow factors: a broadcast product of [chunk, V] costs the CPU kernel gigabytes
             loss, mean, share = self._nll(probability, label), self.to_hidden(probability, table), weight
             if self.z_loss:
-                log_z = self._log_z(logits, probability)
+                # the largest probability is at least 1 / V, so its logarithm is safe
+                log_z = self.max(logits, -1) - ops.log(self.max(probability, -1))
                 factor = 1.0 + 2.0 * self.z_loss * log_z
                 loss, mean, share = loss + self.z_loss * log_z * log_z, mean * factor, weight * factor
             total = total + self.sum(loss * weight)

@@ -167,7 +167,7 @@ def _candidates(request: TuningRequest, name: str, length: Length, stated: Mappi
         devices = (1,)  # one that has all cores is quicker than several of fewer, and holds the weights once
     again, types = ("none", "full") if free else (None,), _types(request, base, stated)
     at_once = fitting.AT_ONCE if base.device == "cpu" else None
-    local = None if batch is None else batch // (base.data_parallel if devices == (None,) else 1)
+    local = None if batch is None else batch // (base.mesh.data if devices == (None,) else 1)
     for choice in fitting.settings(length.candidates, devices, again, local, at_once, types):
         yield request.load(name, choice.words())
 

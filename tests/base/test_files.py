@@ -39,10 +39,8 @@ def test_a_failed_write_that_only_the_syncing_thread_hears_of_fails(tmp_path, mo
 
 
 def test_a_name_that_is_too_long_for_its_temporary_file_is_a_users_mistake(tmp_path):
-    with pytest.raises(
-        UserError,
-        match=r"could not be written .File name too long.*unchanged, give a shorter name, or choose another place",
-    ):
+    remedy = r"could not be written .File name too long.*unchanged, give a shorter name, or choose another place"
+    with pytest.raises(UserError, match=remedy):
         files.write_json(tmp_path / ("a" * 250), {})
 
 
@@ -66,18 +64,18 @@ def test_files_that_are_renamed_meanwhile_do_not_stop_the_syncing(tmp_path, monk
 
 def test_on_a_disk_everything_is_synced_before_its_name_appears(disk_path, monkeypatch):
     """The other tests' files may lie in memory, where a fsync does nothing."""
-    synced, appeared, replace = [], [], os.replace
+    synced, appeared, replace, sync = [], [], os.replace, os.fsync
 
     def published(source, target):
         replace(source, target)
         appeared.append(len(synced))
 
+    def noted(descriptor):
+        sync(descriptor)
+        synced.append(os.fstat(descriptor).st_ino)
+
     with monkeypatch.context() as patch:
-        patch.setattr(
-            os,
-            "fsync",
-            lambda descriptor, sync=os.fsync: (sync(descriptor), synced.append(os.fstat(descriptor).st_ino)),
-        )
+        patch.setattr(os, "fsync", noted)
         patch.setattr(os, "replace", published)
         with files.atomic_directory(disk_path / "new") as temporary:
             (temporary / "inner").mkdir()
@@ -87,7 +85,10 @@ def test_on_a_disk_everything_is_synced_before_its_name_appears(disk_path, monke
     assert disk_path.stat().st_ino in synced[appeared[0] :]  # the name itself
 
 
-@pytest.mark.parametrize("appear", [files.atomic_file, files.atomic_directory])
+either = pytest.mark.parametrize("appear", [files.atomic_file, files.atomic_directory])
+
+
+@either
 def test_a_file_where_a_directory_is_wanted(tmp_path, appear):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="file/new: could not be written"), appear(tmp_path / "file" / "new"):
@@ -125,7 +126,7 @@ def test_no_file_is_written_through_a_link_or_replaces_one(tmp_path):
     assert (tmp_path / "there" / "old").read_text() == "old"
 
 
-@pytest.mark.parametrize("appear", [files.atomic_file, files.atomic_directory])
+@either
 def test_pipes_and_devices_are_not_replaced(tmp_path, appear):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")
@@ -136,13 +137,13 @@ def test_pipes_and_devices_are_not_replaced(tmp_path, appear):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@either
 @pytest.mark.parametrize("name", ["", ".", "..", "there/.."])
-def test_what_is_no_name_is_a_users_mistake(tmp_path, monkeypatch, name):
+def test_what_is_no_name_is_a_users_mistake(tmp_path, monkeypatch, appear, name):
     (tmp_path / "there").mkdir()
     monkeypatch.chdir(tmp_path)
-    for appear in (files.atomic_file, files.atomic_directory):
-        with pytest.raises(UserError, match="is not the name of a file; choose another"), appear(name):
-            raise AssertionError("not reached")
+    with pytest.raises(UserError, match="is not the name of a file; choose another"), appear(name):
+        raise AssertionError("not reached")
 
 
 def test_bytes_of_a_name_that_are_not_utf8_are_spelled_out_in_json(tmp_path):
@@ -201,14 +202,13 @@ def test_a_temporary_cache_of_somebody_else_is_refused(tmp_path, without_home, k
 
 def killed(path, appear):
     """A process that writes `path` and is killed in the middle; returns what it left behind."""
-    code = (
-        "import os, signal, pathlib\n"
-        f"from ms_codegeex.base.files import {appear}\n"
-        f"with {appear}(pathlib.Path({str(path)!r})) as temporary:\n"
-        "    target = temporary / 'a' if temporary.is_dir() else temporary\n"
-        "    target.write_text('half')\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
+    code = f"""
+import os, pathlib, signal
+from ms_codegeex.base.files import {appear}
+with {appear}(pathlib.Path({str(path)!r})) as temporary:
+    (temporary / 'a' if temporary.is_dir() else temporary).write_text('half')
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
     (left,) = [entry for entry in path.parent.iterdir() if entry.name.startswith(".")]
     return left
@@ -223,7 +223,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path, appear):
     assert not left.exists() and sorted(entry.name for entry in tmp_path.iterdir()) == [".other.77.tmp", ".out.77.txt"]
 
 
-@pytest.mark.parametrize("appear", [files.atomic_file, files.atomic_directory])
+@either
 def test_a_process_at_work_is_left_alone(tmp_path, appear):
     with appear(tmp_path / "out") as temporary:
         files.remove_leftovers(tmp_path / "out")
@@ -243,7 +243,7 @@ def test_killed_between_the_renamings(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("appear", [files.atomic_file, files.atomic_directory])
+@either
 def test_directories_made_for_a_failed_output_go_again(tmp_path, appear):
     (tmp_path / "kept").mkdir()
     with pytest.raises(ValueError, match="no"), appear(tmp_path / "kept" / "new" / "er" / "out"):

@@ -100,10 +100,8 @@ def test_help_names_defaults_and_what_turns_an_option_off():
         "[--left | --right]",
     ):
         assert words in lines, words
-    assert "--ours" not in lines and [each.flag for each in declared(Settings, ["tag", "count"])] == [
-        "--count",
-        "--tag",
-    ]
+    assert "--ours" not in lines
+    assert [each.flag for each in declared(Settings, ["tag", "count"])] == ["--count", "--tag"]
 
 
 @pytest.mark.parametrize("words", [["--left", "--right"], ["--kind", "three"], ["--count", "x"], []])

@@ -40,15 +40,8 @@ PRINTS = {  # files that may print without `printing`, and why
     "commands/monitor.py": "rich: each text goes through `escaped`",
 }
 STREAMS = {f"sys.{name}" for name in ("stdout", "stderr", "__stdout__", "__stderr__", "stdout.buffer", "stderr.buffer")}
-OF_CONSOLE = (
-    "Console()",
-    "console",
-    "self.console",
-    "self._console",
-    "console.file",
-    "self._console.file",
-    "self._file",
-)
+OF_CONSOLE = {"Console()", "console", "self.console", "self._console"}
+OF_CONSOLE |= {"console.file", "self._console.file", "self._file"}
 
 
 def prints(tree):
@@ -82,23 +75,6 @@ def test_everything_is_printed_in_one_place():
                 found[name] = [f"{name}:{call.lineno}: {ast.unparse(call)}" for call in calls]
     assert [line for name, lines in found.items() if name not in PRINTS for line in lines] == []
     assert found.keys() | {"printing.py"} == PRINTS.keys()
-
-
-@pytest.mark.parametrize(
-    ("text", "count"),
-    [
-        ("print(x)", 1),
-        ("import sys\nsys.stdout.write(x)\nsys.stderr.writelines(x)", 2),
-        ("sys.stdout.buffer.write(x)", 1),
-        ("tqdm.write(x, file=sys.stderr)\ntqdm.write(visible(x))", 1),
-        ("os.write(2, x)\nos.write(descriptor, x)", 1),
-        ("Console().print(x)", 1),
-        ("traceback.print_exc()", 1),
-        ("print_out(x)\nstream.write(x)", 0),
-    ],
-)
-def test_printing_is_found_in_any_form(text, count):
-    assert len(prints(ast.parse(text))) == count
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
@@ -145,16 +121,11 @@ def ended(monkeypatch):
     return ended
 
 
+FULL = "standard output: No space left on device; free some space, or give another path"
+
+
 @pytest.mark.parametrize(
-    ("name", "status", "message"),
-    [
-        (
-            "stdout",
-            1,
-            "ms-codegeex doctor: standard output: No space left on device; free some space, or give another path\n",
-        ),
-        ("stderr", 2, ""),
-    ],
+    ("name", "status", "message"), [("stdout", 1, f"ms-codegeex doctor: {FULL}\n"), ("stderr", 2, "")]
 )
 def test_a_full_stream_is_one_line_at_most(ended, monkeypatch, capsys, name, status, message):
     def show():

@@ -16,6 +16,7 @@ from ms_codegeex.base.processes import (
     ProcessSpec,
     alive,
     ending,
+    import_variables,
     python_process,
     run_processes,
     run_reporting,
@@ -124,10 +125,8 @@ def test_a_killed_parent_leaves_no_process(tmp_path):
         f"ProcessGroup().start(python_process('child', ['-c', {SLEEP!r}], pathlib.Path('.').resolve()))\n"
         "print(psutil.Process().children()[0].pid, flush=True); time.sleep(600)"
     )
-    environment = {**os.environ, "PYTHONPATH": PACKAGE_PARENT}
-    parent = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
-    )
+    options = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": PACKAGE_PARENT}, "stdout": subprocess.PIPE}
+    parent = subprocess.Popen([sys.executable, "-c", code], text=True, **options)
     child = psutil.Process(int(parent.stdout.readline()))
     parent.kill()
     parent.communicate()
@@ -136,9 +135,8 @@ def test_a_killed_parent_leaves_no_process(tmp_path):
 
 def test_a_python_process_finds_the_package_and_keeps_the_users_path(monkeypatch, tmp_path):
     monkeypatch.setenv("PYTHONPATH", "/somewhere")
-    spec = python(
-        "x", "import os, ms_codegeex; print(os.environ['PYTHONPATH'], os.environ['GLOG_v'])", tmp_path / "new"
-    )
+    code = "import os, ms_codegeex; print(os.environ['PYTHONPATH'], os.environ['GLOG_v'])"
+    spec = python("x", code, tmp_path / "new")
     run_processes([spec])
     assert spec.log.read_text() == f"{PACKAGE_PARENT}:/somewhere 3\n"
 
@@ -220,11 +218,14 @@ def test_a_reporting_process_that_fails(tmp_path, status, message):
 
 
 def test_endings_in_words():
-    said = [ending(status) for status in (3, -9, -11, -40, None)]
-    assert said == [
-        "exited with status 3",
-        "was killed by SIGKILL",
-        "was killed by SIGSEGV",
-        "was killed by signal 40",
-        "ended",
-    ]
+    words = {3: "exited with status 3", -9: "was killed by SIGKILL", -40: "was killed by signal 40", None: "ended"}
+    assert {status: ending(status) for status in words} == words
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 looks for modules where it starts")
+def test_files_where_a_command_is_run_are_not_imported(tmp_path):
+    for name in ("json", "argparse", "dataclasses", "yaml", "platform"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('taken over')\n")
+    words, variables = [sys.executable, "-m", "ms_codegeex.cli", "--version"], {**os.environ, **import_variables()}
+    done = subprocess.run(words, cwd=tmp_path, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("ms-codegeex "), done.stderr

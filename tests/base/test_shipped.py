@@ -47,12 +47,7 @@ def test_a_file_goes_before_a_name_and_a_directory_does_not(tmp_path, monkeypatc
 @pytest.mark.parametrize(
     "name, group, option, words",
     [
-        (
-            "codegex_tiny",
-            "",
-            "--config",
-            "codegex_tiny is neither a file nor a shipped name; did you mean 'codegeex_ti",
-        ),
+        ("codegex_tiny", "", "--config", "codegex_tiny is neither a file nor a shipped name; did you mean 'codegeex_"),
         ("configs/codegeex_tiny.yaml", "", "--config", "did you mean 'codegeex_tiny'? shipped: codegeex2_6b, "),
         ("recipes/codegen_2b_910b_16", "", "--config", "did you mean 'codegen_2b_910b_16'? shipped: codegeex2_6b, "),
         ("qqq", "evaluation", "--recipe", "--recipe: qqq is neither a file nor a shipped name; shipped: bigcode_h"),

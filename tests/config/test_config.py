@@ -1,4 +1,3 @@
-from dataclasses import fields
 from functools import reduce
 
 import pytest
@@ -19,9 +18,9 @@ TINY = ROOT / "configs" / "codegeex_tiny_release.yaml"
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
 def test_every_shipped_configuration_loads(path):
-    config = load_config(path)
-    assert config.steps > 0
-    assert build_run_config(config.to_dict()).to_dict() == config.to_dict()
+    values = load_config(path).to_dict()
+    assert build_run_config(values).to_dict() == values
+    assert build_run_config({**values, "stage": None}).to_dict() == values  # as runs of earlier versions have it
 
 
 def test_resolved_configuration_builds_itself_again(tmp_path):
@@ -35,15 +34,9 @@ def test_the_model_is_resolved_once_to_the_sizes_of_its_family():
     config = load_config(None, ["training.steps=1", "model.family=codegen", "model.preset=2b-nl", "model.num_layers=3"])
     assert config.model == model_config({"family": "codegen", "preset": "2b-nl", "num_layers": 3})
     assert (config.family, config.model.preset) == ("codegen", "2b-nl")
-    assert config.model.sizes == CodeGenConfig(
-        hidden_size=2560, num_layers=3, num_heads=32, intermediate_size=10240, rotary_dim=64
-    )
+    sizes = CodeGenConfig(hidden_size=2560, num_layers=3, num_heads=32, intermediate_size=10240, rotary_dim=64)
+    assert config.model.sizes == sizes
     assert RunConfig().model.sizes == model_config({"family": "codegeex", "preset": "13b"}).sizes
-
-
-def test_runs_of_earlier_versions_have_a_stage_that_says_nothing():
-    values = load_config(TINY).to_dict()
-    assert build_run_config({**values, "stage": None}).to_dict() == values
 
 
 def test_base_is_merged_below_and_relative_to_its_file(tmp_path):
@@ -69,11 +62,8 @@ def test_the_home_directory_in_files_and_overrides(tmp_path, monkeypatch):
 
 
 def test_overrides_are_yaml_values():
-    assert parse_overrides(["a.b=1", "a.c=null", "d=[1, 2]", "e=x=y"]) == {
-        "a": {"b": 1, "c": None},
-        "d": [1, 2],
-        "e": "x=y",
-    }
+    found = parse_overrides(["a.b=1", "a.c=null", "d=[1, 2]", "e=x=y"])
+    assert found == {"a": {"b": 1, "c": None}, "d": [1, 2], "e": "x=y"}
 
 
 def test_flattened_values_have_dotted_keys_and_a_blend_is_one_of_them():
@@ -136,10 +126,7 @@ BAD = [
     (["training.schedule.learning_rate=false"], "training.schedule.learning_rate: found False"),
     (["lora.alpha=true"], "lora.alpha: found True"),
     (["lora.rank=4", "lora.targets=[]"], "lora.targets: none; name layers that get adapters"),
-    (
-        ["stages=[{name: nl}]"],
-        "stages: no longer a key; train one file after the other, each with --from RUN of the one",
-    ),
+    (["stages=[{name: nl}]"], "stages: no longer a key; train one file after the other, each with --from RUN of the"),
     (["stages.nl.seed=3"], "stages: no longer a key; train one file after the other"),
     (["stage=mono"], "stage: no longer a key; delete it; give the file of that stage as --config"),
     (["steps"], "'steps': not an override"),
@@ -226,26 +213,6 @@ def test_a_dotted_key_in_a_file_is_explained(tmp_path):
     (tmp_path / "run.yaml").write_text("training.steps: 3\n")
     with pytest.raises(UserError, match=r"training\.steps: unknown key; in a file, write steps below training"):
         load_config(tmp_path / "run.yaml")
-
-
-def test_sections_follow_the_documented_names():
-    sections = {f.name: f for f in fields(RunConfig)}
-    assert {
-        "output",
-        "seed",
-        "device",
-        "devices",
-        "model",
-        "data",
-        "training",
-        "lora",
-        "faults",
-        "parallel",
-        "cluster",
-        "checkpoint",
-        "logging",
-        "profile",
-    } == set(sections)
 
 
 @pytest.mark.parametrize("name", ["codegeex_13b", "codegeex_base_8"])

@@ -56,41 +56,38 @@ def test_a_key_overrides_the_default_of_its_kernel_alone(name, device):
         assert chosen(*place, f"parallel.fusion.{name}=true") == default | {name}
 
 
+RMS = ("model.family=codegeex2", "model.preset=6b")
+DROPS = "training.dropout=0.1"
+ENDS = "only fused attention takes the ends of documents, and this run composes attention"
+REFUSED = [  # the key, which is set to true, the others, and the message
+    ("attention", ["device=cpu"], "there is no such kernel for device: cpu"),
+    ("attention", ["device=gpu", "parallel.hardware=ascend910b"], "there is no such kernel for device: gpu"),
+    ("attention", ["device=ascend", "parallel.hardware=ascend910"], "hardware: ascend910 has no such kernel"),
+    ("attention", [*ON_910B, DROPS, "data.seq_length=1020"], "make data.seq_length: 1020 a multiple of 8"),
+    ("attention", [*ON_910B, "training.precision=fp32"], "set training.precision to fp16 or bf16"),
+    ("attention", [*ON_910B, "model.num_heads=32"], "heads of 24 are not .* 16 up to 512; change model.num_heads"),
+    ("documents", ["device=cpu"], f"{ENDS}; leave the key out"),
+    ("documents", ["device=ascend"], f"{ENDS}; leave the key out"),
+    ("documents", [*ON_910B, "parallel.fusion.attention=false"], f"{ENDS}; leave the key out"),
+    ("documents", [*ON_910B, DROPS], f"{ENDS}: by the .* it drops nothing; set training.attention_dropout to 0, or"),
+    ("norm", ["device=cpu", *RMS], "RMSNorm's kernel exists on Ascend only"),
+    ("norm", ["device=gpu", *RMS], "RMSNorm's kernel exists on Ascend only"),
+    # no run may need the same mask twice
+    ("dropout", ["device=ascend", DROPS, "devices=2"], "copies of an activation.*leave the key out"),
+    ("dropout", ["device=gpu", DROPS, "devices=2"], "copies of an activation.*leave the key out"),
+    ("dropout", ["device=ascend", DROPS, "training.recompute=full"], "training.recompute: full has to drop the same"),
+    ("dropout", ["device=cpu", DROPS, "training.recompute=selective"], "training.recompute: selective has to"),
+]
+
+
 @pytest.mark.parametrize(
-    "overrides,message",
-    [
-        (["device=cpu"], "there is no such kernel for device: cpu"),
-        (["device=gpu", "parallel.hardware=ascend910b"], "there is no such kernel for device: gpu"),
-        (["device=ascend", "parallel.hardware=ascend910"], "parallel.hardware: ascend910 has no such kernel"),
-        ([*ON_910B, "training.dropout=0.1", "data.seq_length=1020"], "make data.seq_length: 1020 a multiple of 8"),
-        ([*ON_910B, "training.precision=fp32"], "set training.precision to fp16 or bf16"),
-        ([*ON_910B, "model.num_heads=32"], "heads of 24 are not a multiple of 16 up to 512; change model.num_heads"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+    ("name", "overrides", "message"), REFUSED, ids=lambda value: value if isinstance(value, str) else " ".join(value)
 )
-def test_fused_attention_that_cannot_be_had_is_refused_by_key(overrides, message):
-    with pytest.raises(UserError, match=f"^parallel.fusion.attention: .*{message}") as error:
-        chosen(*overrides, "parallel.fusion.attention=true")
+def test_a_kernel_that_cannot_be_had_is_refused_by_key(name, overrides, message):
+    with pytest.raises(UserError, match=f"^parallel.fusion.{name}: .*{message}") as error:
+        chosen(*overrides, f"parallel.fusion.{name}=true")
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "overrides,why",
-    [
-        (["device=cpu"], ";"),
-        (["device=ascend"], ";"),
-        ([*ON_910B, "parallel.fusion.attention=false"], ";"),
-        (
-            [*ON_910B, "training.dropout=0.1"],
-            ": by the ends of documents it drops nothing; set training.attention_dropout to 0, or",
-        ),
-    ],
-    ids=["cpu", "ascend 910", "off", "dropout"],
-)
-def test_ends_of_documents_need_fused_attention(overrides, why):
-    words = f"^parallel.fusion.documents: .* this run composes attention{why} leave the key out$"
-    with pytest.raises(UserError, match=words):
-        chosen(*overrides, "parallel.fusion.documents=true")
+    assert name not in chosen(*overrides)
 
 
 def test_ends_of_documents_go_with_dropout_of_hidden_states_alone():
@@ -108,34 +105,10 @@ def test_ends_of_documents_are_as_many_as_a_call_may_have():
     assert of_a_row(documents, *batch, "data.reset_at_eos=false") == 1
 
 
-@pytest.mark.parametrize("device", ["cpu", "gpu"])
-def test_the_kernel_of_rms_norm_is_refused_off_an_ascend(device):
-    two = [f"device={device}", "model.family=codegeex2", "model.preset=6b", "parallel.fusion.norm=true"]
-    with pytest.raises(UserError, match=r"^parallel.fusion.norm: RMSNorm's kernel exists on Ascend only"):
-        chosen(*two)
-    assert "norm" in chosen("device=ascend", *two[1:])
-
-
-@pytest.mark.parametrize(
-    "overrides,message",
-    [
-        (["device=ascend", "devices=2"], "copies of an activation"),
-        (["device=gpu", "devices=2"], "copies of an activation"),
-        (["device=ascend", "training.recompute=full"], "training.recompute: full has to drop the same elements again"),
-        (["device=cpu", "training.recompute=selective"], "training.recompute: selective has to"),
-    ],
-    ids=["copies on ascend", "copies on gpu", "full recomputation", "selective recomputation"],
-)
-def test_no_run_may_need_the_same_mask_of_the_dropout_kernel_twice(overrides, message):
-    kernel = ["parallel.fusion.dropout=true", "training.dropout=0.1"]
-    with pytest.raises(UserError, match=f"^parallel.fusion.dropout: .*{message}.*leave the key out"):
-        chosen(*overrides, *kernel)
-    assert "dropout" not in chosen(*overrides, "training.dropout=0.1")
-    assert "dropout" in chosen(*overrides, kernel[0], "training.dropout=0")
-
-
 def test_a_single_device_that_forgets_nothing_may_use_the_dropout_kernel():
-    assert "dropout" in chosen("device=ascend", "parallel.fusion.dropout=true", "training.dropout=0.1")
+    kernel = "parallel.fusion.dropout=true"
+    assert "dropout" in chosen("device=ascend", kernel, DROPS)
+    assert "dropout" in chosen("device=ascend", "devices=2", kernel, "training.dropout=0")
 
 
 @pytest.mark.parametrize("dropout", ["0", "0.1"])

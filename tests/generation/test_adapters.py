@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import mindspore as ms
 import numpy as np
 import pytest
 
@@ -10,22 +9,16 @@ from ms_codegeex.formats.rounding import quantise
 from ms_codegeex.generation.beams import next_tokens
 from ms_codegeex.generation.loading import Adapter
 from ms_codegeex.generation.matrices import LoraTerm
-from ms_codegeex.generation.sampling import SamplingSettings
-from ms_codegeex.generation.scheduler import Request, Scheduler
+from ms_codegeex.generation.scheduler import Scheduler
 from ms_codegeex.models.registry import FAMILIES
 
 pytest.importorskip("torch")
 
-from twins.tiny_models import POSITIONS, Twin, prompt
+from twins.tiny_models import Twin, finish, greedy, prompt, submit
 
 LIMIT = 1e-4  # of logits
 NUMBERS = (0, 1, 2)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def graph_mode():
-    """As the command runs."""
-    ms.set_context(mode=ms.GRAPH_MODE)
+pytestmark = pytest.mark.usefixtures("graph_mode_throughout")
 
 
 def adapters_of(config):
@@ -62,24 +55,35 @@ class Case:
         weights = [self.twin.tensors, *(merged(self.twin.tensors, adapter) for adapter in self.adapters)]
         self.alone = [self.twin.engine(tensors=each, slots=1, chunk=64) for each in weights]
 
-    def check_answer(self, number, ids, request):
+    def check_answer(self, request):
         """The answer has the greedy ids of the merged model."""
+        ids = request.ids[: request.prompt]
         answer = [chosen.token for chosen in request]
-        logits = self.alone[number].all_logits(0, [*ids, *answer])
-        assert answer == logits.argmax(-1)[len(ids) - 1 : -1].tolist(), (number, ids[-1])
+        logits = self.alone[request.adapter].all_logits(0, [*ids, *answer])
+        assert answer == logits.argmax(-1)[len(ids) - 1 : -1].tolist(), (request.adapter, ids[-1])
 
 
-@pytest.fixture(scope="module", params=["codegen", *(pytest.param(n, marks=pytest.mark.slow) for n in FAMILIES[:1])])
+def cases(*slow):
+    """The usual model, and those of slow tests: families, and options of the engine."""
+    return [("codegen", {}), *(pytest.param(each, marks=pytest.mark.slow) for each in slow)]
+
+
+@pytest.fixture(scope="module", params=cases((FAMILIES[0], {})))
 def compiled(request):
-    return Case(request.param)
+    return Case(request.param[0])
 
 
-@pytest.fixture(scope="module", params=["codegen", pytest.param("codegeex2", marks=pytest.mark.slow)])
-def composite(request):
-    return Case(request.param, threads=0, chunk=64)
+COMPOSITE = {"threads": 0}
 
 
-def check_logits(case):
+@pytest.fixture(scope="module", params=cases((FAMILIES[0], {}), ("codegen", COMPOSITE), ("codegeex2", COMPOSITE)))
+def case(request):
+    name, options = request.param
+    return Case(name, **options)
+
+
+@pytest.mark.slow  # `test_loaded_adapters.py` compares the logits of another family
+def test_logits_are_those_of_the_merged_model(case):
     ids, seen = prompt(37, 1), []
     for number in (0, 2, 1, 0):
         found = case.engine.all_logits(1, ids, number)
@@ -89,40 +93,17 @@ def check_logits(case):
     assert min(np.abs(seen[0] - other).max() for other in seen[1:3]) > 0.1
 
 
-def check_company(case):
+def test_answers_of_all_adapters_at_once(case):
     """Answers of all adapters at once, prompts that begin alike, more requests than slots."""
     scheduler, common = Scheduler(case.engine), prompt(20, 4)
-    asked = [(number, [*common, extra]) for extra in (5, 6) for number in (2, 0, 1)]
-    settings = SamplingSettings(10, temperature=0.0)
-    requests = [Request(ids, settings, POSITIONS, adapter=number) for number, ids in asked]
-    for request in requests:
-        scheduler.submit(request)
+    requests = [greedy([*common, extra], 10, adapter=number) for extra in (5, 6) for number in (2, 0, 1)]
+    submit(scheduler, *requests)
     scheduler.step()
     assert not any(request.leader for request in requests[:3])  # none waits for what another adapter computes
-    while not all(request.finish for request in requests):
-        scheduler.step()
-    for (number, ids), request in zip(asked, requests, strict=True):
-        case.check_answer(number, ids, request)
+    finish(scheduler, *requests)
+    for request in requests:
+        case.check_answer(request)
     assert scheduler.reused == 3 * len(common)
-
-
-@pytest.mark.slow  # `test_loaded_adapters.py` compares the logits of another family
-def test_logits_are_those_of_the_merged_model(compiled):
-    check_logits(compiled)
-
-
-@pytest.mark.slow
-def test_composite_logits_are_those_of_the_merged_model(composite):
-    check_logits(composite)
-
-
-def test_answers_of_all_adapters_at_once(compiled):
-    check_company(compiled)
-
-
-@pytest.mark.slow
-def test_composite_answers_of_all_adapters_at_once(composite):
-    check_company(composite)
 
 
 def test_without_adapters_the_bits_are_those_of_an_engine_that_has_none(compiled):
@@ -144,12 +125,11 @@ def test_what_an_adapter_computed_is_never_used_by_another(compiled):
     scheduler = Scheduler(engine)
     for slot in range(3):
         engine.logits(slot, ids, 1)
-    request = Request([*ids, 8], SamplingSettings(4, temperature=0.0), POSITIONS, adapter=2)
+    request = greedy([*ids, 8], 4, adapter=2)
     scheduler.submit(request)
-    while not request.finish:
-        scheduler.step()
+    finish(scheduler, request)
     assert scheduler.reused == 0
-    compiled.check_answer(2, [*ids, 8], request)
+    compiled.check_answer(request)
 
 
 @pytest.mark.slow

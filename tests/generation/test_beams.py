@@ -2,7 +2,6 @@
 
 import itertools
 
-import mindspore as ms
 import numpy as np
 import pytest
 
@@ -39,28 +38,28 @@ def every_answer(table, limit, penalty):
     return sorted(found, reverse=True)
 
 
+def ranked(table):
+    """Answers -> for each the tokens that may follow, the likeliest first."""
+    return lambda answers: [sorted(enumerate(after(table, ids)), key=lambda pair: -pair[1]) for ids in answers]
+
+
 @pytest.mark.parametrize("penalty", [0.0, 1.0, -1.0, 2.5])
 @pytest.mark.parametrize("seed", range(3))
 def test_enough_beams_find_the_best_of_all_answers(seed, penalty):
-    table, limit, beams = language(seed), 4, 4**4
-
-    def likeliest(answers):
-        return [sorted(enumerate(after(table, ids)), key=lambda pair: -pair[1]) for ids in answers]
-
-    found, expected = search(likeliest, beams, limit, EOS, penalty), every_answer(table, limit, penalty)
+    table, limit = language(seed), 4
+    found, expected = search(ranked(table), 4**4, limit, EOS, penalty), every_answer(table, limit, penalty)
     assert [beam.ids for beam in found] == [ids for _, ids in expected]
     np.testing.assert_allclose([beam.score for beam in found], [score for score, _ in expected])
     assert {(beam.finish, beam.ids[-1] == EOS) for beam in found} == {("eos", True), ("length", False)}
 
 
 def test_few_beams_follow_the_likeliest_and_one_is_greedy():
-    table = language(7)
+    table, asked, greedy = language(7), [], []
 
     def likeliest(answers):
         asked.append(len(answers))
-        return [sorted(enumerate(after(table, ids)), key=lambda pair: -pair[1]) for ids in answers]
+        return ranked(table)(answers)
 
-    asked, greedy = [], []
     while len(greedy) < 5 and greedy[-1:] != [EOS]:
         greedy.append(int(after(table, greedy).argmax()))
     assert search(likeliest, 1, 5, None, reported=2)[0].ids[: len(greedy)] == tuple(greedy)
@@ -74,26 +73,20 @@ SIZES = {"vocab_size": 60, "num_layers": 2, "max_position_embeddings": 64, "eos_
 
 
 @pytest.fixture(scope="module")
-def codegen():
+def codegen(graph_mode_throughout):
     """A tiny CodeGen of transformers, and an engine with its weights."""
-    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
-    from twins import names
-    from twins.peers import randomise
+    pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    from twins.peers import peer
 
-    ms.set_context(mode=ms.GRAPH_MODE)
     sizes = {**SIZES, "num_heads": 8, "intermediate_size": 256, "rotary_dim": 4}
     config = family("codegen").config.build_config("tiny", sizes)
-    theirs = transformers.CodeGenForCausalLM(
-        transformers.CodeGenConfig(
-            vocab_size=60, n_positions=64, n_ctx=64, n_embd=64, n_layer=2, n_head=8, rotary_dim=4, eos_token_id=2
-        )
-    ).eval()
-    tensors = names.codegen(randomise(theirs), 2, 8)
-    tensors["head.bias"] = tensors["head.bias"] + 3.0 * (np.arange(60) == 2)  # answers end before the limit
+    model = peer("codegen", config)
+    tensors = model.ours | {"head.bias": model.ours["head.bias"] + 3.0 * (np.arange(60) == 2)}  # answers end early
     with torch.no_grad():
-        theirs.lm_head.bias.copy_(torch.tensor(tensors["head.bias"]))
+        model.module.lm_head.bias.copy_(torch.tensor(tensors["head.bias"]))
     weights = TensorWeights({name: from_array(np.ascontiguousarray(a, np.float32)) for name, a in tensors.items()})
-    return theirs, SlotEngine(open_network(family("codegen"), config, weights, SlotSizes(64, slots=4, threads=2)))
+    return model.module, SlotEngine(open_network(family("codegen"), config, weights, SlotSizes(64, slots=4, threads=2)))
 
 
 @pytest.mark.parametrize(

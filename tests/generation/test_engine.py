@@ -1,14 +1,12 @@
 """Generation from a model directory with random weights and the real tokenizer; the command as users run it."""
 
 import json
-import shutil
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import command, command_here
-from twins import codegeex_numpy as twin
 
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.data.tokenizer import load_tokenizer
@@ -21,44 +19,28 @@ from ms_codegeex.generation.sampling import ChosenToken, SamplingSettings
 from ms_codegeex.generation.scheduler import Request
 from ms_codegeex.models.codegeex.config import build_config
 
-CONFIG = build_config(
-    "tiny",
-    {
-        "hidden_size": 16,
-        "num_layers": 1,
-        "num_heads": 2,
-        "intermediate_size": 32,
-        "max_position_embeddings": 24,
-        "init_std": 0.3,
-    },
-)
+SIZES = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 32, "max_position_embeddings": 24}
+CONFIG = build_config("tiny", SIZES | {"init_std": 0.3})
+
+
+def save(root, tensors, **options):
+    """A model directory, by way of a checkpoint and the converter."""
+    state = {"config": {"model": {"family": "codegeex", **asdict(CONFIG)}}}
+    convert(write_checkpoint(root / "checkpoints", 1, tensors, state), "hf", root / "hf", progress=False, **options)
+    return root / "hf"
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A model directory, by way of a checkpoint and the converter."""
-    root, generator = tmp_path_factory.mktemp("model"), np.random.default_rng(5)
-    tensors = {
-        name: generator.normal(size=shape, scale=0.4).astype(np.float32)
-        for name, shape in CONFIG.parameter_shapes().items()
-    }
+    generator, shapes = np.random.default_rng(5), CONFIG.parameter_shapes().items()
+    tensors = {name: generator.normal(size=shape, scale=0.4).astype(np.float32) for name, shape in shapes}
     tensors["embedding.word.weight"][50400:] *= 50  # rows without a token would win every time
-    config = {"model": {"family": "codegeex", **asdict(CONFIG)}}
-    checkpoint = write_checkpoint(root / "checkpoints", 1, tensors, {"config": config})
-    convert(checkpoint, "hf", root / "hf", progress=False)
-    return root / "hf"
+    return save(tmp_path_factory.mktemp("model"), tensors)
 
 
 @pytest.fixture(scope="module")
 def generator(model):
     return Generator(model)
-
-
-def test_logits_are_the_models_and_padding_does_not_matter(model, generator):
-    ids = generator.tokenizer.encode_prompt("def f(x):")
-    tensors = {name: tensor.array().astype(np.float64) for name, tensor in open_source(model).tensors.items()}
-    expected = twin.logits(np.array([ids]), tensors, layers=1, heads=2, reset=False)[0, -1]
-    np.testing.assert_allclose(generator.logits(ids), expected, atol=1e-5 * np.abs(expected).max())
 
 
 def test_log_probabilities_are_those_of_the_raw_logits(generator):
@@ -68,18 +50,9 @@ def test_log_probabilities_are_those_of_the_raw_logits(generator):
     found = generator.log_probabilities(ids)
     np.testing.assert_allclose(found, wanted[np.arange(len(ids) - 1), ids[1:]], atol=1e-4)
     assert found.max() < 0 and generator.log_probabilities(ids[:1]).shape == (0,)
-    for wrong in ([], [1] * 25, [5, 50400]):
+    for wrong in ([], [1] * 25):
         with pytest.raises(UserError):
             generator.log_probabilities(wrong)
-
-
-def test_greedy_continues_with_the_likeliest_token_each_time(generator):
-    ids = generator.encode("x = 1")
-    new = list(generator.tokens(ids, SamplingSettings(5, temperature=0.0)))
-    for token in new:
-        logits = generator.logits(ids)[:50400]
-        assert token == int(np.argmax(logits))
-        ids.append(token)
 
 
 def test_ids_without_a_token_are_never_sampled_and_refused_as_input(generator):
@@ -132,19 +105,9 @@ def test_an_operators_error_is_that_of_one_answer(model, threads, error):
 
 @pytest.mark.slow
 def test_a_model_that_diverged_is_named(model, tmp_path):
-    damaged = shutil.copytree(model, tmp_path / "hf")
-    source = open_source(model)
-    tensors = {name: tensor.array().copy() for name, tensor in source.tensors.items()}
+    tensors = {name: tensor.array().copy() for name, tensor in open_source(model).tensors.items()}
     tensors["blocks.0.attention.key.bias"][:] = np.nan  # only scores are not finite, which a softmax might hide
-    state = {"config": {"model": {"family": "codegeex", **asdict(CONFIG)}}}
-    convert(
-        write_checkpoint(tmp_path / "checkpoints", 1, tensors, state),
-        "hf",
-        damaged,
-        progress=False,
-        replace=True,
-        non_finite=True,
-    )
+    damaged = save(tmp_path, tensors, non_finite=True)
     for threads in (1, 0):
         with pytest.raises(RunFailure, match="not finite"):
             Generator(damaged, threads=threads).generate("x", SamplingSettings(2))
@@ -161,18 +124,6 @@ def test_stops_at_the_models_context_and_at_the_limit(generator):
     settings = SamplingSettings(1000, temperature=2.0, seed=4)
     assert len(list(generator.tokens([5] * 20, settings))) <= 4
     assert len(list(generator.tokens([5], SamplingSettings(3, temperature=2.0, seed=4)))) <= 3
-
-
-def test_the_seed_decides(generator):
-    a, b, c = (generator.generate("import", SamplingSettings(8, seed=s, temperature=2.0)) for s in (1, 1, 2))
-    assert a == b != c
-
-
-def test_streamed_pieces_are_whole_characters_and_make_up_the_text(generator, monkeypatch):
-    ids = generator.tokenizer.encode("é 😀 你好 naïve")
-    monkeypatch.setattr(generator, "tokens", lambda *_: iter(ids))
-    pieces = list(generator.stream([1], SamplingSettings()))
-    assert "".join(pieces) == "é 😀 你好 naïve" and not any("\ufffd" in piece for piece in pieces)
 
 
 def continued(generator, prompt, **changes):
@@ -284,20 +235,12 @@ def test_command_gives_several_answers_with_log_probabilities(model, generator):
     edits = ("--logit-bias", "10=3.5", "--logit-bias", "11=-100", "--repetition-penalty", "1.3", "--stop", r"a\\b\n")
     result = command_here("generate", "--model", model, "--prompt", "# language: Python", *arguments, *edits, "--json")
     assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout)["prompt"] == "# language: Python\n"
-    assert all(found["new_tokens"] <= 6 for found in json.loads(result.stdout)["answers"])
-    settings = SamplingSettings(
-        6,
-        temperature=2.0,
-        seed=3,
-        logit_bias={10: 3.5, 11: -100.0},
-        repetition_penalty=1.3,
-        log_probabilities=2,
-        stop=("a\\b\n",),
-        n=2,
-    )
+    said = json.loads(result.stdout)
+    assert said["prompt"] == "# language: Python\n" and all(found["new_tokens"] <= 6 for found in said["answers"])
+    settings = SamplingSettings(6, temperature=2.0, seed=3, log_probabilities=2, n=2, stop=("a\\b\n",))
+    settings = replace(settings, logit_bias={10: 3.5, 11: -100.0}, repetition_penalty=1.3)
     expected = generator.answers(generator.encode("# language: Python\n"), settings)
-    for found, wanted in zip(json.loads(result.stdout)["answers"], expected, strict=True):
+    for found, wanted in zip(said["answers"], expected, strict=True):
         assert found["text"] == wanted.text and found["finish"] == wanted.finish
         assert [one["id"] for one in found["tokens"]] == [one.token for one in wanted.tokens]
         for token, one in zip(found["tokens"], wanted.tokens, strict=True):
@@ -336,14 +279,10 @@ def test_command_ends_with_the_block(model):
         (["--prompt", "x", "--language", "Pyton"], "Python"),
         (["--prompt-file", "no/such/file"], "no/such/file"),
         ([], "prompt: empty"),
+        (["--prompt", "x", "--model", "no/such/model"], "no/such/model"),
     ],
 )
 def test_command_mistakes_are_one_line(model, arguments, message):
     result = command_here("generate", "--model", model, *arguments)
     assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
     assert result.stdout == ""
-
-
-def test_command_names_a_missing_model(tmp_path):
-    result = command_here("generate", "--model", tmp_path / "none", "--prompt", "x")
-    assert result.returncode == 2 and str(tmp_path / "none") in result.stderr

@@ -17,36 +17,36 @@ def schema(value):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (schema({"type": "banana"}), "json_schema: cannot be used (Invalid type"),
-        (schema({"$ref": "http://127.0.0.1:9/x.json"}), "json_schema: cannot be used (a $ref to another document"),
-        (schema({"type": "string", "minLength": 5, "maxLength": 2}), "json_schema: cannot be used (Unsatisfiable"),
-        (schema({"description": "x" * 20_000}), "json_schema: 2"),
+        (schema({"type": "banana"}), "(Invalid type"),
+        (schema({"$ref": "http://127.0.0.1:9/x.json"}), "(a $ref to another document"),
+        (schema({"type": "string", "minLength": 5, "maxLength": 2}), "(Unsatisfiable"),
         (
             schema({"type": "array", "uniqueItems": True}),
-            "json_schema: cannot be used (keywords that are not supported: un",
+            "(keywords that are not supported: un",
         ),
         (
             schema({"properties": {"a": {"not": {}}}}),
-            "json_schema: cannot be used (keywords that are not supported: not)",
+            "(keywords that are not supported: not)",
         ),
-        (schema({"oneOf": [{"minimum": 1}, {"maximum": 5}]}), "json_schema: cannot be used (oneOf is supported where"),
-        (schema({"x-guidance": {"lenient": True}, "not": {}}), "json_schema: cannot be used (keywords that are not"),
-        (schema({"type": "string", "pattern": "(?=a)"}), "json_schema: cannot be used (a pattern is not"),
-        (SamplingSettings(grammar='root ::= "x'), "grammar: cannot be used (Unexpected end"),
-        (SamplingSettings(grammar='other ::= "x"'), "grammar: cannot be used (No 'root' rule"),
+        (schema({"oneOf": [{"minimum": 1}, {"maximum": 5}]}), "(oneOf is supported where"),
+        (schema({"x-guidance": {"lenient": True}, "not": {}}), "(keywords that are not"),
+        (schema({"type": "string", "pattern": "(?=a)"}), "(a pattern is not"),
+        (SamplingSettings(grammar='root ::= "x'), "(Unexpected end"),
+        (SamplingSettings(grammar='other ::= "x"'), "(No 'root' rule"),
         (
             SamplingSettings(grammar="root ::= " + "(" * 5000 + '"a"' + ")" * 5000),
-            "grammar: cannot be used (maximum",
+            "(maximum",
         ),
-        (SamplingSettings(json_schema="[" * 300 + "]" * 300), "json_schema: cannot be used ("),
-        (SamplingSettings(json_schema='{"enum": ["\\ud800"]}'), "json_schema: cannot be used ("),
+        (SamplingSettings(json_schema="[" * 300 + "]" * 300), "("),
+        (SamplingSettings(json_schema='{"enum": ["\\ud800"]}'), "("),
     ],
 )
 def test_bad_ones_are_refused_in_one_line(settings, words):
     pytest.importorskip("llguidance")
     with pytest.raises(UserError) as caught:
         prepared(settings)
-    assert str(caught.value).startswith(words) and "\n" not in str(caught.value) and len(str(caught.value)) < 300
+    message, field = str(caught.value), "json_schema" if settings.json_schema else "grammar"
+    assert message.startswith(f"{field}: cannot be used {words}") and "\n" not in message and len(message) < 300
 
 
 @pytest.mark.parametrize(
@@ -87,6 +87,8 @@ def test_the_limits_are_given_to_the_library():
     given, usual = guidance.LLParserLimits(**LIMITS), guidance.LLParserLimits()
     assert given.step_lexer_fuel < usual.step_lexer_fuel and given.max_lexer_states < usual.max_lexer_states
     prepared(schema({"enum": ["x" * (MAX_GRAMMAR_CHARACTERS - 100)]}))
+    with pytest.raises(UserError, match=r"^json_schema: 2.*"):
+        prepared(schema({"description": "x" * 20_000}))
 
 
 def test_without_the_library_a_form_is_refused_with_the_remedy(monkeypatch):

@@ -53,14 +53,9 @@ said = int(engine.next({0: [11, 12, 13]}, {0: TokenChoice()})[0][0])
 
 def process(script, *values):
     """What a script prints in a separate process."""
-    done = subprocess.run(
-        [sys.executable, "-c", BEGIN + script + END, json.dumps(values)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "GLOG_v": "3"},
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=900,
-        check=True,
-    )
+    words, environment = [sys.executable, "-c", BEGIN + script + END, json.dumps(values)], {**os.environ, "GLOG_v": "3"}
+    environment["PYTHONPATH"] = str(ROOT)
+    done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, timeout=900, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 

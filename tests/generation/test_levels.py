@@ -2,7 +2,6 @@
 
 from unittest.mock import create_autospec
 
-import mindspore as ms
 import pytest
 from conftest import command_here
 
@@ -17,24 +16,28 @@ from twins.tiny_models import Twin, prompt
 
 POSSIBLE = levels.possible_levels()
 pytestmark = [
-    pytest.mark.usefixtures("graph_mode"),
+    pytest.mark.usefixtures("graph_mode_throughout"),
     pytest.mark.skipif(not compiling.cxx_compilers(), reason="no C++ compiler"),
 ]
 
 
 @pytest.fixture(scope="module")
 def twin():
-    ms.set_context(mode=ms.GRAPH_MODE)
     return Twin("codegeex2")
+
+
+def continued(engine):
+    """A prompt and 12 greedy ids after it."""
+    ids = prompt(30, 1)
+    for _ in range(12):
+        ids.append(engine.next({0: ids}, {0: TokenChoice()})[0].token)
+    return ids
 
 
 @pytest.fixture(scope="module")
 def rounded(twin):
-    """A prompt and 12 greedy ids after it by the best level, with weights of 4 bits."""
-    engine, ids = twin.engine(bits=4), prompt(30, 1)
-    for _ in range(12):
-        ids.append(engine.next({0: ids}, {0: TokenChoice()})[0].token)
-    return ids
+    """By the best level, with weights of 4 bits."""
+    return continued(twin.engine(bits=4))
 
 
 @pytest.mark.parametrize("bits", [32, 4])
@@ -42,9 +45,8 @@ def rounded(twin):
     "level", [pytest.param(name, marks=[pytest.mark.slow] * (name != POSSIBLE[0])) for name in POSSIBLE]
 )
 def test_greedy_ids_are_those_of_every_level(twin, rounded, level, bits):
-    engine, ids = twin.engine(bits=bits, cpu_level=level), prompt(30, 1)
-    for _ in range(12):
-        ids.append(engine.next({0: ids}, {0: TokenChoice()})[0].token)
+    engine = twin.engine(bits=bits, cpu_level=level)
+    ids = continued(engine)
     if bits == 32:
         assert ids[30:] == twin.logits(ids)[29:-1].argmax(-1).tolist()
     else:

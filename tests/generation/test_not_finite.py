@@ -1,22 +1,18 @@
 """One logit that is not finite, among many: nothing that reads logits takes the others for an answer."""
 
-import mindspore as ms
 import numpy as np
 import pytest
 
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.generation.beams import next_tokens
-from ms_codegeex.generation.sampling import SamplingSettings
-from ms_codegeex.generation.scheduler import Request, Scheduler
+from ms_codegeex.generation.scheduler import Scheduler
 
 pytest.importorskip("torch")
 
-from twins.tiny_models import POSITIONS, Twin, prompt
+from twins.tiny_models import Twin, finish, greedy, prompt
 
 ODD, IDS = 70, prompt(20, 1)
-pytestmark = pytest.mark.usefixtures("graph_mode")
-
-
+pytestmark = pytest.mark.usefixtures("graph_mode_throughout")
 COMPILED, COMPOSITE = pytest.param(2, id="compiled"), pytest.param(0, id="composite")
 SLOW = pytest.param(0, id="composite", marks=pytest.mark.slow)  # its graphs take longer; the readers are the same code
 
@@ -24,7 +20,6 @@ SLOW = pytest.param(0, id="composite", marks=pytest.mark.slow)  # its graphs tak
 @pytest.fixture(scope="module")
 def engine(request):
     """With one damaged number: minus infinity leaves the sum of exponentials finite."""
-    ms.set_context(mode=ms.GRAPH_MODE)
     twin = Twin("codegen", num_layers=1)
     tensors = {name: array.copy() for name, array in twin.tensors.items()}
     tensors["head.bias"][ODD] = -np.inf
@@ -34,11 +29,9 @@ def engine(request):
 @pytest.mark.parametrize("engine", [COMPILED, COMPOSITE], indirect=True)
 @pytest.mark.parametrize("prompt_best", [None, 1])
 def test_an_answer_ends_with_an_error(engine, prompt_best):
-    scheduler = Scheduler(engine)
-    request = Request(IDS, SamplingSettings(3, temperature=0.0), POSITIONS, prompt_best=prompt_best)
+    scheduler, request = Scheduler(engine), greedy(IDS, 3, prompt_best=prompt_best)
     scheduler.submit(request)
-    while not request.finish:
-        scheduler.step()
+    finish(scheduler, request)
     assert request.finish == "error" and not request.scored and not engine.cached[request.slot]
     with pytest.raises(RunFailure, match="logits are not finite"):
         list(request)

@@ -3,7 +3,6 @@
 import re
 from pathlib import Path
 
-import mindspore as ms
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,21 +11,19 @@ from hypothesis import strategies as st
 from ms_codegeex.generation import prefixes
 from ms_codegeex.generation.kernels import network
 from ms_codegeex.generation.prefixes import MIN_COPIED, Prefixes
-from ms_codegeex.generation.sampling import SamplingSettings
-from ms_codegeex.generation.scheduler import Request, Scheduler
+from ms_codegeex.generation.scheduler import Scheduler
 from ms_codegeex.generation.shares import Shares
 
 pytest.importorskip("torch")
 
-from twins.tiny_models import POSITIONS, Twin, prompt
+from twins.tiny_models import POSITIONS, Twin, drain, finish, greedy, prompt
 
-pytestmark = pytest.mark.usefixtures("graph_mode")
+pytestmark = pytest.mark.usefixtures("graph_mode_throughout")
 ROOM = 1 << 30
 
 
 @pytest.fixture(scope="module")
 def engine():
-    ms.set_context(mode=ms.GRAPH_MODE)
     return Twin("codegen").engine(slots=2, chunk=32)
 
 
@@ -41,17 +38,24 @@ def asked(scheduler, ids, count=3, **more):
     begun, advance = [], scheduler.engine.advance
     scheduler.engine.advance = lambda parts: begun.extend(part.begin for part in parts) or advance(parts)
     try:
-        request = Request(ids, SamplingSettings(count, temperature=0.0), POSITIONS, **more)
-        scheduler.submit(request)
-        while not request.finish:
-            scheduler.step()
+        return drain(scheduler, greedy(ids, count, **more))[0], begun
     finally:
         del scheduler.engine.advance
-    return [chosen.token for chosen in request], begun
 
 
-def check_that_texts_return(engine, near=0.0):
+@pytest.mark.parametrize(
+    ("family", "options", "near"),
+    [
+        ("codegen", {}, 0),
+        ("codegeex2", {"cache_bits": 16}, 0),
+        pytest.param("codegeex", {"cache_bits": 16}, 0, marks=pytest.mark.slow),
+        pytest.param("codegeex2", {"threads": 0, "chunk": 16}, 1e-4, marks=pytest.mark.slow),
+        pytest.param("codegeex2", {"threads": 0, "chunk": 16, "cache_bits": 16}, 1e-4, marks=pytest.mark.slow),
+    ],
+)
+def test_a_text_that_left_its_slot_is_not_computed_again(family, options, near):
     """Three texts in turn, of which two fit into the slots."""
+    engine = Twin(family).engine(slots=2, **{"chunk": 32} | options)
     texts = [prompt(length, length) for length in (60, 50, 43)]
     scheduler = fresh(engine)
     first = [asked(scheduler, ids)[0] for ids in texts]
@@ -71,21 +75,6 @@ def check_that_texts_return(engine, near=0.0):
             kept.restore(number, slot, length)
             assert engine.keep(slot, ids) == length
             assert np.abs(engine.logits(slot, ids) - expected).max() <= near
-
-
-def test_a_text_that_left_its_slot_is_not_computed_again(engine):
-    check_that_texts_return(engine)
-
-
-@pytest.mark.parametrize("family", ["codegeex2", pytest.param("codegeex", marks=pytest.mark.slow)])
-def test_caches_of_16_bits_return(family):
-    check_that_texts_return(Twin(family).engine(slots=2, chunk=32, cache_bits=16))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("cache_bits", [32, 16])
-def test_composite_caches_return(cache_bits):
-    check_that_texts_return(Twin("codegeex2").engine(slots=2, threads=0, cache_bits=cache_bits), near=1e-4)
 
 
 def test_a_beginning_is_restored_and_the_rest_computed(engine):
@@ -141,10 +130,7 @@ def test_one_groups_flood_leaves_the_copies_of_others(engine, monkeypatch):
     size = engine.network.cache_bytes(48)
     scheduler = fresh(engine, 3 * size)
     for seed, group in enumerate("b" + 6 * "a"):
-        request = Request(prompt(46, seed), SamplingSettings(3, temperature=0.0), POSITIONS, group=group)
-        scheduler.submit(request)
-        while not request.finish:
-            scheduler.step()
+        drain(scheduler, greedy(prompt(46, seed), 3, group=group))
     kept = scheduler.prefixes
     assert kept.longest(prompt(46, 0), 0)[1] == 46 and len(kept) == 3
     assert [kept.longest(prompt(46, seed), 0)[1] == 46 for seed in (1, 2, 3, 4)] == [False, False, True, True]
@@ -155,17 +141,11 @@ def test_what_a_crowd_drops_is_not_kept_while_another_group_types(engine, monkey
     scheduler = fresh(engine)
     monkeypatch.setattr(scheduler, "_shares", Shares(clock=lambda: 0.0))  # a step may take seconds
 
-    def submitted(seed, group, length=46, count=3):
-        request = Request(prompt(length, seed), SamplingSettings(count, temperature=0.0), POSITIONS, group=group)
-        scheduler.submit(request)
-        return request
-
-    submitted(9, beside, 5, 60)  # has a slot all the time
-    for seed, group, length in ((3, typist, 5), (1, "a", 46)) if typist else ((1, "a", 46),):
-        request = submitted(seed, group, length)
-        while not request.finish:
-            scheduler.step()
-    submitted(2, "a")
+    scheduler.submit(greedy(prompt(5, 9), 60, group=beside))  # has a slot all the time
+    if typist:
+        drain(scheduler, greedy(prompt(5, 3), 3, group=typist))
+    drain(scheduler, greedy(prompt(46, 1), 3, group="a"))
+    scheduler.submit(greedy(prompt(46, 2), 3, group="a"))
     scheduler.step()
     assert scheduler.prefixes.longest(prompt(46, 1), 0)[1] == kept
 
@@ -199,12 +179,11 @@ def test_any_order_gives_each_text_the_answer_of_a_fresh_engine(engine, order, r
         if number not in ALONE:
             ALONE[number] = asked(fresh(engine), POOL[number])[0]
     scheduler = fresh(engine, room * engine.network.cache_bytes(90))
-    requests = [Request(POOL[number], SamplingSettings(3, temperature=0.0), POSITIONS) for number in order]
+    requests = [greedy(POOL[number], 3) for number in order]
     for request in requests:
         scheduler.submit(request)
         scheduler.step()
-    while not all(request.finish for request in requests):
-        scheduler.step()
+    finish(scheduler, *requests)
     assert [[chosen.token for chosen in request] for request in requests] == [ALONE[number] for number in order]
     assert scheduler.prefixes.size <= scheduler.prefixes.limit
 

@@ -1,11 +1,9 @@
 """The engine gives the numbers of a full pass for every family, whatever came before and whatever runs with it."""
 
-import mindspore as ms
 import numpy as np
 import pytest
 
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.formats.rounding import quantise
 from ms_codegeex.generation.choice import TokenChoice
 from ms_codegeex.generation.engine import Generator
 from ms_codegeex.generation.sampling import SamplingSettings
@@ -14,31 +12,35 @@ from ms_codegeex.models.registry import FAMILIES, family
 
 torch = pytest.importorskip("torch")
 
-from twins.tiny_models import LAYOUTS, POSITIONS, VOCABULARY, Twin, codegen_twin, prompt  # noqa: E402
+from twins.peers import peer  # noqa: E402
+from twins.tiny_models import LAYOUTS, POSITIONS, VOCABULARY, Twin, prompt  # noqa: E402
 
 GREEDY = TokenChoice()
+pytestmark = pytest.mark.usefixtures("graph_mode_throughout")
 
 
-pytestmark = pytest.mark.usefixtures("graph_mode")
-
-
-@pytest.fixture(scope="module", params=["codegeex", "codegeex2", pytest.param("codegen", marks=pytest.mark.slow)])
-def twin(request):
-    ms.set_context(mode=ms.GRAPH_MODE)
-    return Twin(request.param)
+@pytest.fixture(
+    scope="module",
+    params=[
+        ("codegeex", 2),
+        ("codegeex2", 2),  # whose heads share keys
+        pytest.param(("codegen", 2), marks=pytest.mark.slow),
+        pytest.param(("codegeex2", 0), marks=pytest.mark.slow),  # by MindSpore's own operators
+    ],
+    ids=["codegeex", "codegeex2", "codegen", "composite"],
+)
+def kind(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def engine(twin):
-    return twin.engine(slots=3)
+def twin(kind):
+    return Twin(kind[0])
 
 
 @pytest.fixture(scope="module")
-def composite():
-    """CodeGeeX2, whose heads share keys, by MindSpore's own operators."""
-    ms.set_context(mode=ms.GRAPH_MODE)
-    twin = Twin("codegeex2")
-    return twin, twin.engine(slots=3, threads=0)
+def engine(twin, kind):
+    return twin.engine(slots=3, threads=kind[1])
 
 
 def streams(engine, prompts, count):
@@ -66,8 +68,10 @@ def check_streams(twin, engine):
 
 def test_unequal_streams_give_the_ids_of_a_full_pass_in_any_company_and_order(twin, engine):
     prompts, together = check_streams(twin, engine)
-    for ids, expected in zip(prompts, (together[0], together[1], together[2]), strict=True):
-        assert streams(engine, {2: ids}, 24)[2] == expected
+    if not engine.network.compiled:
+        return  # in other company, MindSpore's own operators may give another last bit
+    for slot, ids in enumerate(prompts):
+        assert streams(engine, {2: ids}, 24)[2] == together[slot]
     turned = streams(engine, {1: prompts[2], 0: prompts[1]}, 24)
     assert turned == {1: together[2], 0: together[1]}
 
@@ -86,24 +90,16 @@ def test_heads_of_odd_size(threads):
 
 
 @pytest.mark.slow
-def test_composite_streams(composite):
-    check_streams(*composite)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
-def test_composite_probabilities_up_to_the_contexts_end(composite, name):
-    twin = Twin(name)
-    engine = composite[1] if name == "codegeex2" else twin.engine(slots=3, threads=0)
-    twin = composite[0] if name == "codegeex2" else twin
-    ids = prompt(POSITIONS)
+def test_composite_probabilities_up_to_the_contexts_end(name):
+    twin, ids = Twin(name), prompt(POSITIONS)
+    engine = twin.engine(slots=3, threads=0)
     found, expected = engine.log_probabilities(1, ids), twin.scores(ids)[np.arange(POSITIONS - 1), ids[1:]]
     assert np.abs(found - expected).max() <= 2e-5
     assert np.abs(engine.logits(1, [*ids[:30], 9]) - twin.logits([*ids[:30], 9])[-1]).max() <= 1e-5
 
 
-def check_histories(twin, engine):
-    """What came before does not matter."""
+def test_what_came_before_does_not_matter(twin, engine):
     first, second = prompt(30, 1), prompt(12, 2)
     texts = [first, second, second[:5], first[:12], [*first[:11], 9, 9], [*second, 5], [*second, 6], first, first[:1]]
     for ids in texts:
@@ -114,31 +110,20 @@ def check_histories(twin, engine):
     engine.cached[0] = []
 
 
-def test_what_came_before_does_not_matter(twin, engine):
-    check_histories(twin, engine)
-
-
-@pytest.mark.slow
-def test_composite_histories(composite):
-    check_histories(*composite)
-
-
 def test_what_is_remembered_is_not_computed_again(engine, monkeypatch):
-    rows, run = [], engine._run
-    monkeypatch.setattr(
-        engine,
-        "_run",
-        lambda network, parts, together: (
-            rows.extend((part.begin, part.end) for part in parts) or run(network, parts, together)
-        ),
-    )
-    ids = prompt(40, 8)
+    rows, run, ids = [], engine._run, prompt(40, 8)
+
+    def noted(network, parts, together):
+        rows.extend((part.begin, part.end) for part in parts)
+        return run(network, parts, together)
+
+    monkeypatch.setattr(engine, "_run", noted)
     for text in (ids, [*ids, 5], [*ids[:30], 6, 7], ids[:20]):
         engine.next({1: text}, {1: GREEDY})
     assert rows == [(0, 16), (16, 32), (32, 40), (40, 41), (30, 32), (19, 20)]
 
 
-def check_mixed_passes(twin, engine):
+def test_mixed_passes(twin, engine):
     """Chunks of prompts, guessed ids and newest ids in one pass, in any order; what is guessed wrong is replaced."""
     long, short, other = prompt(30, 11), prompt(10, 12), prompt(6, 13)
     engine.next({2: other[:-1]}, {2: GREEDY})
@@ -152,16 +137,7 @@ def check_mixed_passes(twin, engine):
     assert engine.cached[:2] == [long[:15], short]
 
 
-def test_mixed_passes(twin, engine):
-    check_mixed_passes(twin, engine)
-
-
-@pytest.mark.slow
-def test_composite_mixed_passes(composite):
-    check_mixed_passes(*composite)
-
-
-def check_copies(twin, engine):
+def test_copies_of_slots(twin, engine):
     """A slot's beginning in another slot serves as if it had been computed there; the source stays."""
     first, second = prompt(37, 21), prompt(60, 22)
     engine.next({0: first, 1: second}, {0: GREEDY, 1: GREEDY})
@@ -170,15 +146,6 @@ def check_copies(twin, engine):
     for slot, ids in ((1, [*first[:21], 5, 6]), (0, [*first, 7])):
         assert engine.keep(slot, ids) >= 21
         assert np.abs(engine.logits(slot, ids) - twin.logits(ids)[-1]).max() <= 1e-5
-
-
-def test_copies_of_slots(twin, engine):
-    check_copies(twin, engine)
-
-
-@pytest.mark.slow
-def test_composite_copies(composite):
-    check_copies(*composite)
 
 
 def test_prompts_of_every_length_up_to_the_contexts_end(twin, engine):
@@ -235,25 +202,6 @@ def test_chunks_of_any_size_give_the_same_bits():
     assert np.array_equal(twin.engine(chunk=16).logits(0, ids), expected)
 
 
-@pytest.mark.slow  # test_quantised.py compares one form
-@pytest.mark.parametrize("bits,group", [(8, 64), (4, 32)])
-def test_quantised_weights_give_the_ids_of_what_they_stand_for(bits, group):
-    twin, prompts = Twin("codegen"), {0: prompt(20, 1), 1: prompt(3, 2)}
-    rounded = {
-        name: quantise(array, bits, group).float32() if array.ndim == 2 and "embedding" not in name else array
-        for name, array in twin.tensors.items()
-    }
-    expected = streams(twin.engine(rounded, slots=2), prompts, 24)
-    for activation_bits, near in ((16, 1e-3), (32, 1e-5 if bits == 8 else 0)):
-        engine = twin.engine(bits=bits, group=group, slots=2, activation_bits=activation_bits)
-        found = streams(engine, prompts, 24)
-        for slot in prompts:
-            assert found[slot][0] == expected[slot][0]
-            np.testing.assert_allclose(found[slot][1], expected[slot][1], atol=near)
-    plain = streams(twin.engine(slots=2), prompts, 24)
-    assert max(abs(a - b) for slot in prompts for a, b in zip(plain[slot][1], found[slot][1], strict=True)) > 1e-3
-
-
 @pytest.mark.slow
 def test_a_cache_of_16_bits_is_that_of_the_compiled_operators():
     """So is a copy. The rounded numbers are near the exact ones and not equal to them."""
@@ -272,20 +220,12 @@ def test_a_cache_of_16_bits_is_that_of_the_compiled_operators():
         assert np.abs(compiled - composite).max() <= 5e-4
 
 
-@pytest.mark.slow
-def test_two_engines_in_one_process_do_not_disturb_each_other():
-    first, second = Twin("codegen"), Twin("codegeex")
-    engines, ids = [twin.engine() for twin in (first, second)], prompt(10, 1)
-    for n in (8, 9, 10):
-        for twin, engine in zip((first, second), engines, strict=True):
-            assert np.abs(engine.logits(0, ids[:n]) - twin.logits(ids[:n])[-1]).max() <= 1e-5
-
-
 def test_a_directory_of_transformers_is_continued_as_transformers_does(tmp_path):
     """Files, tokenizer, conversion, cache and greedy choice together."""
     sizes = {"vocab_size": 51200, "eos_token_id": 50256, "max_position_embeddings": 160}
     config = family("codegen").config.build_config("tiny", {**LAYOUTS["codegen"], "num_layers": 1, **sizes})
-    twin, _, forward = codegen_twin(config)
+    original = peer("codegen", config)
+    twin = original.module
     tokenizer = load_tokenizer("codegen-multi")
     with torch.no_grad():
         twin.lm_head.bias[tokenizer.vocab_size :] = -100  # transformers would choose rows without a token
@@ -298,8 +238,7 @@ def test_a_directory_of_transformers_is_continued_as_transformers_does(tmp_path)
     given = torch.tensor([ids])
     expected = twin.generate(given, do_sample=False, use_cache=True, max_new_tokens=48, pad_token_id=0)[0].tolist()
     assert len(expected) == len(ids) + 48
-    with torch.no_grad():
-        full = forward(torch.tensor([expected]))[0].numpy()
+    full = original.logits([expected])[0]
     settings = SamplingSettings(48, temperature=0.0)
     assert list(generator.tokens(ids, settings)) == expected[len(ids) :]
     for n in range(len(ids), len(expected), 16):

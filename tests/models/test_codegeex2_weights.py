@@ -4,36 +4,27 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from small_models import FIELDS, foreign, parameters, shapes
+from small_models import FIELDS, config, entries, foreign, formats, parameters, shapes
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.layout import pack, packed_shape, to_ours
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.codegeex2.config import build_config
-from ms_codegeex.models.registry import family
 
-SMALL = build_config(None, FIELDS["codegeex2"])
 LAYER = "transformer.encoder.layers.1"
-
-FORMATS = FamilyFormats(family("codegeex2"))
-
-
-def entries(kind, config=SMALL, ranks=1):
-    return FORMATS.entries(FORMATS.layout(kind), config, ranks)
+FORMATS = formats("codegeex2")
 
 
 def test_published_shapes():
-    config = build_config("6b", {})
-    found = config.parameter_shapes()
-    its = {e.foreign: packed_shape(e.packing, [found[n] for n in e.ours]) for e in entries("huggingface", config)}
+    large = build_config("6b", {})
+    found, listed = large.parameter_shapes(), entries("codegeex2", "huggingface", large)
+    its = {e.foreign: packed_shape(e.packing, [found[n] for n in e.ours]) for e in listed}
     assert its[f"{LAYER}.self_attention.query_key_value.weight"] == (4608, 4096)
     assert its[f"{LAYER}.self_attention.query_key_value.bias"] == (4608,)
     assert its[f"{LAYER}.mlp.dense_h_to_4h.weight"] == (27392, 4096)
     assert its[f"{LAYER}.mlp.dense_4h_to_h.weight"] == (4096, 13696)
-    assert (
-        its["transformer.output_layer.weight"] == its["transformer.embedding.word_embeddings.weight"] == (65024, 4096)
-    )
+    assert its["transformer.output_layer.weight"] == (65024, 4096)
+    assert its["transformer.embedding.word_embeddings.weight"] == (65024, 4096)
 
 
 def test_rows_of_the_fused_tensors():
@@ -44,27 +35,31 @@ def test_rows_of_the_fused_tensors():
         numbers = np.arange(count, dtype=np.float32)
         array = numbers if name.endswith("bias") else np.repeat(numbers[:, None], 32, 1)
         tensors[name] = LazyTensor("float32", array.shape, lambda array=array: array)
-    ours = to_ours(entries("huggingface"), tensors, shapes("codegeex2"), "here")
-    first = {name: int(ours[f"blocks.1.{name}"].array().reshape(-1)[0]) for name in (
-        "attention.query.weight", "attention.key.weight", "attention.value.weight", "attention.query.bias",
-        "attention.key.bias", "attention.value.bias", "feed_forward.gate.weight", "feed_forward.up.weight",
-    )}  # fmt: skip
-    assert list(first.values()) == [0, 32, 48, 0, 32, 48, 0, 20]
+    ours = to_ours(entries("codegeex2", "huggingface"), tensors, shapes("codegeex2"), "here")
+    begins = {
+        f"attention.{part}.{kind}": row
+        for part, row in (("query", 0), ("key", 32), ("value", 48))
+        for kind in ("weight", "bias")
+    }
+    begins |= {"feed_forward.gate.weight": 0, "feed_forward.up.weight": 20}
+    assert {name: ours[f"blocks.1.{name}"].array().reshape(-1)[0] for name in begins} == begins
     assert ours["blocks.1.attention.value.weight"].array()[-1, 0] == 63
 
 
 def test_a_ranks_slice_has_a_share_of_each_part():
     mine = parameters("codegeex2")
-    entry = next(e for e in entries("huggingface", ranks=2) if e.foreign == f"{LAYER}.mlp.dense_h_to_4h.weight")
+    entry = next(
+        e for e in entries("codegeex2", "huggingface", ranks=2) if e.foreign == f"{LAYER}.mlp.dense_h_to_4h.weight"
+    )
     whole = foreign("codegeex2", "huggingface", mine)[entry.foreign].array()
     part = pack(entry.packing, [mine[name][10:] for name in entry.ours])
     assert np.array_equal(part, np.concatenate([whole[10:20], whole[30:40]]))
 
 
 def test_config_json_there_and_back():
-    config = FORMATS.to_json(SMALL)
-    assert FORMATS.from_json(config) == FIELDS["codegeex2"]
-    assert config["model_type"] == "chatglm" and config["padded_vocab_size"] == 24 and config["kv_channels"] == 8
+    small = FORMATS.to_json(config("codegeex2"))
+    assert FORMATS.from_json(small) == FIELDS["codegeex2"]
+    assert (small["model_type"], small["padded_vocab_size"], small["kv_channels"]) == ("chatglm", 24, 8)
     large = build_config("6b", {})
     written = FORMATS.to_json(large)
     published = {  # the released config.json

@@ -4,6 +4,7 @@ import math
 
 import mindspore as ms
 import numpy as np
+import psutil
 import pytest
 from mindspore import Tensor, ops
 from networks import packed_batch
@@ -80,6 +81,17 @@ def test_the_network_has_the_parameters_of_the_familys_table(name, tied):
     for parameter in network.trainable_params():
         if parameter.name.endswith(".weight") and "norm" not in parameter.name:
             assert parameter.asnumpy().std() == pytest.approx(sizes.initial_std(parameter.name), rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"), [("codegeex", "13b"), ("codegen", "16b-nl"), ("codegeex2", "6b"), ("qwen2", "7b")]
+)
+def test_a_published_network_is_built_without_allocating(name, preset):
+    sizes, before = family(name).config.build_config(preset, {}), psutil.Process().memory_info().rss
+    with ms.nn.utils.no_init_parameters():
+        network = family(name).model.Loss(sizes, Build(seq_length=2048))
+    assert {p.name: tuple(p.shape) for p in network.trainable_params()} == sizes.parameter_shapes()
+    assert psutil.Process().memory_info().rss - before < 500_000_000
 
 
 @pytest.mark.parametrize("lora", [{}, {"rank": 4, "targets": ["attention", "feed_forward"], "dropout": 0.1}])

@@ -5,11 +5,10 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from small_models import FAMILIES, config, formats, parameters, shapes
+from small_models import FAMILIES, config, entries, foreign, formats, parameters, shapes
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.formats.layout import packed_shape, to_foreign, to_ours
-from ms_codegeex.formats.tensors import from_array
+from ms_codegeex.formats.layout import packed_shape, to_ours
 from ms_codegeex.models.registry import family
 
 LAYOUTS = ("huggingface", "megatron", "mindspore")
@@ -20,10 +19,6 @@ every_family = pytest.mark.parametrize("name", FAMILIES)
 
 def large(name):
     return family(name).config.build_config(LARGE[name], {})
-
-
-def entries(name, layout, sizes, ranks=1):
-    return formats(name).entries(formats(name).layout(layout), sizes, ranks)
 
 
 def foreign_shapes(name, layout, sizes, ranks=1):
@@ -78,9 +73,8 @@ def test_every_parameter_is_in_every_layout_once(name, layout):
 @every_family
 @every_layout
 def test_there_and_back(name, layout):
-    mine, its = parameters(name), entries(name, layout, config(name))
-    tensors = to_foreign(its, {key: from_array(array) for key, array in mine.items()})
-    back = to_ours(its, tensors, shapes(name), "here")
+    mine = parameters(name)
+    back = to_ours(entries(name, layout), foreign(name, layout, mine), shapes(name), "here")
     assert back.keys() == mine.keys()
     assert all(back[key].array().tobytes() == mine[key].tobytes() for key in mine)
 
@@ -91,9 +85,8 @@ def test_there_and_back(name, layout):
 def test_sizes_are_inferred_from_the_tensors(name, layout, ranks):
     """What presets of that width and depth have; for others, those numbers that tensors do not have must be given."""
     its, small = formats(name).layout(layout), config(name)
-    assert formats(name).infer(its, foreign_shapes(name, layout, large(name), ranks), {}, ranks) == recorded(
-        name, large(name)
-    )
+    found = foreign_shapes(name, layout, large(name), ranks)
+    assert formats(name).infer(its, found, {}, ranks) == recorded(name, large(name))
     found = foreign_shapes(name, layout, small, ranks)
     known = {"family": name, **{key: value for key, value in vars(small).items() if isinstance(value, int | float)}}
     assert formats(name).infer(its, found, known, ranks) == recorded(name, small)
@@ -162,29 +155,18 @@ def test_codegeexs_names_of_the_pytorch_side():
     assert names["embedding.word.weight"] == "language_model.embedding.word_embeddings.weight"
     assert names["top_query_embedding.weight"] == "language_model.topQueryEmbedding.top_query_embeddings.weight"
     assert names["blocks.38.attention.output.bias"] == "language_model.transformer.layers.38.attention.dense.bias"
-    assert names["top_query_layer.attention.query.weight"] == (
-        "language_model.transformer.topQueryLayer.attention.query.weight"
-    )
+    query = "language_model.transformer.topQueryLayer.attention.query.weight"
+    assert names["top_query_layer.attention.query.weight"] == query
     assert names["final_norm.bias"] == "language_model.transformer.final_layernorm.bias"
     paths = {entry.ours[0]: entry.foreign for entry in entries("codegeex", "megatron", large("codegeex"))}
-    assert paths["embedding.position.weight"] == (
-        "module",
-        "language_model",
-        "embedding",
-        "position_embeddings",
-        "weight",
-    )
-    assert paths["blocks.0.feed_forward.up.weight"] == (
-        "module",
-        "language_model",
-        "transformer",
-        "layers.0.mlp.dense_h_to_4h.weight",
-    )
+    outer = ("module", "language_model")
+    assert paths["embedding.position.weight"] == (*outer, "embedding", "position_embeddings", "weight")
+    assert paths["blocks.0.feed_forward.up.weight"] == (*outer, "transformer", "layers.0.mlp.dense_h_to_4h.weight")
 
 
 def test_codegeexs_original_stores_three_matrices_transposed():
-    mine = {key: from_array(array) for key, array in parameters("codegeex").items()}
-    foreign = to_foreign(entries("codegeex", "mindspore", config("codegeex")), mine)
+    mine = parameters("codegeex")
+    found = foreign("codegeex", "mindspore", mine)
     for layer, ours in (("backbone.blocks.1", "blocks.1"), ("backbone.top_query_layer", "top_query_layer")):
         for name, own, turned in (
             ("attention.dense1", "attention.query", False),
@@ -193,9 +175,9 @@ def test_codegeexs_original_stores_three_matrices_transposed():
             ("output.mapping", "feed_forward.up", True),
             ("output.projection", "feed_forward.down", True),
         ):
-            array = mine[f"{ours}.{own}.weight"].array()
-            np.testing.assert_array_equal(foreign[f"{layer}.{name}.weight"].array(), array.T if turned else array)
-    assert foreign["backbone.blocks.0.output.mapping.weight"].shape == (8, 16)
+            array = mine[f"{ours}.{own}.weight"]
+            np.testing.assert_array_equal(found[f"{layer}.{name}.weight"].array(), array.T if turned else array)
+    assert found["backbone.blocks.0.output.mapping.weight"].shape == (8, 16)
 
 
 def test_codegeexs_config_json():

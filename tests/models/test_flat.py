@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from flat_graphs import slow_operators
 from flattened import flatten, most_alive
-from mindspore import Tensor, nn, ops
-from networks import packed_batch
+from mindspore import Tensor, nn
+from networks import Gradients, packed_batch
 
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.extras.cluster.plans.planner import make_plan
@@ -49,20 +49,6 @@ class Attended(nn.Cell):
             return self.core(q, k, v, mask, samples)
         cos, sin = self.rotary(positions)
         return self.core(q, k, v, mask, samples, cos, sin)
-
-
-class Gradients(nn.Cell):
-    """The value of a cell and its gradients with respect to inputs and parameters."""
-
-    def __init__(self, cell):
-        super().__init__(auto_prefix=False)
-        self.cell, self.weights = cell, ms.ParameterTuple(cell.trainable_params())
-        self.gradient = ops.GradOperation(get_all=True, get_by_list=bool(len(self.weights)), sens_param=True)
-
-    def construct(self, *inputs):
-        if len(self.weights):
-            return self.cell(*inputs[:-1]), self.gradient(self.cell, self.weights)(*inputs)
-        return self.cell(*inputs[:-1]), self.gradient(self.cell)(*inputs)
 
 
 def flat(tree):

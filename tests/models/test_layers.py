@@ -13,7 +13,6 @@ from ms_codegeex.models.layers import (
     AttentionCore,
     CausalMask,
     Dropout,
-    Embedding,
     FastGelu,
     Heads,
     LayerNorm,
@@ -35,18 +34,6 @@ def generator():
 
 def array(cell, *inputs):
     return cell(*(Tensor(x) for x in inputs)).asnumpy()
-
-
-def test_linear_is_x_times_weight_transposed_plus_bias(generator):
-    layer, x = Linear(5, 3, 0.5, ms.float32), generator.normal(size=(4, 5)).astype(np.float32)
-    layer.bias.set_data(Tensor(np.array([1, 2, 3], np.float32)))
-    np.testing.assert_allclose(array(layer, x), x @ layer.weight.asnumpy().T + [1, 2, 3], rtol=1e-5, atol=1e-6)
-
-
-def test_linear_initial_standard_deviation():
-    weight = Linear(400, 500, 0.01, ms.float32).weight.asnumpy()
-    assert weight.std() == pytest.approx(0.01, rel=0.02)
-    assert abs(weight.mean()) < 1e-4
 
 
 @pytest.mark.parametrize("dtype,tolerance", [(ms.float32, 1e-5), (ms.float16, 2e-3)])
@@ -89,16 +76,6 @@ def test_rms_norm_is_fp32_inside_for_every_dtype(generator, dtype, bits):
     assert error.max() < 2.0**-bits * (2.0 if dtype == ms.float32 else 0.51)
 
 
-def test_rms_norm_all_in_bf16_would_be_another(generator):
-    """The release's path for bf16, which the test above would not let pass."""
-    torch = pytest.importorskip("torch")
-    x = torch.tensor(generator.normal(size=(40, 64)) * 300 + 400).bfloat16()
-    low = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5)
-    expected = rms_norm(x.float().numpy(), 1.0, 1e-5)
-    error = np.abs(low.float().numpy() - expected) / 2.0 ** np.floor(np.log2(np.abs(expected)))
-    assert error.max() > 2.0**-7 * 0.8
-
-
 def test_rms_norm_epsilon_is_inside_the_root():
     x = np.full((1, 8), 1e-3, np.float32)
     np.testing.assert_allclose(array(RMSNorm(8, 1e-2, ms.float32), x), 1e-3 / np.sqrt(1e-6 + 1e-2), rtol=1e-5)
@@ -108,7 +85,6 @@ def test_swiglu_is_silu_of_the_first_times_the_second(generator):
     gate, up = (generator.normal(size=(7, 9)).astype(np.float32) * 5 for _ in range(2))
     expected = gate / (1 + np.exp(-gate.astype(np.float64))) * up
     np.testing.assert_allclose(array(SwiGlu(), gate, up), expected, rtol=2e-6, atol=1e-7)
-    assert np.abs(array(SwiGlu(), up, gate) - expected).max() > 1
     extreme = np.array([[-200.0, 200.0]], np.float32)
     np.testing.assert_allclose(array(SwiGlu(), extreme, np.ones_like(extreme)), [[0.0, 200.0]], atol=1e-6)
 
@@ -164,10 +140,8 @@ def test_rotary_table_rounds_as_pytorch_does_in_that_dtype(precision):
     angles = torch.outer(torch.arange(positions).to(kind), frequencies)
     assert angles.dtype == kind
     wanted = [f(angles.double()).float().to(kind).float().numpy() for f in (torch.cos, torch.sin)]
-    cos, sin = (
-        t.asnumpy()[0, 0]
-        for t in RotaryTable(positions, 128, channels, precision)(Tensor(np.arange(positions, dtype=np.int32)[None]))
-    )
+    table, places = RotaryTable(positions, 128, channels, precision), np.arange(positions, dtype=np.int32)
+    cos, sin = (t.asnumpy()[0, 0] for t in table(Tensor(places[None])))
     # fp32 frequencies may differ in their last bit, which position 8191 multiplies
     tolerance = 8192 * 2.0**-23 if precision == "fp32" else 0
     for even in (0, 1):
@@ -177,11 +151,6 @@ def test_rotary_table_rounds_as_pytorch_does_in_that_dtype(precision):
     together = {"fp32": 8192, "fp16": 2049, "bf16": 257}[precision]  # the first position that has no angle of its own
     same = (cos[1:] == cos[:-1]).all(1) & (sin[1:] == sin[:-1]).all(1)
     assert (int(np.argmax(same)) + 1 if same.any() else positions) == together
-
-
-def test_embedding_picks_rows():
-    table = Embedding(7, 4, 1.0)
-    np.testing.assert_array_equal(array(table, np.array([[3, 0]], np.int32)), table.weight.asnumpy()[[[3, 0]]])
 
 
 MASKS = {reset: CausalMask(12, 5, reset) for reset in (True, False)}  # compiled once for all examples
@@ -197,64 +166,6 @@ def test_mask_and_positions_follow_the_rule_eos_by_eos(rows, reset):
         expected_positions, visible = twin.positions_and_visibility(ids[row], 5, reset)
         np.testing.assert_array_equal(mask[row, 0], np.where(visible, 0.0, -10000.0))
         np.testing.assert_array_equal(positions.asnumpy()[row], expected_positions)
-
-
-def test_attention_core_equals_the_formula_and_fp16_stays_finite(generator):
-    batch, n, heads, d = 2, 6, 3, 4
-    q, k, v = (generator.normal(size=(batch * n, heads * d)).astype(np.float32) * 3 for _ in range(3))
-    mask = np.where(np.tril(np.ones((n, n))), 0, -10000.0).astype(np.float32)[None, None]
-    expected = np.empty((batch * n, heads * d))
-    for b in range(batch):
-        rows = slice(b * n, (b + 1) * n)
-        for h in range(heads):
-            columns = slice(h * d, (h + 1) * d)
-            scores = q[rows, columns].astype(np.float64) @ k[rows, columns].T / np.sqrt(d) + mask[0, 0]
-            expected[rows, columns] = twin.softmax(scores) @ v[rows, columns]
-    samples = np.zeros(batch, np.int32)
-    off = Dropout(0.0, (1, 1), 0, 0)
-    core = AttentionCore(Heads(heads, d, heads), ms.float32, ms.float32, off)
-    np.testing.assert_allclose(array(core, q, k, v, mask, samples), expected, atol=1e-5)
-    half = AttentionCore(Heads(heads, d, heads), ms.float16, ms.float32, off)
-    big = [(x * 40).astype(np.float16) for x in (q, k, v)]  # the plain product q·k would overflow FP16
-    assert np.isfinite(array(half, *big, mask, samples)).all()
-
-
-@pytest.mark.parametrize("count,groups", [(6, 1), (6, 2), (6, 3), (6, 6)])
-def test_query_heads_share_groups_in_consecutive_runs(generator, count, groups):
-    batch, n, d = 2, 5, 4
-    q = generator.normal(size=(batch, n, count, d)).astype(np.float32)
-    k, v = (generator.normal(size=(batch, n, groups, d)).astype(np.float32) for _ in range(2))
-    mask = np.where(np.tril(np.ones((n, n))), 0, -10000.0).astype(np.float32)
-
-    def attention(group_of):
-        result = np.empty((batch, n, count, d))
-        for b in range(batch):
-            for h in range(count):
-                scores = q[b, :, h].astype(np.float64) @ k[b, :, group_of(h)].T / np.sqrt(d) + mask
-                result[b, :, h] = twin.softmax(scores) @ v[b, :, group_of(h)]
-        return result.reshape(batch * n, count * d)
-
-    core = AttentionCore(Heads(count, d, groups), ms.float32, ms.float32, Dropout(0.0, (1, 1), 0, 0))
-    flat = [x.reshape(batch * n, -1) for x in (q, k, v)]
-    result = array(core, *flat, mask, np.zeros(batch, np.int32))
-    np.testing.assert_allclose(result, attention(lambda h: h // (count // groups)), atol=1e-5)
-    if 1 < groups < count:
-        assert np.abs(result - attention(lambda h: h % groups)).max() > 0.1
-
-
-def test_attention_core_turns_queries_and_keys_but_not_values(generator):
-    n, count, d = 5, 2, 8
-    q, k, v = (generator.normal(size=(1, n, count, d)).astype(np.float32) for _ in range(3))
-    positions = np.array([[0, 1, 0, 1, 2]], np.int32)
-    mask = np.where(np.tril(np.ones((n, n))), 0, -10000.0).astype(np.float32)
-    cos, sin = RotaryTable(8, d, 4)(Tensor(positions))
-    core = AttentionCore(Heads(count, d, count), ms.float32, ms.float32, Dropout(0.0, (1, 1), 0, 0), rotary=True)
-    given_ = [Tensor(x.reshape(n, -1)) for x in (q, k, v)]
-    result = core(*given_, Tensor(mask), Tensor(np.zeros(1, np.int32)), cos, sin).asnumpy().reshape(n, count, d)
-    qt, kt = (turned(x.swapaxes(1, 2), positions, 4)[0] for x in (q, k))
-    for h in range(count):
-        expected = twin.softmax(qt[h] @ kt[h].T / np.sqrt(d) + mask) @ v[0, :, h]
-        np.testing.assert_allclose(result[:, h], expected, atol=1e-5)
 
 
 class Together(nn.Cell):
@@ -294,6 +205,7 @@ def test_a_graph_computes_what_the_operators_do_one_by_one(generator):
     ]
     layers, inputs = zip(*parts, strict=True)
     expected = [layer(*given_) for layer, given_ in parts]
+    assert np.isfinite(expected[layers.index(core)].asnumpy()).all()  # the plain product q·k would overflow FP16
     with engine_mode("graph"):
         found = Together(layers)(inputs)
     for layer, a, b in zip(layers, found, expected, strict=True):
@@ -322,19 +234,6 @@ class TestDropout:
         y = self.dropped()
         assert (y == 0).mean() == pytest.approx(0.3, abs=0.01)
         np.testing.assert_allclose(y[y != 0], 1 / 0.7, rtol=1e-6)
-
-    def test_is_a_function_of_seed_site_and_sample_only(self):
-        y = self.dropped(samples=(8, 9))
-        np.testing.assert_array_equal(y, self.dropped(samples=(8, 9)))
-        np.testing.assert_array_equal(y[1], self.dropped(samples=(9, 3))[0])
-
-    @pytest.mark.parametrize(
-        "change",
-        [{"site": 2}, *(pytest.param(x, marks=pytest.mark.slow) for x in ({"seed": 6}, {"samples": (2, 3)}))],
-    )
-    def test_masks_are_independent(self, change):
-        a, b = self.dropped() == 0, self.dropped(**change) == 0
-        assert (a & b).mean() == pytest.approx(0.09, abs=0.01)  # independent: 0.3²
 
     @pytest.mark.parametrize("samples", [(0, 1), (7, 7 + 2**30), (1000, 1002)])
     def test_samples_and_neighbours_are_independent(self, samples):

@@ -5,9 +5,9 @@ tests/commands/test_command_convert_families.py, with transformers itself.
 
 import json
 
-import mindspore as ms
 import numpy as np
 import pytest
+from conftest import engine_mode
 from networks import assign, every_logit
 from small_models import CHATGLM
 
@@ -29,14 +29,10 @@ def our_logits(path, known=None):
     """Of a source in any layout, at every position of IDS."""
     source = open_source(path, known)
     config = source.family.config.build_config(None, source.fields)
-    before = ms.get_context("mode")
-    ms.set_context(mode=ms.GRAPH_MODE)
-    network = source.family.model.Logits(config, Build(seq_length=IDS.shape[1], reset_at_eos=False))
-    network.set_train(False)
-    assign(network, {name: tensor.array() for name, tensor in source.tensors.items()})
-    logits = every_logit(network, IDS)
-    ms.set_context(mode=before)
-    return logits
+    with engine_mode("graph"):
+        network = source.family.model.Logits(config, Build(seq_length=IDS.shape[1], reset_at_eos=False))
+        assign(network.set_train(False), {name: tensor.array() for name, tensor in source.tensors.items()})
+        return every_logit(network, IDS)
 
 
 def twins_logits(forward):
@@ -51,14 +47,8 @@ def test_codegeex2s_model_directory(tmp_path):
     published = tmp_path / "published"
     published.mkdir()
     config = CHATGLM | {  # the published keys; see the dossier's table for the values of 6B
-        "hidden_size": 256,
-        "num_attention_heads": 32,
-        "ffn_hidden_size": 96,
-        "padded_vocab_size": 120,
-        "seq_length": 64,
-        "layernorm_epsilon": 1e-5,
-        "torch_dtype": "float32",
-        "eos_token_id": 2,
+        **{"hidden_size": 256, "num_attention_heads": 32, "ffn_hidden_size": 96, "padded_vocab_size": 120},
+        **{"seq_length": 64, "layernorm_epsilon": 1e-5, "torch_dtype": "float32", "eos_token_id": 2},
     }
     (published / "config.json").write_text(json.dumps(config))
     state = twin.state_dict() | {"transformer.rotary_pos_emb.inv_freq": torch.ones(2)}  # a buffer of the release's

@@ -5,10 +5,8 @@ from dataclasses import replace
 import mindspore as ms
 import numpy as np
 import pytest
-from networks import assign, check_gradients, every_logit, packed_batch
 
 from ms_codegeex.formats.family import FamilyFormats
-from ms_codegeex.models.causal import Build
 from ms_codegeex.models.qwen2.config import Qwen2CoderConfig
 from ms_codegeex.models.qwen2.model import Logits, Loss
 from ms_codegeex.models.registry import family
@@ -16,69 +14,36 @@ from ms_codegeex.models.registry import family
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from twins import names  # noqa: E402
-from twins.peers import logits_of_documents, loss_sum, randomise, transformers_qwen2  # noqa: E402
+from twins.peers import peer, transformers_qwen2  # noqa: E402
 
 EOS = 2
 # 14 heads in 2 groups and a tied head, as in 0.5B
-REAL = Qwen2CoderConfig(
-    vocab_size=120,
-    hidden_size=14 * 8,
-    num_layers=2,
-    num_heads=14,
-    num_kv_groups=2,
-    intermediate_size=96,
-    max_position_embeddings=64,
-    tied_head=True,
-    eos_token_id=EOS,
-)
+SIZES = {"vocab_size": 120, "hidden_size": 14 * 8, "num_layers": 2, "num_heads": 14, "num_kv_groups": 2}
+SIZES |= {"intermediate_size": 96, "max_position_embeddings": 64, "tied_head": True, "eos_token_id": EOS}
+REAL = Qwen2CoderConfig(**SIZES)
 UNTIED = replace(REAL, num_kv_groups=7, num_layers=1, tied_head=False)
 pytestmark = pytest.mark.usefixtures("graph_mode")
 
 
-def peer(config, dtype=torch.float32):
-    """The original with random weights, and the same weights under our names."""
-    model = transformers_qwen2(transformers, config).to(dtype)
-    return model, names.qwen2(randomise(model), config.num_layers, config.num_heads)
-
-
 @pytest.mark.parametrize("config,length,reset", [(REAL, 24, True), (UNTIED, 12, False)])
 def test_logits_of_every_position_equal_the_originals(config, length, reset):
-    model, ours = peer(config)
-    ids = packed_batch(config.vocab_size, EOS, 2, length)[0]
-    with torch.no_grad():
-        expected = logits_of_documents(lambda part: model(part).logits, ids, EOS if reset else None).numpy()
-    assert np.abs(expected).max() > 1
-    network = Logits(config, Build(seq_length=length, reset_at_eos=reset))
-    assign(network.set_train(False), ours)
-    assert np.abs(every_logit(network, ids) - expected).max() <= 2e-5
+    assert peer("qwen2", config).error(Logits, length, reset) <= 2e-5
 
 
 @pytest.mark.slow
 def test_late_positions_are_right():
     length, positions = 3000, [0, 1024, 2999]
     config = replace(REAL, hidden_size=32, num_heads=2, num_kv_groups=1, num_layers=1, max_position_embeddings=length)
-    model, ours = peer(config)
+    model = peer("qwen2", config)
     ids = np.random.default_rng(3).integers(3, config.vocab_size, (1, length)).astype(np.int32)
-    network = Logits(config, Build(seq_length=length, reset_at_eos=False))
-    assign(network.set_train(False), ours)
+    network = model.network(Logits, length, reset_at_eos=False)
     found = [network(ms.Tensor(ids), ms.Tensor([p], ms.int32)).asnumpy()[0] for p in positions]
-    with torch.no_grad():
-        expected = model(torch.tensor(ids).long()).logits[0, positions].numpy()
-    assert np.abs(np.stack(found) - expected).max() <= 2e-5
+    assert np.abs(np.stack(found) - model.logits(ids)[0, positions]).max() <= 2e-5
 
 
 @pytest.mark.parametrize("config", [replace(REAL, num_layers=1), pytest.param(UNTIED, marks=pytest.mark.slow)])
 def test_loss_and_gradients_equal_the_originals_in_float64(config):
-    model, ours = peer(config, torch.float64)
-    batch = packed_batch(config.vocab_size, EOS, 2, 12)
-    logits = logits_of_documents(lambda part: model(part).logits, batch[0], EOS)
-    loss = loss_sum(logits, *batch[1:3])
-    loss.backward()
-    gradients = {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
-    network = Loss(config, Build(seq_length=12, micro_batch=2))
-    assign(network.set_train(True), ours)
-    check_gradients(network, batch, loss.item(), names.qwen2(gradients, config.num_layers, config.num_heads))
+    peer("qwen2", config, torch.float64).check_gradients(Loss)
 
 
 @pytest.mark.parametrize("config", [REAL, UNTIED])

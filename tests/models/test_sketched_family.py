@@ -9,11 +9,11 @@ import mindspore as ms
 import numpy as np
 import pytest
 import sketched_family
+from conftest import engine_mode
 from mindspore import Tensor
 from networks import LossGradients, packed_batch
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.config.rules import build_run_config, check_mesh
 from ms_codegeex.extras.cluster.plans.planner import make_plan, to_dict
 from ms_codegeex.formats import family as formats_of_a_family
@@ -58,17 +58,13 @@ def test_counts_are_the_published_ones():
 def test_it_trains_a_step():
     network = build_network(build_run_config({**TINY, "data": {"seq_length": 8}}))
     batch = [Tensor(array) for array in packed_batch(64, 0, 8, 8)]
-    mode = ms.get_context("mode")
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    try:
+    with engine_mode("pynative"):
         sums, gradients = LossGradients(network)(*batch)
         assert float(sums[0] / sums[1]) == pytest.approx(math.log(64), abs=0.1)
         for parameter, gradient in zip(network.trainable_params(), gradients, strict=True):
             assert "key.bias" in parameter.name or np.abs(gradient.asnumpy()).max() > 0, parameter.name
             parameter.set_data(parameter - 0.01 * gradient)
         assert network(*batch)[0] < sums[0]
-    finally:
-        ms.set_context(mode=mode)
 
 
 @pytest.mark.parametrize("pipeline", [1, 2])
@@ -121,12 +117,9 @@ def test_it_decodes_by_its_table_as_its_network_computes():
     weights = TensorWeights({name: from_array(array) for name, array in arrays.items()})
     found = open_network(registry.family("gpt2"), config, weights, SlotSizes(8, threads=1))
     assert found.compiled or library_path() is None
-    ids, mode = [5, 63, 7, 1, 1, 30, 2, 9], ms.get_context("mode")
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    try:
+    ids = [5, 63, 7, 1, 1, 30, 2, 9]
+    with engine_mode("pynative"):
         expected = [network(Tensor([ids], ms.int32), Tensor([i], ms.int32)).asnumpy()[0] for i in range(8)]
-    finally:
-        ms.set_context(mode=mode)
     assert np.abs(SlotEngine(found).all_logits(0, ids) - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
@@ -152,22 +145,6 @@ def low_rank(layers, rank):
 class Adapted(sketched_family.GPT2Config):
     adapter_rank = 4
     table = replace(sketched_family.PARAMETERS, block=tuple(low_rank(sketched_family.PARAMETERS.block, "adapter_rank")))
-
-
-def test_low_rank_adapters_are_rows_of_the_table():
-    plain, adapted = sketched_family.GPT2Config(**sketched_family.TINY), Adapted(**sketched_family.TINY)
-    ends = 4 * (32 + 32) + 2 * (32 + 48)  # inputs and outputs of a block's six linear layers
-    assert adapted.parameter_count() - plain.parameter_count() == 2 * 4 * ends
-    mesh = Mesh(data=2, tensor=2, optimizer_shard=2)
-    layouts = {layout.name: layout for layout in parameter_layouts(adapted, mesh)}
-    for layout in layouts.values():
-        windows = [layout.window(mesh, rank) for rank in range(mesh.stage_size)]
-        held = {tuple((part.start, part.stop) for part in window) for window in windows}
-        assert sum(math.prod(stop - start for start, stop in window) for window in held) == layout.size
-    parts = ("attention.query.adapter_down", "attention.query.adapter_up", "feed_forward.down.adapter_down")
-    found = [layouts[f"blocks.1.{name}.weight"] for name in (*parts, "feed_forward.down.adapter_up")]
-    assert [layout.tensor_axis for layout in found] == [None, 0, 1, None]
-    assert [layout.optimizer_sharded for layout in found] == [False, True, True, False]
 
 
 def test_rows_that_optimizer_shards_would_lose_are_refused():

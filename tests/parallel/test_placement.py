@@ -22,14 +22,8 @@ VALUES = {
     "device": "ascend",
     "devices": 8,
     "model": {
-        "preset": "tiny",
-        "vocab_size": 64,
-        "hidden_size": 32,
-        "num_layers": 3,
-        "num_heads": 4,
-        "intermediate_size": 64,
-        "max_position_embeddings": 8,
-        "eos_token_id": 1,
+        **{"preset": "tiny", "vocab_size": 64, "hidden_size": 32, "num_layers": 3, "num_heads": 4},
+        **{"intermediate_size": 64, "max_position_embeddings": 8, "eos_token_id": 1},
     },
     "training": {"steps": 1, "global_batch": 16, "dropout": 0.0},
     "parallel": {"tensor": 2, "pipeline": 2, "optimizer_shard": 2, "micro_batches": 2},
@@ -70,13 +64,9 @@ def test_initial_norms_and_biases():
 def held(tmp_path, rank, checkpoint="none", values=VALUES):
     config, parts = tmp_path / "config.json", tmp_path / f"parts_{rank}.npz"
     config.write_text(json.dumps(values))
-    subprocess.run(
-        [sys.executable, str(Path(__file__).parent / "simulated_rank.py"), str(config), str(rank), checkpoint, parts],
-        env={**os.environ, **simulation_environment(rank, values["devices"])},
-        cwd=tmp_path,
-        check=True,
-        capture_output=True,
-    )
+    words = [sys.executable, Path(__file__).with_name("simulated_rank.py"), config, str(rank), checkpoint, parts]
+    environment = {**os.environ, **simulation_environment(rank, values["devices"])}
+    subprocess.run(words, env=environment, cwd=tmp_path, check=True, capture_output=True)
     with np.load(parts) as file:
         arrays = dict(file)
     return arrays, json.loads(Path(f"{parts}.json").read_text())

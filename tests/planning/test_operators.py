@@ -4,13 +4,7 @@ import pytest
 
 from ms_codegeex.base.hardware import ASCEND_910B
 from ms_codegeex.planning.cost_model import MatMul, causal_share
-from ms_codegeex.planning.operators import (
-    attention_products,
-    kernel_seconds,
-    matmul_seconds,
-    moved_bytes,
-    products_of,
-)
+from ms_codegeex.planning.operators import attention_products, kernel_seconds, matmul_seconds, moved_bytes, products_of
 
 
 @pytest.mark.parametrize(

@@ -34,18 +34,8 @@ class Sizes:
     @classmethod
     def of(cls, config, precision=torch.float32):
         """Those of our configuration."""
-        return cls(
-            config.vocab_size,
-            config.hidden_size,
-            config.num_layers,
-            config.num_heads,
-            config.num_kv_groups,
-            config.intermediate_size,
-            config.rotary_dim,
-            config.norm_eps,
-            precision,
-            config.rotary_base,
-        )
+        sizes = config.vocab_size, config.hidden_size, config.num_layers, config.num_heads, config.num_kv_groups
+        return cls(*sizes, config.intermediate_size, config.rotary_dim, config.norm_eps, precision, config.rotary_base)
 
 
 def turn(x, positions, turned, precision=torch.float32, base=10000.0):

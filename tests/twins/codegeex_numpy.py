@@ -69,12 +69,3 @@ def logits(ids, parameters, *, layers, heads, epsilon=1e-5, eos=50256, reset=Tru
         x = block(x, query, parameters, "top_query_layer", visible, heads, epsilon)
         result.append(x @ parameters["embedding.word.weight"].T)
     return np.stack(result)
-
-
-def loss(ids, labels, mask, parameters, **sizes):
-    """Σ mask·nll / Σ mask."""
-    z = logits(ids, parameters, **sizes)
-    z = z - z.max(-1, keepdims=True)
-    log_p = z - np.log(np.exp(z).sum(-1, keepdims=True))
-    nll = -np.take_along_axis(log_p, np.asarray(labels)[..., None], -1)[..., 0]
-    return float((nll * mask).sum() / np.sum(mask))

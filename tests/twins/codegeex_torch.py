@@ -71,6 +71,13 @@ class CodeGeeX(nn.Module):
         self.top_query_embedding = nn.Embedding(positions, hidden)
         self.top_query_layer = Block(hidden, heads, inner, epsilon)
 
+    @classmethod
+    def of(cls, config, reset=True):
+        """The model of our configuration."""
+        sizes = config.hidden_size, config.num_layers, config.num_heads, config.intermediate_size
+        places = config.max_position_embeddings, config.layer_norm_eps, config.eos_token_id
+        return cls(config.vocab_size, *sizes, *places, reset)
+
     def visibility(self, ids):
         n = ids.shape[1]
         visible = torch.ones(n, n, dtype=torch.bool, device=ids.device).tril().expand(ids.shape[0], n, n)

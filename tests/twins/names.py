@@ -52,17 +52,21 @@ def codegeex2(tensors, layers, heads, groups):
             ours[f"{mine}.attention.query.{kind}"] = fused[:hidden]
             ours[f"{mine}.attention.key.{kind}"] = fused[hidden : hidden + g]
             ours[f"{mine}.attention.value.{kind}"] = fused[hidden + g : hidden + 2 * g]
-        wide = tensors[f"{theirs}.mlp.dense_h_to_4h.weight"]
-        inner = wide.shape[0] // 2
-        ours |= {
-            f"{mine}.attention_norm.weight": tensors[f"{theirs}.input_layernorm.weight"],
-            f"{mine}.attention.output.weight": tensors[f"{theirs}.self_attention.dense.weight"],
-            f"{mine}.feed_forward_norm.weight": tensors[f"{theirs}.post_attention_layernorm.weight"],
-            f"{mine}.feed_forward.gate.weight": wide[:inner],
-            f"{mine}.feed_forward.up.weight": wide[inner:],
-            f"{mine}.feed_forward.down.weight": tensors[f"{theirs}.mlp.dense_4h_to_h.weight"],
-        }
+        ours[f"{mine}.attention.output.weight"] = tensors[f"{theirs}.self_attention.dense.weight"]
+        gate, up = np.split(tensors[f"{theirs}.mlp.dense_h_to_4h.weight"], 2)
+        ours |= _rest(tensors, theirs, mine, gate, up, tensors[f"{theirs}.mlp.dense_4h_to_h.weight"])
     return ours
+
+
+def _rest(tensors, theirs, mine, gate, up, down):
+    """Both norms of a block and its feed-forward layers."""
+    return {
+        f"{mine}.attention_norm.weight": tensors[f"{theirs}.input_layernorm.weight"],
+        f"{mine}.feed_forward_norm.weight": tensors[f"{theirs}.post_attention_layernorm.weight"],
+        f"{mine}.feed_forward.gate.weight": gate,
+        f"{mine}.feed_forward.up.weight": up,
+        f"{mine}.feed_forward.down.weight": down,
+    }
 
 
 def glm(tensors, layers):
@@ -77,23 +81,15 @@ def glm(tensors, layers):
         for part, name in (("query", "q"), ("key", "k"), ("value", "v")):
             for kind in ("weight", "bias"):
                 ours[f"{mine}.attention.{part}.{kind}"] = tensors[f"{theirs}.self_attn.{name}_proj.{kind}"]
-        wide = tensors[f"{theirs}.mlp.gate_up_proj.weight"]
-        inner = wide.shape[0] // 2
-        ours |= {
-            f"{mine}.attention_norm.weight": tensors[f"{theirs}.input_layernorm.weight"],
-            f"{mine}.attention.output.weight": tensors[f"{theirs}.self_attn.o_proj.weight"],
-            f"{mine}.feed_forward_norm.weight": tensors[f"{theirs}.post_attention_layernorm.weight"],
-            f"{mine}.feed_forward.gate.weight": wide[:inner],
-            f"{mine}.feed_forward.up.weight": wide[inner:],
-            f"{mine}.feed_forward.down.weight": tensors[f"{theirs}.mlp.down_proj.weight"],
-        }
+        ours[f"{mine}.attention.output.weight"] = tensors[f"{theirs}.self_attn.o_proj.weight"]
+        gate, up = np.split(tensors[f"{theirs}.mlp.gate_up_proj.weight"], 2)
+        ours |= _rest(tensors, theirs, mine, gate, up, tensors[f"{theirs}.mlp.down_proj.weight"])
     return ours
 
 
 def qwen2(tensors, layers, heads):
     """Qwen2: one matrix each; channel i of a head of queries and keys is our 2i, channel i + d/2 our 2i + 1."""
-    hidden = tensors["model.embed_tokens.weight"].shape[1]
-    d = hidden // heads
+    d = tensors["model.embed_tokens.weight"].shape[1] // heads
     ours = {
         "embedding.word.weight": tensors["model.embed_tokens.weight"],
         "final_norm.weight": tensors["model.norm.weight"],
@@ -110,14 +106,9 @@ def qwen2(tensors, layers, heads):
                     turned[head * d + 1 : (head + 1) * d : 2] = rows[head * d + d // 2 : (head + 1) * d]
                 ours[f"{mine}.attention.{part}.{kind}"] = turned
             ours[f"{mine}.attention.value.{kind}"] = tensors[f"{theirs}.self_attn.v_proj.{kind}"]
-        ours |= {
-            f"{mine}.attention_norm.weight": tensors[f"{theirs}.input_layernorm.weight"],
-            f"{mine}.attention.output.weight": tensors[f"{theirs}.self_attn.o_proj.weight"],
-            f"{mine}.feed_forward_norm.weight": tensors[f"{theirs}.post_attention_layernorm.weight"],
-            f"{mine}.feed_forward.gate.weight": tensors[f"{theirs}.mlp.gate_proj.weight"],
-            f"{mine}.feed_forward.up.weight": tensors[f"{theirs}.mlp.up_proj.weight"],
-            f"{mine}.feed_forward.down.weight": tensors[f"{theirs}.mlp.down_proj.weight"],
-        }
+        ours[f"{mine}.attention.output.weight"] = tensors[f"{theirs}.self_attn.o_proj.weight"]
+        gate, up, down = (tensors[f"{theirs}.mlp.{name}_proj.weight"] for name in ("gate", "up", "down"))
+        ours |= _rest(tensors, theirs, mine, gate, up, down)
     return ours
 
 

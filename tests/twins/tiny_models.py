@@ -8,67 +8,29 @@ import pytest
 from ms_codegeex.formats.tensors import from_array
 from ms_codegeex.generation.matrices import TensorWeights
 from ms_codegeex.generation.rows import SlotSizes
+from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.generation.scheduler import Request
 from ms_codegeex.generation.slots import SlotEngine
 from ms_codegeex.generation.targets import open_network
 from ms_codegeex.models.registry import family
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from twins import codegeex2_torch, codegeex_torch, names  # noqa: E402
-from twins.peers import randomise, transformers_codegen, transformers_qwen2  # noqa: E402
+from twins.peers import peer
 
 VOCABULARY, POSITIONS, EOS = 120, 100, 2
 SIZES = {"vocab_size": VOCABULARY, "num_layers": 2, "max_position_embeddings": POSITIONS, "eos_token_id": EOS}
 
 
-def codegen_twin(config):
-    twin = transformers_codegen(pytest.importorskip("transformers"), config)
-    return twin, names.codegen(randomise(twin), config.num_layers, config.num_heads), lambda ids: twin(ids).logits
-
-
-def codegeex_twin(config):
-    twin = codegeex_torch.CodeGeeX(
-        config.vocab_size,
-        config.hidden_size,
-        config.num_layers,
-        config.num_heads,
-        config.intermediate_size,
-        config.max_position_embeddings,
-        eos=config.eos_token_id,
-        reset=False,
-    )
-    return twin, randomise(twin), twin.logits
-
-
-def codegeex2_twin(config):
-    twin = codegeex2_torch.CodeGeeX2(codegeex2_torch.Sizes.of(config))
-    return twin, names.codegeex2(randomise(twin), config.num_layers, config.num_heads, config.num_kv_groups), twin
-
-
-def qwen2_twin(config):
-    twin = transformers_qwen2(pytest.importorskip("transformers"), config)
-    return twin, names.qwen2(randomise(twin), config.num_layers, config.num_heads), lambda ids: twin(ids).logits
-
-
-TWINS = {"codegeex": codegeex_twin, "codegen": codegen_twin, "codegeex2": codegeex2_twin, "qwen2": qwen2_twin}
 LAYOUTS = {
     "codegeex": {"num_layers": 1, "hidden_size": 32, "num_heads": 4, "intermediate_size": 64},
     "codegen": {"hidden_size": 128, "num_heads": 16, "intermediate_size": 512, "rotary_dim": 4},
     "codegeex2": {
-        "num_layers": 1,
-        "hidden_size": 128,
-        "num_heads": 32,
-        "num_kv_groups": 2,
-        "intermediate_size": 48,
-        "rotary_dim": 2,
-        "rope_ratio": 500.0,  # CodeGeeX4's
+        **{"num_layers": 1, "hidden_size": 128, "num_heads": 32, "num_kv_groups": 2, "intermediate_size": 48},
+        **{"rotary_dim": 2, "rope_ratio": 500.0},  # CodeGeeX4's
     },
     "qwen2": {
-        "num_layers": 1,
-        "hidden_size": 112,
-        "num_heads": 14,
-        "num_kv_groups": 2,
-        "intermediate_size": 48,
+        **{"num_layers": 1, "hidden_size": 112, "num_heads": 14, "num_kv_groups": 2, "intermediate_size": 48},
         "tied_head": True,
     },
 }
@@ -80,13 +42,13 @@ class Twin:
     def __init__(self, name, **sizes):
         sizes = SIZES | LAYOUTS[name] | sizes
         self.family, self.config = family(name), family(name).config.build_config("tiny", sizes)
-        self.module, ours, self.forward = TWINS[name](self.config)
-        self.tensors = {name: np.ascontiguousarray(array, np.float32) for name, array in ours.items()}
+        self.peer = peer(name, self.config)
+        self.module = self.peer.module
+        self.tensors = {name: np.ascontiguousarray(array, np.float32) for name, array in self.peer.ours.items()}
 
     def logits(self, ids):
         """FP32 [n, V]"""
-        with torch.no_grad():
-            return self.forward(torch.tensor([list(ids)]).long())[0].numpy()
+        return self.peer.logits([list(ids)])[0]
 
     def scores(self, ids):
         """Log-probabilities float64 [n, V]"""
@@ -105,3 +67,26 @@ class Twin:
 
 def prompt(length, seed=0):
     return np.random.default_rng(seed).integers(3, VOCABULARY, length).tolist()
+
+
+def greedy(ids, count=12, **more):
+    """A request for so many likeliest tokens."""
+    return Request(ids, SamplingSettings(count, temperature=0.0), POSITIONS, **more)
+
+
+def submit(scheduler, *requests):
+    for request in requests:
+        scheduler.submit(request)
+
+
+def finish(scheduler, *requests):
+    """Steps until all of them have ended."""
+    while not all(request.finish for request in requests):
+        scheduler.step()
+
+
+def drain(scheduler, *requests):
+    """Their answers, all asked for at once."""
+    submit(scheduler, *requests)
+    finish(scheduler, *requests)
+    return [[chosen.token for chosen in request] for request in requests]

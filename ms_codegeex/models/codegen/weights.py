@@ -54,9 +54,8 @@ _GPTJ = (
     ),
     *_PLAIN[3:],
 )
-_BUFFERS = (
-    r"transformer\.h\.\d+\.attn\.(causal_mask|bias|masked_bias|embed_positions)",
-)  # tables that older files contain
+# tables that older files contain
+_BUFFERS = (r"transformer\.h\.\d+\.attn\.(causal_mask|bias|masked_bias|embed_positions)",)
 
 
 def _mindspore(name: str) -> str:

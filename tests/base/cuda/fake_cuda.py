@@ -22,9 +22,7 @@ def compile_library(source: Path, library: Path) -> None:
         pytest.skip("no C compiler")
     library.parent.mkdir(parents=True, exist_ok=True)
     words = [*commands[0], "-w", "-shared", "-fPIC", f"-Wl,-soname,{library.name}", "-o", str(library), str(source)]
-    cache = str(
-        Path(tempfile.gettempdir()) / "zig"
-    )  # by default it is in the home directory, which there may be none of
+    cache = str(Path(tempfile.gettempdir()) / "zig")  # by default in the home directory, which there may be none of
     caches = {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
     subprocess.run(words, check=True, capture_output=True, env={**os.environ, **caches})
 

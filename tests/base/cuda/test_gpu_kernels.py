@@ -29,25 +29,17 @@ HERE = Path(__file__).parent
 def cuda(tmp_path_factory) -> Path:
     """A CUDA folder whose device is the host."""
     directory = plugin.plugin_directory("test", ("x86_64",))
+    given = directory / plugin.PLUGIN, directory / plugin.KERNELS
     functions = (HERE / "host_runtime.c").read_text()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        return plugin.cuda_folder(
-            "host",
-            "a test's CUDA",
-            lambda folder: stubs.build(directory / plugin.PLUGIN, directory / plugin.KERNELS, folder, functions),
-        )
+        return plugin.cuda_folder("host", "a test's CUDA", lambda folder: stubs.build(*given, folder, functions))
 
 
 def compiled(cuda: Path, *words: str) -> str:
     environment = {**os.environ, **plugin.plugin_environment(cuda), "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
-    done = subprocess.run(
-        [sys.executable, str(HERE / "compiled_for_gpu.py"), *words],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
+    command = [sys.executable, str(HERE / "compiled_for_gpu.py"), *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert done.stdout, done.stderr
     return done.stdout.splitlines()[-1]
 

@@ -43,7 +43,7 @@ def test_a_rank_of_a_run(environment, tmp_path, program):
     assert OPENED in output_of(environment, f"ms_codegeex.runs.{program}", run)
 
 
-@pytest.mark.parametrize("verb", ["generate", "evaluate"])
+@pytest.mark.parametrize("verb", ["generate", "evaluate", "serve"])
 def test_commands_with_a_model(environment, tmp_path, verb):
     model = small_benchmarks.write_model(tmp_path)
     (tmp_path / "texts").mkdir()
@@ -51,12 +51,7 @@ def test_commands_with_a_model(environment, tmp_path, verb):
     words = {
         "generate": ("generate", "--prompt", "import os"),
         "evaluate": ("evaluate", "perplexity", "--data", tmp_path / "texts", "--output", tmp_path / "out"),
+        "serve": ("serve", "--port", "0"),
     }
     text = output_of(environment, "ms_codegeex.cli", *words[verb], "--model", model, "--device", "gpu")
-    assert OPENED in text and "MindSpore finds no gpu here" in text
-
-
-def test_a_server(environment, tmp_path):
-    model = small_benchmarks.write_model(tmp_path)
-    text = output_of(environment, "ms_codegeex.cli", "serve", "--model", model, "--device", "gpu", "--port", "0")
     assert OPENED in text and "MindSpore finds no gpu here" in text

@@ -8,17 +8,16 @@ import time
 from dataclasses import asdict
 from itertools import pairwise
 
-import mindspore as ms
 import numpy as np
 import psutil
 import pytest
 from conftest import ROOT
+from small_models import save_run
 
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.processes import alive
-from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
 from ms_codegeex.formats.rounding import quantise
-from ms_codegeex.formats.sources import open_source
+from ms_codegeex.formats.tensors import from_array
 from ms_codegeex.generation.choice import TokenChoice
 from ms_codegeex.generation.device_shares import Share, SharedWeights, check_devices
 from ms_codegeex.generation.devices.network import Devices
@@ -34,31 +33,24 @@ from twins.tiny_models import POSITIONS, Twin, prompt
 
 GREEDY = TokenChoice()
 LIMIT = 1e-5  # logits of about 1; sums have another order
+pytestmark = pytest.mark.usefixtures("graph_mode_throughout")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def graph_mode():
-    """As the command runs."""
-    ms.set_context(mode=ms.GRAPH_MODE)
-
-
-def save(root, family_name, config, tensors):
+def saved(root, twin):
     """A run directory with a checkpoint."""
-    slices = {name: Slice(array.shape, (0,) * array.ndim, array, None) for name, array in tensors.items()}
-    state = {"config": {"model": {"family": family_name, "preset": None, **asdict(config)}}}
-    write_checkpoint(root / "checkpoints", 4, slices, state)
-    return root
+    return save_run(root, twin.family.name, twin.tensors, **asdict(twin.config))
 
 
 @pytest.fixture
-def several():
-    """Makes engines of `count` devices, which end with the test."""
+def several(tmp_path):
+    """Makes twins, and engines of `count` devices with their weights, which end with the test."""
     made = []
 
-    def make(path, count, bits=None, **sizes):
-        network = Devices(load_model(path, bits), SlotSizes(POSITIONS, **{"slots": 3, "threads": count} | sizes), count)
-        made.append(network)
-        return SlotEngine(network, chunk=16)
+    def make(name, count, bits=None, **sizes):
+        twin = Twin(name)
+        model = load_model(saved(tmp_path, twin), bits)
+        made.append(Devices(model, SlotSizes(POSITIONS, **{"slots": 3, "threads": count} | sizes), count))
+        return twin, SlotEngine(made[-1], chunk=16)
 
     yield make
     for network in made:
@@ -104,38 +96,25 @@ def check_equal(engine, twin):
 
 
 # codegeex2's two groups over three devices: two share one group, and their heads are not the third one's
-@pytest.mark.parametrize("name,count", [("codegeex", 2), pytest.param("codegeex2", 3, marks=pytest.mark.slow)])
-def test_devices_give_what_one_process_gives(name, count, tmp_path, several):
-    twin = Twin(name)
-    engine = several(save(tmp_path, name, twin.config, twin.tensors), count)
-    assert engine.network.compiled
-    check_equal(engine, twin)
+SHARED = (("codegeex2", 3, 3), ("codegen", 3, 3), ("codegeex", 4, 4), ("codegeex2", 2, 2))
+OWN_OPERATORS = ((name, 2, 0) for name in FAMILIES)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name,count", [("codegen", 3), ("codegeex", 4), ("codegeex2", 2)])
-def test_other_numbers_of_devices(name, count, tmp_path, several):
-    twin = Twin(name)
-    engine = several(save(tmp_path, name, twin.config, twin.tensors), count)
-    check_equal(engine, twin)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FAMILIES)
-def test_mindspores_own_operators_and_collectives(name, tmp_path, several):
-    twin = Twin(name)
-    engine = several(save(tmp_path, name, twin.config, twin.tensors), 2, threads=0)
-    assert not engine.network.compiled
+@pytest.mark.parametrize(
+    "name,count,threads",
+    [("codegeex", 2, 2), *(pytest.param(*each, marks=pytest.mark.slow) for each in (*SHARED, *OWN_OPERATORS))],
+)
+def test_devices_give_what_one_process_gives(name, count, threads, several):
+    twin, engine = several(name, count, threads=threads)
+    assert engine.network.compiled is (threads > 0)
     check_equal(engine, twin)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bits,activation_bits,limit", [(8, 32, LIMIT), (4, 16, 1e-3)])
-def test_a_quantised_model_gives_the_ids_of_one_process(bits, activation_bits, limit, tmp_path, several):
+def test_a_quantised_model_gives_the_ids_of_one_process(bits, activation_bits, limit, several):
     """Each device rounds its own part of a row's activations, so with rounded ones the logits are a bit farther."""
-    twin = Twin("codegen")
-    path = save(tmp_path, "codegen", twin.config, twin.tensors)
-    engine = several(path, 2, bits, activation_bits=activation_bits)
+    twin, engine = several("codegen", 2, bits, activation_bits=activation_bits)
     one, ids = twin.engine(bits=bits, slots=3, activation_bits=activation_bits), prompt(37, 1)
     assert np.abs(engine.all_logits(0, ids) - one.all_logits(0, ids)).max() <= limit
     assert np.abs(engine.all_logits(0, ids) - twin.logits(ids)).max() > 1e-3
@@ -144,9 +123,8 @@ def test_a_quantised_model_gives_the_ids_of_one_process(bits, activation_bits, l
 
 
 @pytest.mark.slow
-def test_two_devices_until_one_of_them_ends(tmp_path, several):
-    twin = Twin("codegen")
-    engine = several(save(tmp_path, "codegen", twin.config, twin.tensors), 2)
+def test_two_devices_until_one_of_them_ends(several):
+    twin, engine = several("codegen", 2)
     check_equal(engine, twin)
     alive = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
     children = [child for child in alive if "ms_codegeex.generation.devices.process" in " ".join(child.cmdline())]
@@ -159,9 +137,9 @@ def test_two_devices_until_one_of_them_ends(tmp_path, several):
         engine.logits(0, prompt(5, 2))
 
 
-def test_a_model_that_devices_cannot_share(tmp_path, several):
+def test_a_model_that_devices_cannot_share(tmp_path):
     twin = Twin("codegen")
-    path = save(tmp_path, "codegen", twin.config, twin.tensors)
+    path = saved(tmp_path, twin)
     with pytest.raises(UserError, match="--devices: 17 for 16 attention heads"):
         check_devices(twin.config, 17)
     damaged = next(path.rglob("*.safetensors"))
@@ -169,7 +147,7 @@ def test_a_model_that_devices_cannot_share(tmp_path, several):
     data[-5] ^= 1
     damaged.write_bytes(data)
     with pytest.raises(UserError, match="damaged"):  # said by the processes
-        several(path, 2)
+        Devices(load_model(path), SlotSizes(POSITIONS, threads=2), 2)
 
 
 PROGRAM = """
@@ -188,17 +166,10 @@ sys.stdin.read()
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_devices_end_with_the_program_however_it_ends(number, tmp_path):
-    twin = Twin("codegen")
-    path = save(tmp_path, "codegen", twin.config, twin.tensors)
+    path = saved(tmp_path, Twin("codegen"))
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(path)],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as program:
+    with subprocess.Popen([sys.executable, "-c", PROGRAM, str(path)], env=environment, **streams) as program:
         pids = list(map(int, program.stdout.readline().split()[1:]))
         assert len(pids) == 2
         program.send_signal(number)
@@ -258,7 +229,7 @@ def test_heads_of_a_device_read_the_groups_that_it_has():
         assert covered == list(range(32))
 
 
-def test_parts_of_quantised_matrices_are_those_of_the_whole(tmp_path):
+def test_parts_of_quantised_matrices_are_those_of_the_whole():
     weight = np.random.default_rng(0).standard_normal((24, 300)).astype(np.float32)
     for bits, group in ((32, 0), (16, 0), (8, 0), (4, 32), (4, 64), (4, 128)):
         whole = quantise(weight, bits, group or 64)
@@ -270,10 +241,10 @@ def test_parts_of_quantised_matrices_are_those_of_the_whole(tmp_path):
         quantise(weight, 4, 64).part(WHOLE, slice(40, 192))
 
 
-def test_only_one_device_adds_the_bias_of_a_split_product(tmp_path):
+def test_only_one_device_adds_the_bias_of_a_split_product():
     twin = Twin("codegeex")
-    source = open_source(save(tmp_path, "codegeex", twin.config, twin.tensors))
-    own = [SharedWeights(TensorWeights(source.tensors), Share(twin.config, rank, 2)) for rank in range(2)]
+    whole = TensorWeights({name: from_array(array) for name, array in twin.tensors.items()})
+    own = [SharedWeights(whole, Share(twin.config, rank, 2)) for rank in range(2)]
     name = "blocks.0.feed_forward.down"
     bias = [weights.vector(f"{name}.bias") for weights in own]
     assert np.array_equal(bias[0], twin.tensors[f"{name}.bias"]) and not bias[1].any()
@@ -288,7 +259,7 @@ def test_memory_of_a_process_falls_with_the_number_of_devices(tmp_path):
     generator = np.random.default_rng(0)
     shapes = config.parameter_shapes()
     tensors = {name: generator.standard_normal(shape, np.float32) * np.float32(0.02) for name, shape in shapes.items()}
-    path, whole = save(tmp_path, "codegen", config, tensors), 4 * config.parameter_count()
+    path, whole = save_run(tmp_path, "codegen", tensors, **asdict(config)), 4 * config.parameter_count()
     del tensors
     own, before = [], psutil.Process().memory_full_info().uss
     for count in (2, 4):
