@@ -193,13 +193,13 @@ def of_a_rule(line: str) -> Situation:
 
 def of_a_shared_batch(wrong: str) -> Situation:
     """A micro-batch that devices cannot share: what the message says, all at once."""
-    at_once = Said("; set (.*)", lambda at, words: loaded(f"{wrong} {words}", "codegeex_2.6b_8"))
+    at_once = Said(".*; set (.*)", lambda at, words: loaded(f"{wrong} {words}", "codegeex_2.6b_8"))
     return tried(lambda at: loaded(wrong, "codegeex_2.6b_8"), at_once)
 
 
 def quoted(wrong: str) -> Situation:
     """A value that the shell has unquoted; what the message shows, as a shell reads it."""
-    shown = Said("quote it as (.*)", lambda at, value: loaded(f"output={value}"))
+    shown = Said(".*quote it as (.*)", lambda at, value: loaded(f"output={value}"))
     return tried(lambda at: load_config(Path("run.yaml"), [f"output={wrong}"]), shown)
 
 
@@ -259,7 +259,7 @@ CONFIG: dict[str, Entry] = {
     "chip": of_a_measured_chip,
     "add one, such as base: ascend910b": tried(
         ({"mine.yaml": "source: a run\n"}, lambda at: loaded(f"device=ascend parallel.hardware={at}/mine.yaml")),
-        (Said("such as (.*)", lambda at, line: put(at, {"mine.yaml": f"source: a run\n{line}\n"})), AGAIN),
+        (Said(".*such as (.*)", lambda at, line: put(at, {"mine.yaml": f"source: a run\n{line}\n"})), AGAIN),
     ),
     "give its file as --config": tried(
         lambda at: load_config(None, ["base=codegen_tiny"]), lambda at: load_config(Path("codegen_tiny"))
@@ -521,7 +521,7 @@ BASE: dict[str, Entry] = {
     "choose such a number": given(
         "device=gpu devices=6 training.global_batch=12", "devices=4", "devices=2", "devices=8 training.global_batch=16"
     ),
-    "give {}": told("checkpoint reshard small --output {at}/o --data 0"),
+    "give {}": lines("checkpoint reshard small --output {at}/a --data @", 0, 1),
     "leave it out": now(f"{PREPARE_PAIRS} --input pairs.jsonl --languages python"),
     "{} of errors": tried(
         (f"{MAKE},192.168.1.1", f"{CHECK} --config run.yaml"),

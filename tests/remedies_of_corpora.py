@@ -15,7 +15,7 @@ from pathlib import Path
 from remedies_in_code import PACKAGE
 from remedies_of_data import CORPUS
 from remedies_read import LEARN_TOKENS, MADE, PREPARE_PAIRS, PREPARE_TEXTS, TRAIN_CODEGEN, now, told
-from remedies_shapes import AGAIN, Call, Entry, Said, Situation, each, failing, lines, of_each, put, tried
+from remedies_shapes import AGAIN, Call, Entry, Said, Situation, each, failing, followed, lines, of_each, put, tried
 
 from ms_codegeex.extras.corpus import prepare
 from ms_codegeex.extras.corpus.filters import preset
@@ -74,10 +74,16 @@ CORPORA: dict[str, Entry] = {
         tried(f"{ALL} {{at}}/made --dropped s3://bucket/list", f"{ALL} {{at}}/made --dropped {{at}}/list"),
         lines(f"{TUNING} --output {{at}}/made --input @", "s3://bucket/a.jsonl", "pairs.jsonl"),
     ),
-    "give --input, and leave out --task": told("prepare --to mindrecord --input corpus --output {at}/made --task chat"),
+    "give --input, and leave out --task": lines(
+        "prepare --to mindrecord --input corpus --output {at}/made@", " --task chat", ""
+    ),
     "expected one, {}": lines("prepare --to mindrecord --input corpus@ --output {at}/made", " other", ""),
-    "make one with `ms-codegeex prepare --input PATH --output DIR`": told(
-        "prepare --to mindrecord --input tree --output {at}/made", 1, {"PATH": "tree", "DIR": "{at}/corpus"}
+    "make one with `ms-codegeex prepare --input PATH --output DIR`": tried(
+        "prepare --to mindrecord --input tree --output {at}/made",
+        (
+            followed(PATH="tree", DIR="{at}/corpus"),
+            "prepare --to mindrecord --input {at}/corpus --output {at}/made",
+        ),
     ),
     "leave it out": told(f"{LEARN} --language-tags --output {{at}}/own"),
     "leave it out, or add --engine ray": tried(f"{ALL} {{at}}/made --ray-address x", f"{ALL} {{at}}/made"),
@@ -89,7 +95,7 @@ CORPORA: dict[str, Entry] = {
     ),
     "leave out --infill-rate": now(f"{PREPARE_PAIRS} --input chats.jsonl --task chat --infill-rate 0.5"),
     "give other files": tried(
-        ({"none.jsonl": [ROWS_OF_TEXT[0] | {"completion": ""}]}, f"{LENT}/none.jsonl"),
+        ({"none.jsonl": [{"prompt": "a", "completion": ""}]}, f"{LENT}/none.jsonl"),
         (
             {"held.jsonl": [{"prompt": "def g(x):\n", "completion": "    return 7\n"}]},
             f"{LENT}/held.jsonl",
@@ -226,7 +232,7 @@ RAY_UNTRIED = dict.fromkeys(
 
 
 def packed(
-    make: str | Callable[[Path], object], pattern: str = ".*; .*?`([^`]*)`", name: str = "", line: str = TUNING
+    make: str | Callable[[Path], object], pattern: str = "(?:.*; )?.*?`([^`]*)`", name: str = "", line: str = TUNING
 ) -> Situation:
     """Records in a file of another kind, made by a command or a function in the folder `records`; the command of the
     message is run there in a shell. `name`: of the file that it makes, otherwise all of them are records."""

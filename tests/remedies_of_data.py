@@ -15,7 +15,7 @@ import numpy as np
 from code_dataset import write_code, write_pairs
 from conftest import write_dataset
 from remedies_read import CONVERTED, PREPARE_TEXTS, TRAIN_RUN, now
-from remedies_shapes import AGAIN, Call, Entry, Said, Situation, copied, each, run, tried
+from remedies_shapes import AGAIN, Call, Entry, Said, Situation, copied, each, of_each, run, tried
 from tokenizer_files import chatglm_model, write_chatglm, write_codegeex4, write_qwen2
 
 from ms_codegeex.base.files import write_json
@@ -337,8 +337,8 @@ DATA: dict[str, Entry] = {
         (code("one"), code("two", tokenizer="codegeex"), lambda at: trained(blended(at))), (code("two"), AGAIN)
     ),
     "prepare both with the same tokenizer": each(checked, "other", "unvalidated"),
-    "give --output a directory": tried(
-        *(lambda at, p=p: check_output(at / p, False) for p in (Path("run.yaml").absolute(), "new"))
+    "give --output a directory": of_each(
+        lambda at, name: check_output(Path(name.format(at=at)), False), "run.yaml", "{at}/new"
     ),
     "give --output another directory": tuple(
         tried(lambda at, name=name: check_output(Path(name), False), lambda at: check_output(at / "new", False))

@@ -25,19 +25,7 @@ from ds1000_data import write_original
 from fake_task import Doubling, Seeded
 from openai_server import Answer, Server
 from remedies_read import REFER, now
-from remedies_shapes import (
-    AGAIN,
-    Call,
-    Entry,
-    Said,
-    Situation,
-    each,
-    environment,
-    failing,
-    of_each,
-    put,
-    tried,
-)
+from remedies_shapes import AGAIN, Call, Entry, Said, Situation, each, environment, failing, of_each, put, tried
 from strict_sandbox import refusing_python
 
 from ms_codegeex.base.errors import PromptTooLong, RunFailure, UserError
@@ -519,10 +507,10 @@ class Node:
 
 
 def nodes(*members: Any, **options: Any) -> Callable[[Path], object]:
-    """An evaluation whose samples are judged on nodes, each a Node or what it takes after its name."""
+    """An evaluation whose samples are judged on nodes, each with what makes its task."""
 
     def evaluation(at: Path) -> object:
-        named = [Node(name, *each) for name, each in zip("abc", members, strict=False)]
+        named = [Node(name, task(), *how) for name, (task, *how) in zip("abc", members, strict=False)]
         engine = lambda content, say: nullcontext(  # noqa: E731
             NodesEngine(named, Doubled, "best-effort", content, say, "the nodes")
         )
@@ -544,7 +532,7 @@ def without_deadly(at: Path, said: str) -> None:
     path.write_text("".join(line for line in path.read_text().splitlines(True) if "deadly" not in line))
 
 
-DEADLY = [(Doubled(), "deadly")] * 3
+DEADLY = [(Doubled, "deadly")] * 3
 
 
 class Equipped(Doubled):
@@ -618,7 +606,7 @@ PERL = {"perl.yaml": DESCRIPTION, "perl.jsonl": [PROBLEM]}
 EVALUATION: dict[str, Entry] = {
     "{} of evaluate": (
         *(
-            tried(*(f"{HUMANEVAL}{REFERENCES}{each}".replace("evaluate", words, 1) for words, each in pairs))
+            tried(*(f"{HUMANEVAL} --check-references{each}".replace("evaluate", words, 1) for words, each in pairs))
             for pairs in (
                 (("evaluate --list", ""), ("evaluate", "")),
                 (("evaluate --json", ""), ("evaluate", " --json")),
@@ -833,10 +821,10 @@ EVALUATION: dict[str, Entry] = {
     ),
     "remove the line, or restore the file": of_rows("0x", "0", "01"),
     "remove one of them": of_rows("00", "0"),
-    "copy the same files to it": tried(nodes([Doubled()], [Doubled(1)]), nodes([Doubled()], [Doubled()])),
-    "install the same on all nodes": tried(nodes([Doubled()], [Equipped()]), nodes([Equipped()], [Equipped()])),
+    "copy the same files to it": tried(nodes([Doubled], [partial(Doubled, 1)]), nodes([Doubled], [Doubled])),
+    "install the same on all nodes": tried(nodes([Doubled], [Equipped]), nodes([Equipped], [Equipped])),
     "run the same command again when they are back (what is judged is kept){}": tried(
-        nodes([Doubled(), ""]), nodes([Doubled()])
+        nodes([Doubled, ""]), nodes([Doubled])
     ),
     "run the same command again (what is judged is kept), with fewer --workers if memory ran out, or {} if its program "
     "ends the nodes": tried(

@@ -17,7 +17,6 @@ import pytest
 from gguf_models import gguf, info, key, text
 from remedies_in_code import PACKAGE
 from remedies_of_data import edited
-from remedies_of_formats import changed
 from remedies_of_runs import table
 from remedies_read import told
 from remedies_shapes import AGAIN, Situation, each, lines, of_each, run, tried
@@ -78,8 +77,10 @@ def of_file(change: Callable[[bytes], bytes], then: str = "", name: str = "codeg
     return tried(spoilt, mended)
 
 
-def not_zero(path: Path) -> None:
+def not_zero(at: Path) -> None:
+    path = written(at)
     own, start = path.read_bytes(), GGUFHeader(path).infos["blk.1.attn_k.bias"].start
+    (at / "own.gguf").write_bytes(own)
     path.write_bytes(own[: start + 3] + b"\x3f" + own[start + 4 :])
     open_gguf(path)
 
@@ -144,11 +145,13 @@ def records(path: Path, row: list[Any], column: str = "input_ids", kind: str = "
 
 def mindrecord(spoil: Callable[[Path], object], mend: Callable[[Path], object] | None = None) -> Situation:
     """A MindRecord file that `spoil` changes. `mend`: None: it is written again."""
-    made = lambda path: records(path, [1, 2, 50256])  # noqa: E731
-    imported = lambda path: import_mindrecord(  # noqa: E731
-        [path], path.with_name("out"), "codegeex", validation_share=0.0, replace=True
-    )
-    return changed(made, spoil, mend or made, imported)
+
+    def imported(at: Path) -> None:
+        import_mindrecord([at / "a.mindrecord"], at / "out", "codegeex", validation_share=0.0, replace=True)
+
+    do = lambda step: lambda at: step(at / "a.mindrecord")  # noqa: E731
+    made = do(lambda path: records(path, [1, 2, 50256]))
+    return tried((made, do(spoil), imported), (do(mend) if mend else made, AGAIN))
 
 
 def moved(old: str, new: str) -> Callable[[Path], object]:
@@ -262,9 +265,7 @@ EXCHANGE: dict[str, Situation | str | tuple[Situation | str, ...]] = {
     "give a complete file": of_file(renamed(b"token_embd.weight", b"token_embx.weight")),
     "expected head_count": of_file(number("phi2.attention.head_count_kv", 4, 2)),
     "give a model without": of_file(renamed(text("general.file_type"), text("rope.scaling.abcd"))),
-    "this {} model is not one of ours": tried(
-        lambda at: not_zero(written(at)), lambda at: open_gguf(written(at / "again"))
-    ),
+    "this {} model is not one of ours": tried(not_zero, lambda at: open_gguf(at / "own.gguf")),
     "convert with --tokenizer NAME|DIR": of_file(
         renamed(text("<|endoftext|>"), text("<|endoftexu|>")), "--tokenizer {at}/tok"
     ),
@@ -307,7 +308,7 @@ EXCHANGE: dict[str, Situation | str | tuple[Situation | str, ...]] = {
     "give token ids": mindrecord(lambda path: records(path, [1.5], kind="float32")),
     "write it again without attention_mask": mindrecord(lambda path: records(path, [1, 2, 50256], attention_mask=[1])),
     "add its .db, or write it again": (
-        mindrecord(moved("model.db", "b.db"), moved("b.db", "model.db")),
+        mindrecord(moved("a.mindrecord.db", "b.db"), moved("b.db", "a.mindrecord.db")),
         mindrecord(lambda path: path.write_bytes(b"x")),
     ),
     "name the file": tried(

@@ -34,19 +34,7 @@ from remedies_read import (
     TRAIN_WEIGHTS,
     now,
 )
-from remedies_shapes import (
-    Call,
-    Entry,
-    Said,
-    Situation,
-    each,
-    failing,
-    followed,
-    lines,
-    of_each,
-    run,
-    tried,
-)
+from remedies_shapes import Call, Entry, Said, Situation, each, failing, followed, lines, of_each, run, tried
 
 from ms_codegeex.base.cuda.driver import Driver, Gpu
 from ms_codegeex.base.cuda.probe import GpuBackend

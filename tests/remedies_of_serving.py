@@ -18,7 +18,7 @@ from fake_backend import FakeBackend, fake_model
 from openai_server import Server
 from over_http import served
 from remedies_of_core import of_a_file
-from remedies_read import SERVE_MODEL, now, told
+from remedies_read import SERVE_MODEL, now
 from remedies_shapes import AGAIN, Call, Said, Situation, each, failing, lines, of_each, put, tried
 from small_models import save_adapters
 
@@ -57,25 +57,23 @@ def of_an_address(at: Path) -> Iterator[Call]:
         yield lambda: RemoteModel(f"{server.url}/v1")
 
 
-def of_servers(ask: Callable[[str], object], *servers: tuple[Any, Any]) -> Situation:
-    """Servers with an answer and a list of models; the first one's fails."""
+def of_another_server(answer: Any) -> Situation:
+    """One that fails, which names no remedy, and one that answers."""
 
     def situation(at: Path) -> Iterator[Call]:
-        for answer, models in servers:
-            with pytest.MonkeyPatch.context() as patched, Server(lambda body, a=answer: a, models=models) as server:
-                patched.setattr(terminal_server, "SILENCE_SECONDS", 0.1 if answer is None else 60)
-                yield lambda: ask(server.url)
+        for said, seconds in ((answer, 0.1), (("y", "stop"), 60)):
+            with pytest.MonkeyPatch.context() as patched, Server(lambda body, said=said: said) as server:
+                patched.setattr(terminal_server, "SILENCE_SECONDS", seconds)
+                yield lambda: [*RemoteModel(server.url).complete(SamplingSettings(1), {"prompt": "x"})]
 
     return situation
 
 
-def completed(url: str) -> list[Any]:
-    return [*RemoteModel(url).complete(SamplingSettings(1), {"prompt": "x"})]
-
-
-def of_another_server(answer: Any) -> Situation:
-    """One that fails, which names no remedy, and one that answers."""
-    return of_servers(completed, (answer, ("small",)), RIGHT)
+def of_no_list_of_models(at: Path) -> Iterator[Call]:
+    with Server(lambda body: ("y", "stop"), models=b"{}") as odd, Server(lambda body: ("y", "stop")) as right:
+        yield lambda: RemoteModel(odd.url)
+        yield lambda: RemoteModel(odd.url, name="small")
+        yield lambda: RemoteModel(right.url)
 
 
 def of_no_server(at: Path) -> Iterator[Call]:
@@ -91,9 +89,6 @@ def in_memory(content: bytes | None) -> None:
 
 def remote_json(url: str) -> Callable[[Path], object]:
     return lambda at: remote.read_json(RemotePath(url.format(at=at)))
-
-
-RIGHT = (("y", "stop"), ("small",))
 
 
 def of_an_error_of_a_url(at: Path) -> Iterator[Call]:
@@ -123,10 +118,7 @@ SHARED: dict[str, Situation | tuple[Situation, ...] | str] = {
     ),
     "is a variable empty?": each(parse_location, "s3:///", "s3://bucket/"),
     "expected http(s)://HOST[:PORT]/v1": of_an_address,
-    "{} of server_answers": (
-        of_servers(RemoteModel, (("y", "stop"), b"{}"), RIGHT),
-        of_servers(lambda url: RemoteModel(url, name="small"), *[(("y", "stop"), b"{}")] * 2),
-    ),
+    "{} of server_answers": of_no_list_of_models,
     "{} has {}": of_a_name,
 }
 SHARED_UNTRIED = {
@@ -238,7 +230,9 @@ def read_private(path: Path) -> None:
 
 
 def in_shell(at: Path, line: str) -> str:
-    return subprocess.run(["bash", "-c", line], input="a key", text=True, check=True, cwd=at, stdout=-1).stdout.split()
+    return subprocess.run(
+        ["bash", "-c", line], input="a key", text=True, check=True, cwd=at, stdout=subprocess.PIPE
+    ).stdout
 
 
 def deep_form(levels: int) -> object:
@@ -273,7 +267,7 @@ def tool(**function: Any) -> dict[str, Any]:
 
 SERVING: dict[str, Situation | tuple[Situation, ...] | str] = {
     "{} of serve": (
-        told("serve --model model --share"),
+        tried("serve --model model --share", "serve --model model"),
         tried("serve --model model --fastllm", "serve --model model", "serve --model model --bits 8"),
         tried("serve --model model --half", "serve --model model --cache-bits 16", "serve --model model"),
         tried("serve --model model --workers 4", "serve --model model --max-concurrency 4"),
@@ -302,10 +296,10 @@ SERVING: dict[str, Situation | tuple[Situation, ...] | str] = {
     "expected one with `code` and `language`": examples("[]", EXAMPLE),
     "expected `code` and `language`": examples('{"code": "x"}', EXAMPLE),
     "see `sha256sum`": tried(
-        keys("me sha256:x"), Said("`(.*)`", lambda at, line: keys(f"me sha256:{in_shell(at, line)[0]}")(at))
+        keys("me sha256:x"), Said("`(.*)`", lambda at, line: keys(f"me sha256:{in_shell(at, line).split()[0]}")(at))
     ),
     "make one with `openssl rand -hex 32`": tried(
-        keys("me short"), Said("`(.*)`", lambda at, line: keys(f"me {in_shell(at, line)[0]}")(at))
+        keys("me short"), Said("`(.*)`", lambda at, line: keys(f"me {in_shell(at, line).split()[0]}")(at))
     ),
     "write one into it, one in a line": keyed("# none", f"# none\n{KEY}"),
     "write a key into it, one in a line": of_a_file(None, f"{KEY}".encode(), read_private),
