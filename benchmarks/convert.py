@@ -28,7 +28,7 @@ import numpy as np
 from common import options, print_header, spread, status_bytes
 
 from ms_codegeex.formats.convert import convert
-from ms_codegeex.formats.mindspore_checkpoint import read_mindspore, write_mindspore
+from ms_codegeex.formats.mindspore_checkpoint import TRAILER_BYTES, read_mindspore, write_mindspore
 from ms_codegeex.formats.sources import Source, open_source
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.registry import family
@@ -167,7 +167,9 @@ def main() -> int:
             output = directory / {"hf": "hf", "megatron": "model.pt", "mindspore": "model.ckpt"}[kind]
             models[kind] = Path(convert(model, kind, output, progress=False)["output"])
             if kind == "mindspore":  # as MindSpore saves it by default
-                write_mindspore(output, read_mindspore(output), checksum=False)
+                write_mindspore(output, read_mindspore(output))
+                os.truncate(output, output.stat().st_size - TRAILER_BYTES)
+                output.with_name(f"{output.name}.provenance.json").unlink()
         for origin, to in directions:
             ratios, peak = measure(directory, models, heads, origin, to, 1 if arguments.quick else arguments.rounds)
             print(f"  convert / read and write {spread(ratios)}, at most {TIME_BOUND}")

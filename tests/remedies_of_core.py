@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from remedies_of_formats import adapted, changed, directory, first, opened, setting, tensors, without
+from remedies_of_formats import adapted, by_itself, changed, directory, first, gen_directory, setting, tensors, without
 from remedies_read import CONVERTED, FINETUNE_PAIRS, PREPARE_PAIRS, now, told
 from remedies_shapes import (
     AGAIN,
@@ -389,11 +389,6 @@ def copied_in(path: Path) -> None:
     shutil.copy(path.parent / "outside", path / "config.json")
 
 
-def crowded(path: Path) -> None:
-    for number in range(quarantine.MAX_ENTRIES + 1):
-        (path / f"{number}").touch()
-
-
 def named(wrong: str, group: str = "", right: str | None = None) -> Situation:
     """A name of a shipped file, and those of the message, or `right`."""
 
@@ -404,11 +399,6 @@ def named(wrong: str, group: str = "", right: str | None = None) -> Situation:
             yield partial(find_config, name, group)
 
     return situation
-
-
-def _written(path: Path) -> None:
-    if path.parent.is_dir():
-        path.write_text("a: 1")
 
 
 def installed(package: str, call: Callable[..., object], otherwise: str = "") -> Situation:
@@ -449,14 +439,6 @@ CHECK = "rank-table check {at}/t"
 DRIVERS = "ms_codegeex.base.cuda.driver"
 
 
-of_a_lookalike = changed(
-    partial(directory, name="small-codegen-hf"),
-    setting("config.json", _name_or_path="Salesforce/codegen2-1B"),
-    setting("config.json", _name_or_path="mine"),
-    lambda path: opened(path, {}),
-)
-
-
 def process(program: str, at: Path) -> None:
     run_processes([ProcessSpec("it", (program,), at, at / "log")])
 
@@ -484,7 +466,9 @@ BASE: dict[str, Entry] = {
         lambda at: reading.read_regular(at, 9), ({"x": ""}, lambda at: reading.read_regular(at / "x", 9))
     ),
     "correct it": of_a_file(b"a: [", b"a: []", read_yaml_file),
-    "restore it or choose another": below_a_file(lambda path: (_written(path), read_yaml_file(path))),
+    "restore it or choose another": below_a_file(
+        lambda path: (path.parent.is_dir() and path.write_text("a: 1"), read_yaml_file(path))
+    ),
     "give another path or a shipped name": named("x" * 300, right="codegeex_tiny"),
     "did you mean '{}'? shipped: {}, and the {} of docs/recipes.md": named("codegeex_tin"),
     "shipped: {}, and the {} of docs/recipes.md": named("qqqq"),
@@ -499,7 +483,12 @@ BASE: dict[str, Entry] = {
             quarantine.entries,
         ),
     ),
-    "give the directory of a single model": changed(directory, crowded, None, quarantine.entries),
+    "give the directory of a single model": changed(
+        directory,
+        lambda path: [(path / f"{n}").touch() for n in range(quarantine.MAX_ENTRIES + 1)],
+        None,
+        quarantine.entries,
+    ),
     "restore the file": in_a_model(lambda path: (path / "model.gguf").symlink_to("nowhere")),
     "restore it": changed(
         directory, without("config.json"), None, lambda path: reading.read_inside(path, "config.json", 1 << 20)
@@ -511,7 +500,12 @@ BASE: dict[str, Entry] = {
         of_records(EXAMPLES, "finetune"),
         of_records([{"text": text, "language": "python"} for text in TEXTS], "prepare"),
     ),
-    "give a model of this family, or correct that if it is one": of_a_lookalike,
+    "give a model of this family, or correct that if it is one": changed(
+        gen_directory,
+        setting("config.json", _name_or_path="Salesforce/codegen2-1B"),
+        setting("config.json", _name_or_path="mine"),
+        by_itself,
+    ),
     "did you mean '{}'?": given("parallel.hardware=ascend911", "parallel.hardware=ascend910"),
     "known here: {}": given("parallel.hardware=tpu", "parallel.hardware=h100"),
     "choose fp16 or fp32, or another parallel.hardware": given(

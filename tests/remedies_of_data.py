@@ -126,10 +126,6 @@ def described(name: str, **values: Any) -> Callable[[Path], None]:
     return lambda at: write_json(at / file, read_json(at / file) | values)
 
 
-def checked(name: str) -> None:
-    check_meanings({"data.validation": open_sequences(Path(name), "train", 16, 0)}, Path("corpus"))
-
-
 PSM = {"rate": 0.5, "mode": "psm", "level": "document", "sentinels": [*IDS]}
 PSM = build_run_config(run_values("", infill=PSM)).data.infill
 
@@ -336,7 +332,10 @@ DATA: dict[str, Entry] = {
     "their ids mean different texts, prepare both with the same tokenizer": tried(
         (code("one"), code("two", tokenizer="codegeex"), lambda at: trained(blended(at))), (code("two"), AGAIN)
     ),
-    "prepare both with the same tokenizer": each(checked, "other", "unvalidated"),
+    "prepare both with the same tokenizer": each(
+        lambda name: check_meanings({"data.validation": open_sequences(Path(name), "train", 16, 0)}, Path("corpus")),
+        *("other", "unvalidated"),
+    ),
     "give --output a directory": of_each(
         lambda at, name: check_output(Path(name.format(at=at)), False), "run.yaml", "{at}/new"
     ),

@@ -187,10 +187,6 @@ def cpp_program(folder: Path) -> None:
     programs.assemble(problem, "    return 3*number;\n}\n")
 
 
-def in_languages(at: Path, languages: str) -> object:
-    return built("multipl-e", languages=tuple(languages.split()))(at)
-
-
 def of_a_missing_tool_chain(*languages: str) -> Situation:
     """A machine without Lua, on which it is then installed."""
 
@@ -391,13 +387,16 @@ class Model:
 # --- sessions ---
 
 
-def produced(at: Path, sampler: Any) -> object:
+def produced(at: Path, most: int) -> object:
+    """A sample of a model that reads so many tokens."""
+
+    def sample(prompt: str, **options: object) -> SampledAnswer:
+        if most < 2048:
+            raise PromptTooLong(f"prompt: 9 tokens, the model allows {most}")
+        return SampledAnswer("x", "eos")
+
     task = build_task(Recipe("mtpb"), small_benchmarks.mtpb(at))
-    return task.produce(task.problems[0], 0, 0, sampler)
-
-
-def too_short(prompt: str, **options: object) -> SampledAnswer:
-    raise PromptTooLong("prompt: 9 tokens, the model allows 8")
+    return task.produce(task.problems[0], 0, 0, sample)
 
 
 class Doubled(Doubling):
@@ -476,11 +475,6 @@ def of_rows(line: str, *right: str) -> Situation:
     files = [{"samples.jsonl": [rows[each] for each in names]} for names in (line, *right)]
     task = lambda: build_task(Recipe("humaneval"), Path("humaneval.jsonl"))  # noqa: E731
     return mended(lambda at: RowFile(at / "samples.jsonl", flaws(task(), SAMPLE)), *files)
-
-
-def of_link(at: Path) -> None:
-    put(at, {"there": ""})
-    (at / "samples.jsonl").symlink_to(at / "there")
 
 
 def of_other_writer(at: Path) -> Iterator[Call]:
@@ -722,12 +716,10 @@ EVALUATION: dict[str, Entry] = {
         hx(), {"python.jsonl": [humaneval_x_rows.ROWS[each] for each in ("python", "js")]}, HX
     ),
     "give each problem once": rows("humaneval-x", [RIGHT["humaneval-x"]] * 2),
-    "the benchmark is for models that read 2048 tokens": of_each(
-        produced, too_short, lambda *_, **__: SampledAnswer("x", "eos")
-    ),
+    "the benchmark is for models that read 2048 tokens": of_each(produced, 8, 2048),
     "leave them out by naming the others: --language {}": tried(
         ({"a.jsonl": [RIGHT["multipl-e"], multipl_e_rows.ROWS["js"] | {"language": "pl"}]}, built("multipl-e")),
-        Said("--language (.*)", in_languages),
+        Said("--language (.*)", lambda at, names: built("multipl-e", languages=tuple(names.split()))(at)),
     ),
     "give problems in some of {}": row("multipl-e", language="pl"),
     "it has {}": over(JS, *(built("multipl-e", languages=(name,)) for name in ("go", "js"))),
@@ -816,7 +808,11 @@ EVALUATION: dict[str, Entry] = {
         lambda at: read_rows(at / "a.jsonl"), {"a.jsonl": '{"a": 1}\n{'}, {"a.jsonl": [{}]}, {"a.jsonl": [{}, {}]}
     ),
     "put the file that it leads to in its place": tried(
-        (of_link, lambda at: RowFile(at / "samples.jsonl")),
+        (
+            {"there": ""},
+            lambda at: (at / "samples.jsonl").symlink_to(at / "there"),
+            lambda at: RowFile(at / "samples.jsonl"),
+        ),
         (lambda at: (at / "there").rename(at / "samples.jsonl"), AGAIN),
     ),
     "remove the line, or restore the file": of_rows("0x", "0", "01"),

@@ -468,18 +468,14 @@ def hccn(wrong: bytes) -> Situation:
     return tried(*(({"hccn.conf": text}, lambda at: read_hccn_conf(at / "hccn.conf")) for text in texts))
 
 
-def split(servers: int, devices: int, tensor: int) -> object:
-    whole = parse_rank_table(table(servers, devices))
-    return check_against_config(whole, cluster(devices=whole.world, tensor=tensor))
+SHOW_SAMPLE = shows("tokens", "inspect corpus --sample 0")
 
 
 def empty_steps(at: Path) -> None:
-    progress = of_training("progress").TrainingProgress()
-    for _ in range(of_training("progress").EMPTY_STEPS):
+    training = of_training("progress")
+    progress = training.TrainingProgress()
+    for _ in range(training.EMPTY_STEPS):
         progress.advance(4, 0.0, True)
-
-
-SHOW_SAMPLE = shows("tokens", "inspect corpus --sample 0")
 
 
 def restored(right: Callable[[Path], object], **saved: Any) -> Situation:
@@ -632,10 +628,6 @@ def good(file: Path) -> None:
     write_hardware_file(file, MEASURED)
 
 
-def of_another_chip(at: Path) -> None:
-    write_config(at / "run.yaml", {**ON_ASCEND, "parallel": {"tensor": 8, "hardware": f"{at}/mine.yaml"}})
-
-
 NEW_FILE = "write it with `ms-codegeex plan --config FILE --measured RUN --write-hardware NEW.yaml`"
 PLANNING: dict[str, Entry] = {
     f"{NEW_FILE}, or set it to null": (
@@ -650,12 +642,14 @@ PLANNING: dict[str, Entry] = {
         lambda file: write_hardware_file(file, replace(MEASURED, factor=StepFactor(2.0, 3.0, 4.0))), good
     ),
     "name the file as parallel.hardware, or set parallel.calibration to null": tried(
-        (
-            lambda at: good(at / "mine.yaml"),
-            lambda at: planned(hardware="ascend910", calibration=f"{at}/mine.yaml"),
-        ),
+        (lambda at: good(at / "mine.yaml"), lambda at: planned(hardware="ascend910", calibration=f"{at}/mine.yaml")),
         lambda at: planned(hardware="ascend910"),
-        (of_another_chip, "plan --config {at}/run.yaml"),
+        (
+            lambda at: write_config(
+                at / "run.yaml", {**ON_ASCEND, "parallel": {"tensor": 8, "hardware": f"{at}/mine.yaml"}}
+            ),
+            "plan --config {at}/run.yaml",
+        ),
     ),
 }
 
@@ -888,7 +882,10 @@ RUNS: dict[str, Entry] = {
     ),
     "set devices={} or make a table of {}": now(f"{TRAIN_SERVERS} devices=8 --rank-table servers.json --node-rank 0"),
     "give every server a multiple of parallel.tensor {} devices, or choose a smaller parallel.tensor": each(
-        split, (4, 4, 8), (2, 8, 8), (4, 4, 4)
+        lambda servers, devices, tensor: check_against_config(
+            parse_rank_table(table(servers, devices)), cluster(devices=servers * devices, tensor=tensor)
+        ),
+        *((4, 4, 8), (2, 8, 8), (4, 4, 4)),
     ),
     "it is /etc/hccn.conf of the server": tried(
         lambda at: read_hccn_conf(at / "a"), ({"a": "address_0=::1"}, lambda at: read_hccn_conf(at / "a"))
