@@ -68,7 +68,6 @@ from ms_codegeex.runs.files.run_directory import RunDirectory
 # --- configurations ---
 
 
-# a configuration | what is refused | each way out
 def loaded(words: str, file: str | Path = "run.yaml") -> object:
     return load_config(Path(file), shlex.split(words))
 
@@ -99,6 +98,7 @@ def on_driver(driver: str, *lines: str) -> Situation:
     return each(lambda words: driver_hardware(loaded(f"device=ascend {words}"), driver), *lines)
 
 
+# a configuration | what is refused | each way out
 RULES = """
 TINY | parallel.fusion.attention=true | parallel.fusion.attention=null
 EIGHT | parallel.fusion.attention=true training.dropout=0 | parallel.hardware=ascend910b | parallel.fusion.attention=null

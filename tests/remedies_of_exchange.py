@@ -19,7 +19,7 @@ from remedies_in_code import PACKAGE
 from remedies_of_data import edited
 from remedies_of_runs import table
 from remedies_read import told
-from remedies_shapes import AGAIN, Situation, each, lines, of_each, run, tried
+from remedies_shapes import AGAIN, Entry, Situation, each, lines, of_each, run, tried
 
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.shipped import shipped_directory
@@ -94,11 +94,13 @@ def of_type(at: Path, kind: tuple[int, int]) -> object:
 def infinite(at: Path, kind: str) -> None:
     arrays = gguf_models.parameters("codegen")
     next(array for name, array in arrays.items() if "query" in name).flat[0] = np.nan
-    model = gguf_models.source("codegen", at / "tok", arrays)
+    model = gguf_models.source("codegen", at / f"tok-{kind}", arrays)
     convert(model, "gguf", at / kind, dtype=kind, progress=False, non_finite=True)
 
 
 def as_directory(at: Path, **options: Any) -> None:
+    for name in ("tok", "model"):
+        shutil.rmtree(at / name, ignore_errors=True)
     convert(replace(gguf_models.source("codegen", at / "tok"), **options), "hf", at / "model", progress=False)
 
 
@@ -250,7 +252,7 @@ def clipped(**settings: Any) -> object:
     return bridge("wrapper").PortableTrainOneStepCell(network, nn.SGD(network.trainable_params(), 0.1), **settings)
 
 
-EXCHANGE: dict[str, Situation | str | tuple[Situation | str, ...]] = {
+EXCHANGE: dict[str, Entry] = {
     "{} of architectures": tried(f"convert --model small {GGUF}", "convert --model small --to hf --output {at}/out"),
     "expected {}": (
         of_each(of_type, (20, 288), (0, 2048)),
@@ -282,7 +284,7 @@ EXCHANGE: dict[str, Situation | str | tuple[Situation | str, ...]] = {
     ),
     "{} of writing": tried(
         (as_directory, {"model/vocab.json": "{"}, OF_IT),  # the message is that of the tokenizer
-        (lambda at: shutil.rmtree(at / "model"), as_directory, AGAIN),
+        (as_directory, AGAIN),
     ),
     "give the triplet's path without _input_ids, such as tuning/train": tried(
         "prepare --from triplet --tokenizer codegen-mono --input {at}/out/train_input_ids --output {at}/back",
@@ -371,7 +373,7 @@ JOB = "train --config run.yaml output={at}/run training.global_batch=96 device=a
 OTHER = f"{JOB} devices=16 --job acjob --rank-table"
 
 
-JOBS: dict[str, Situation | str] = {
+JOBS: dict[str, Entry] = {
     "change one of them": tried(
         (lambda at: write_json(at / "table.json", table(4, 4)), f"{OTHER} {{at}}/table.json"),
         f"{OTHER} servers.json",
