@@ -591,9 +591,6 @@ def of_cache(at: Path) -> Iterator[Call]:
             yield lambda: chain(at).prepare()
 
 
-# as its packages install it
-
-
 HX = of_hx("python") | of_hx("js")
 JS = {"a.jsonl": [RIGHT["multipl-e"]]}
 PERL = {"perl.yaml": DESCRIPTION, "perl.jsonl": [PROBLEM]}
