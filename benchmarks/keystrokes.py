@@ -152,7 +152,8 @@ def report(sides: Sequence[Side]) -> dict[str, Any]:
             f"  {side.name:12} first token p50 {half:.0f} ms, p95 {most:.0f} ms; reused {100 * share:.1f} % of tokens"
         )
         found[side.name] = {"p50_ms": half, "p95_ms": most, "reused": share}
-    print(f"  reuse: {found[OURS]['reused']:.3g}, {verdict(found[OURS]['reused'], REUSE_AIM, least=True)}")
+    reused = found[sides[0].name]["reused"]
+    print(f"  reuse: {reused:.3g}, {verdict(reused, REUSE_AIM, least=True)}")
     if len(sides) > 1:
         for name, share in (("p50", 0.5), ("p95", 0.95)):
             ratio = percentile(sides[0].first, share) / percentile(sides[1].first, share)
