@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from remedies_in_code import PACKAGE
 from remedies_of_data import CORPUS
@@ -232,15 +233,22 @@ RAY_UNTRIED = dict.fromkeys(
 
 
 def packed(
-    make: str | Callable[[Path], object], pattern: str = "(?:.*; )?.*?`([^`]*)`", name: str = "", line: str = TUNING
+    make: str | dict[str, Any] | Callable[[Path], object],
+    pattern: str = "(?:.*; )?.*?`([^`]*)`",
+    name: str = "",
+    line: str = TUNING,
+    given: str = "",
 ) -> Situation:
-    """Records in a file of another kind, made by a command or a function in the folder `records`; the command of the
-    message is run there in a shell. `name`: of the file that it makes, otherwise all of them are records."""
+    """Records in a file of another kind, made by a command or a function in the folder `records`, or put there; the
+    command of the message is run there in a shell. `name`: of the file that it makes, `given`: of that which is given
+    at first, otherwise all of them are."""
 
     def made(at: Path) -> None:
         (at / "records").mkdir()
         if callable(make):
             make(at / "records")
+        elif isinstance(make, dict):
+            put(at / "records", make)
         else:
             put(at / "records", {"a.jsonl": ROWS_OF_TEXT})
             in_shell(at, make)
@@ -253,7 +261,7 @@ def packed(
         subprocess.run(["bash", "-c", shell], cwd=at / "records", check=True, capture_output=True)
 
     line += " --output {at}/made --input {at}/records"
-    return tried((made, line), (Said(pattern, unpacked), f"{line}/{name}"))
+    return tried((made, f"{line}/{given}"), (Said(pattern, unpacked), f"{line}/{name}"))
 
 
 PYTHON = "`(python -c [^`]*)`"
@@ -293,7 +301,7 @@ SHELL: dict[str, Situation] = {
     ".tgz": packed("tar -czf a.tgz --remove-files a.jsonl"),
     ".tbz2": packed("tar -cjf a.tbz2 --remove-files a.jsonl"),
     ".txz": packed("tar -cJf a.txz --remove-files a.jsonl"),
-    "object of columns": packed({"a.json": COLUMNS}, PYTHON, "a.json.jsonl"),
+    "object of columns": packed({"a.json": COLUMNS}, PYTHON, "a.json.jsonl", given="a.json"),
     "not UTF-8": packed(
         {"a.jsonl": b'{"prompt": "caf\xe9", "completion": "x"}\n' * 3},
         r"`(iconv [^`]*)`",
