@@ -5,18 +5,14 @@
     python benchmarks/checkpoint.py --quick            # a very small state, two rounds: to see that it works
 
 The state is weights and moments of a CodeGeeX preset as MindSpore parameters. In each round all candidates take turns,
-in an order that rotates; each has the disk to itself, and the files of the round before are removed first.
-
-Blocked: the time between the end of a step and the start of the next, while a thread saves. Its limit is one copy of
-as many bytes between two buffers that are already in memory. Save: until the checkpoint is synced and published. Load:
-open it, read and verify every tensor, from the page cache. Their limits are one file of as many bytes, written in
-blocks and synced, or read into fresh memory. Peers: mindspore.save_checkpoint and load_checkpoint (the file is synced
-afterwards), and torch.distributed.checkpoint.async_save of the same arrays in one process (it syncs its files).
+in an order that rotates. Blocked: the time between two steps while a thread saves; its limit is one copy in memory.
+Save: until the checkpoint is synced and published. Load: read and verify every tensor, from the page cache. Their
+limits are one file of as many bytes, written in blocks and synced, or read. Peers: mindspore.save_checkpoint and
+load_checkpoint, and torch.distributed.checkpoint.async_save in one process.
 """
 
 from __future__ import annotations
 
-import argparse
 import collections
 import contextlib
 import os
@@ -25,15 +21,13 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from common import ROOT, print_command, spread, versions
-
-sys.path.insert(0, str(ROOT))
+from common import options, print_header, quotients, spread, timed
 
 from ms_codegeex.formats import chunks
 from ms_codegeex.formats.checkpoint import Checkpoint
@@ -104,13 +98,6 @@ def unverified() -> Iterator[None]:
         chunks.content_hash = original
 
 
-def seconds(action: Callable[[], object]) -> float:
-    """How long it takes; what it returns is dropped."""
-    began = time.perf_counter()
-    action()
-    return time.perf_counter() - began
-
-
 def sync(path: Path) -> None:
     """Wait until a file is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -135,19 +122,19 @@ class Measured:
 
     def blocked(self) -> float:
         """Our step's wait; the save itself is not counted."""
-        taken = seconds(lambda: self.step(self.saving))
+        taken = timed(lambda: self.step(self.saving))
         self.saving.leave(self.state)
         return taken
 
     def memory_copy(self) -> float:
         """The limit of `blocked`."""
-        return seconds(lambda: np.copyto(*self.buffers))
+        return timed(lambda: np.copyto(*self.buffers))
 
     def save(self) -> float:
         """Until published."""
         shutil.rmtree(self.folder / "saved", ignore_errors=True)
         slices = self.state.slices()
-        return seconds(lambda: write_checkpoint(self.folder / "saved", 1, slices, self.state.state()))
+        return timed(lambda: write_checkpoint(self.folder / "saved", 1, slices, self.state.state()))
 
     def sequential_write(self) -> float:
         """The limit of `save`."""
@@ -160,7 +147,7 @@ class Measured:
                 stream.flush()
                 os.fsync(stream.fileno())
 
-        return seconds(write)
+        return timed(write)
 
     def load(self) -> float:
         """Opened, read and verified."""
@@ -169,7 +156,7 @@ class Measured:
             checkpoint = Checkpoint(self.folder / "saved" / "step-00000001")
             return [checkpoint.tensor(name) for name in checkpoint.names]
 
-        return seconds(read)
+        return timed(read)
 
     def load_unverified(self) -> float:
         """The same without hashes."""
@@ -186,7 +173,7 @@ class Measured:
                     stream.readinto(into[start : start + BLOCK])
             return into
 
-        return seconds(read)
+        return timed(read)
 
     def mindspore_save(self) -> float:
         """MindSpore's own, which blocks a step until it has written."""
@@ -200,13 +187,13 @@ class Measured:
             ms.save_checkpoint(entries, str(path))
             sync(path)
 
-        return seconds(save)
+        return timed(save)
 
     def mindspore_load(self) -> float:
         """MindSpore's own."""
         import mindspore as ms
 
-        return seconds(lambda: ms.load_checkpoint(str(self.folder / "mindspore.ckpt")))
+        return timed(lambda: ms.load_checkpoint(str(self.folder / "mindspore.ckpt")))
 
 
 class Torch:
@@ -236,7 +223,7 @@ class Torch:
         """Into tensors that exist."""
         from torch.distributed.checkpoint import load
 
-        return seconds(lambda: load(self.tensors, checkpoint_id=str(self.folder)))
+        return timed(lambda: load(self.tensors, checkpoint_id=str(self.folder)))
 
 
 PAIRS = (("blocked", "memory_copy"), ("save", "sequential_write", "mindspore_save"))
@@ -261,8 +248,7 @@ def measure(measured: Measured, peer: Torch | None, rounds: int) -> dict[str, li
 
 
 def ratio(times: dict[str, list[float]], above: str, below: str) -> list[float]:
-    """The quotients of each round."""
-    return [a / b for a, b in zip(times[above], times[below], strict=True)]
+    return quotients(times[above], times[below])
 
 
 def report(state: State, times: dict[str, list[float]]) -> None:
@@ -285,10 +271,8 @@ def report(state: State, times: dict[str, list[float]]) -> None:
 
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, rounds=7)
     parser.add_argument("--preset", default="25m", choices=("tiny", "25m"), help="of CodeGeeX (default: 25m)")
-    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--directory", help="where to write (default: the temporary directory)")
     parser.add_argument("--quick", action="store_true", help="a very small state, two rounds")
     arguments = parser.parse_args()
@@ -296,8 +280,7 @@ def main() -> None:
         import torch  # noqa: F401
 
     has_torch = "torch" in sys.modules
-    print_command()
-    print(versions("mindspore", "numpy", "xxhash", *(["torch"] if has_torch else [])))
+    print_header("mindspore", "numpy", "xxhash", *(["torch"] if has_torch else []))
     state = State(QUICK if arguments.quick else {}, "tiny" if arguments.quick else arguments.preset)
     with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
         folder = Path(directory)

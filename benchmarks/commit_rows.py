@@ -23,7 +23,6 @@ The rows are a dataset for `train` (docs/evaluation.md has the commands); declar
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections import defaultdict
@@ -41,7 +40,7 @@ from commit_history import (
     Repository,
     chosen_edits,
 )
-from common import print_command
+from common import options, print_command
 
 from ms_codegeex.base.files import atomic_directory
 from ms_codegeex.data.datasets.batches import KIND
@@ -266,8 +265,7 @@ def write(
 
 
 def main() -> None:
-    """Write the rows and print the sentinels."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, seed=True)
     parser.add_argument("--tokenizer", required=True, help="a name, or a directory")
     parser.add_argument("--output", type=Path, required=True, help="dataset directory to write")
     parser.add_argument("--seq-length", type=int, default=FULL, help="tokens of a row (default: %(default)s)")
@@ -277,7 +275,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=0, help="rows of pieces of themselves (default: %(default)s)")
     parser.add_argument("--history", type=Path, nargs="+", default=[], help="git repositories")
     parser.add_argument("--edits", type=int, default=0, help="edits of each history (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     print_command()
 

@@ -8,7 +8,6 @@ Writes `edits.jsonl`, a line for each edit with both answers, and `report.json`.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from commit_history import Edit, Repository, chosen_edits, common, in_words
-from common import print_command
+from common import options, print_command
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file, write_json
@@ -164,8 +163,7 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
 
 
 def main() -> None:
-    """Replay what the command line asks for, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="model or run directory")
     parser.add_argument("--data", type=Path, required=True, help="top directory of a git repository (only read)")
     parser.add_argument("--output", type=Path, required=True)

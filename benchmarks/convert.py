@@ -13,7 +13,6 @@ without pages of mapped files), sampled in a round that is not timed, minus what
 
 from __future__ import annotations
 
-import argparse
 import gc
 import os
 import shutil
@@ -26,12 +25,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from common import ROOT, print_command, spread, versions
-
-sys.path.insert(0, str(ROOT))
+from common import options, print_header, spread, status_bytes
 
 from ms_codegeex.formats.convert import convert
-from ms_codegeex.formats.mindspore_checkpoint import read_mindspore, write_mindspore
+from ms_codegeex.formats.mindspore_checkpoint import TRAILER_BYTES, read_mindspore, write_mindspore
 from ms_codegeex.formats.sources import Source, open_source
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.registry import family
@@ -58,16 +55,19 @@ def sizes(dtype: str, gigabytes: float, quick: bool) -> dict[str, int]:
     raise ValueError(gigabytes)
 
 
-def synthetic(fields: dict[str, int], dtype: str) -> Source:
-    """A model of normal random numbers, drawn once for all tensors."""
-    found = family("codegeex")
+def random_tensors(shapes: dict[str, tuple[int, ...]], dtype: str) -> dict[str, LazyTensor]:
+    """Normal random numbers, drawn once for all tensors."""
     numbers = np.random.default_rng(0).normal(0, 0.01, 1 << 22).astype(dtype)
 
     def tensor(k: int, shape: tuple[int, ...]) -> LazyTensor:
         return LazyTensor(dtype, shape, lambda: np.resize(np.roll(numbers, k), shape))
 
-    shapes = found.config.build_config(None, fields).parameter_shapes()
-    tensors = {name: tensor(k, shape) for k, (name, shape) in enumerate(shapes.items())}
+    return {name: tensor(k, shape) for k, (name, shape) in enumerate(shapes.items())}
+
+
+def synthetic(fields: dict[str, int], dtype: str) -> Source:
+    found = family("codegeex")
+    tensors = random_tensors(found.config.build_config(None, fields).parameter_shapes(), dtype)
     return Source(Path("synthetic"), "huggingface", found, fields, tensors, None)
 
 
@@ -96,22 +96,14 @@ def seconds(work: Callable[[Path], object], target: Path) -> tuple[float, float]
     return result
 
 
-def anonymous() -> int:
-    """Bytes of this process's own memory."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    raise OSError("/proc/self/status has no RssAnon")
-
-
 def peak_above(work: Callable[[], object]) -> int:
     """The largest RssAnon while `work` runs, above that before it; sampled every millisecond."""
     gc.collect()
-    before, peak, done = anonymous(), [0], threading.Event()
+    before, peak, done = status_bytes("RssAnon"), [0], threading.Event()
 
     def watch() -> None:
         while not done.is_set():
-            peak[0] = max(peak[0], anonymous())
+            peak[0] = max(peak[0], status_bytes("RssAnon"))
             time.sleep(0.001)
 
     thread = threading.Thread(target=watch)
@@ -154,17 +146,14 @@ def measure(
 
 
 def main() -> int:
-    """Parse arguments, make the models, measure; exit status 1 if a bound is exceeded."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, rounds=5)
     parser.add_argument("--directory", type=Path, help="where to write, about three times the model (default: TMPDIR)")
     parser.add_argument("--gigabytes", type=float, default=2.0)
     parser.add_argument("--dtype", choices=("float16", "float32"), default="float16")
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=[f"{a}-{b}" for a, b in DIRECTIONS], help="one direction")
     parser.add_argument("--quick", action="store_true", help="a tiny model and one round; bounds on time do not count")
     arguments = parser.parse_args()
-    print_command()
-    print(versions("numpy"))
+    print_header("numpy")
     directions = [d for d in DIRECTIONS if arguments.only in (None, "-".join(d))]
     model, kept = synthetic(sizes(arguments.dtype, arguments.gigabytes, arguments.quick), arguments.dtype), True
     bytes_of = [tensor.nbytes for tensor in model.tensors.values()]
@@ -178,7 +167,9 @@ def main() -> int:
             output = directory / {"hf": "hf", "megatron": "model.pt", "mindspore": "model.ckpt"}[kind]
             models[kind] = Path(convert(model, kind, output, progress=False)["output"])
             if kind == "mindspore":  # as MindSpore saves it by default
-                write_mindspore(output, read_mindspore(output), checksum=False)
+                write_mindspore(output, read_mindspore(output))
+                os.truncate(output, output.stat().st_size - TRAILER_BYTES)
+                output.with_name(f"{output.name}.provenance.json").unlink()
         for origin, to in directions:
             ratios, peak = measure(directory, models, heads, origin, to, 1 if arguments.quick else arguments.rounds)
             print(f"  convert / read and write {spread(ratios)}, at most {TIME_BOUND}")

@@ -5,22 +5,14 @@
     python benchmarks/corpora.py FOLDER --labels labels.tsv  # languages, next to the labels of magika
     python benchmarks/corpora.py FOLDER --local              # only what is in the folder
 
-Downloads are checked by their SHA-256. Of each package at most `--each` files are read, chosen by a hash of the path.
-
-Cases: what a rule found in a file, with the text around. Of each rule, a reader judges a sample: those cases whose hash
-is smallest, so that a change of a rule leaves most of the sample as it is. `corpora_verdicts.yaml` has the verdicts by
-this hash; a precision is over the judged cases of the sample, and the number of the others is printed. Of licences in
-records, what is dropped is right if it is not permissive.
-
+Of each package at most `--each` files are read, chosen by a hash of the path. A case is what a rule found in a file. Of
+each rule a reader judges those cases whose hash is smallest; `corpora_verdicts.yaml` has the verdicts by this hash.
 Recall: files that a program wrote, by their names and by what is beside them (`generated` in `corpora.yaml`); values
-drawn at random and planted in these files (`redaction.py`), or assigned to names in many ways.
-
-Labels: lines `path<TAB>label`, for example of magika. Agreement is printed by suffix; the disagreements are cases.
+drawn at random and planted (`redaction.py`), or assigned to names in many ways. Labels are lines `path<TAB>label`.
 """
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import fnmatch
 import hashlib
@@ -38,9 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import redaction
-from common import ROOT, print_command, versions
-
-sys.path.insert(0, str(ROOT))
+from common import options, print_header
 
 from ms_codegeex.base.yaml_reading import parse_yaml
 from ms_codegeex.data.languages import languages
@@ -256,8 +246,7 @@ def print_precision(cases: list[Case], verdicts: dict[str, Any], listed: str) ->
 
 
 def main() -> int:
-    """Run it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--local", action="store_true", help="download nothing")
     parser.add_argument("--each", type=int, default=600, help="files of a package (600)")
@@ -266,8 +255,7 @@ def main() -> int:
     parser.add_argument("--verdicts", type=Path, default=HERE / "corpora_verdicts.yaml", metavar="FILE")
     arguments = parser.parse_args()
     folder, verdicts = arguments.folder.resolve(), parse_yaml(arguments.verdicts.read_bytes())
-    print_command()
-    print(versions("google-re2", "pygments"))
+    print_header("google-re2", "pygments")
     if arguments.labels is not None:
         print_precision([*by_labels(arguments.labels)], verdicts, arguments.cases)
         return 0

@@ -22,22 +22,15 @@ import argparse
 import importlib.util
 import json
 import math
-import os
-import re
-import shlex
 import statistics
-import subprocess
-import sys
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import ROOT, print_command, spread, versions
-
-sys.path.insert(0, str(ROOT))
+from common import Worker, be_worker, options, print_command, quotients, spread, status_bytes, timed, verdict, versions
 
 ENGINES = (
     *("ours-32", "ours-16", "ours-8", "ours-4"),
@@ -166,7 +159,6 @@ class Ours:
         self.greedy = TokenChoice()
 
     def generate(self, given: list[list[int]], new: int) -> list[list[int]]:
-        """The new ids of each prompt."""
         sequences = {slot: list(ids) for slot, ids in enumerate(given)}
         for slot in sequences:
             self.engine.cached[slot] = []  # nothing is remembered from the round before
@@ -193,7 +185,6 @@ class Transformers:
         self.model.generation_config.eos_token_id, self.torch = None, torch
 
     def generate(self, given: list[list[int]], new: int) -> list[list[int]]:
-        """The new ids of each prompt."""
         ids = self.torch.tensor(given)
         options = {"do_sample": False, "max_new_tokens": new, "pad_token_id": 0}
         return self.model.generate(ids, attention_mask=self.torch.ones_like(ids), **options)[:, ids.shape[1] :].tolist()
@@ -210,7 +201,6 @@ class CTranslate2:
         self.generator = ctranslate2.Generator(str(path), intra_threads=threads, inter_threads=1, compute_type=kind)
 
     def generate(self, given: list[list[int]], new: int) -> list[list[int]]:
-        """The new ids of each prompt."""
         tokens = [[self.vocabulary[i] for i in ids] for ids in given]
         options = {"max_length": new, "min_length": new, "sampling_topk": 1, "beam_size": 1, "end_token": []}
         found = self.generator.generate_batch(tokens, include_prompt_in_result=False, **options)
@@ -251,7 +241,6 @@ class LlamaCpp:
         return [int(np.ctypeslib.as_array(each, (self.rows,)).argmax()) for each in logits]
 
     def generate(self, given: list[list[int]], new: int) -> list[list[int]]:
-        """The new ids of each prompt."""
         self.library.llama_memory_clear(self.library.llama_get_memory(self.context), True)
         last = [len(ids) - 1 for ids in given]
         flat = [(token, k, i, k == last[i]) for i, ids in enumerate(given) for k, token in enumerate(ids)]
@@ -262,59 +251,34 @@ class LlamaCpp:
 
 
 def serve(name: str, directory: Path, threads: int, cpu_level: str) -> None:
-    """Be one engine: a JSON request a line on standard input, an answer a line on standard output."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print goes to standard error
+    """Be one engine."""
     kinds = {"ours": Ours, "transformers": Transformers, "ctranslate2": CTranslate2, "llama_cpp": LlamaCpp}
     kind = name.partition("-")[0]
-    engine = kinds[kind](name, directory, threads, *[cpu_level] * (kind == "ours"))
-    print(json.dumps("ready"), file=answers, flush=True)
-    for line in sys.stdin:
-        batch, length, new = json.loads(line)
-        given, times = prompts(batch, length), []
-        for count in (1, new) if new > 1 else (1,):
-            begin = time.perf_counter()
-            ids = engine.generate(given, count)
-            times.append(time.perf_counter() - begin)
-        seconds = (times[1] - times[0]) / (new - 1) if new > 1 else times[0]
-        status = Path("/proc/self/status").read_text()  # `getrusage` includes the peak of the process that started this
-        peak = int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 2**20
-        answer = {"seconds": seconds, "ids": ids, "peak_gb": peak, "needed_gb": getattr(engine, "needed_gb", None)}
-        print(json.dumps(answer), file=answers, flush=True)
+
+    def start() -> Callable[[list[int]], object]:
+        engine = kinds[kind](name, directory, threads, *[cpu_level] * (kind == "ours"))
+
+        def answer(request: list[int]) -> dict[str, Any]:
+            """Seconds a step (of the first token if `new` is 1), ids, peak memory."""
+            batch, length, new = request
+            given, times = prompts(batch, length), []
+            for count in (1, new) if new > 1 else (1,):
+                begin = time.perf_counter()
+                ids = engine.generate(given, count)
+                times.append(time.perf_counter() - begin)
+            seconds = (times[1] - times[0]) / (new - 1) if new > 1 else times[0]
+            peak = status_bytes("VmHWM") / 2**30  # `getrusage` includes the peak of the process that started this
+            return {"seconds": seconds, "ids": ids, "peak_gb": peak, "needed_gb": getattr(engine, "needed_gb", None)}
+
+        return answer
+
+    be_worker(start)
 
 
-class Worker:
+def started(name: str, directory: Path, threads: int, cpu_level: str) -> Worker:
     """An engine in a separate process."""
-
-    def __init__(self, name: str, directory: Path, threads: int, cpu_level: str):
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "GLOG_v": "3", "TOKENIZERS_PARALLELISM": "false"}
-        command = [sys.executable, __file__, "--serve", name, "--models", str(directory), "--threads", str(threads)]
-        command += ["--cpu-level", cpu_level]
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-        )
-        self._answer(name)
-
-    def _answer(self, name: str) -> Any:
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{name} ended; to see why: {shlex.join(self.process.args)} </dev/null")
-        return json.loads(line)
-
-    def ask(self, batch: int, length: int, new: int) -> dict[str, Any]:
-        """Seconds a step (of the first token if `new` is 1), ids, peak memory."""
-        print(json.dumps([batch, length, new]), file=self.process.stdin, flush=True)
-        return self._answer("the engine")
-
-    def end(self) -> None:
-        """Let the process go."""
-        self.process.stdin.close()
-        self.process.wait(60)
+    words = [__file__, "--serve", name, "--models", str(directory), "--threads", str(threads)]
+    return Worker(*words, "--cpu-level", cpu_level, OMP_NUM_THREADS=str(threads), TOKENIZERS_PARALLELISM="false")
 
 
 def report(results: dict[str, dict[str, list[float]]], wide: list[float], directory: Path) -> None:
@@ -325,21 +289,19 @@ def report(results: dict[str, dict[str, list[float]]], wide: list[float], direct
         print(f"  {name:22} {steps}  first {spread(found['first'])} s  peak {found['peak'][-1]:.1f} GB")
 
     def aim(what: str, ratios: list[float], minimum: float) -> None:
-        met = "met" if statistics.median(ratios) >= minimum else "not met"
-        print(f"  {what}: {spread(ratios)}, aim {minimum:g} {met}")
+        print(f"  {what}: {spread(ratios)}, {verdict(statistics.median(ratios), minimum, least=True)}")
 
     for measure, ours, peer, minimum in QWEN2_AIMS if directory.name.startswith("qwen2") else AIMS:
         if ours in results and peer in results:
-            pairs = zip(results[peer][measure], results[ours][measure], strict=True)
             what = "first token" if measure == "first" else f"batch {measure}"
-            aim(f"{ours} over {peer}, {what}", [theirs / own for theirs, own in pairs], minimum)
+            aim(f"{ours} over {peer}, {what}", quotients(results[peer][measure], results[ours][measure]), minimum)
     for name, found in results.items():
         if name.startswith("ours"):
             ratios = [8 * one / eight for one, eight in zip(found["1"], found["8"], strict=True)]
             aim(f"{name}, tokens/s of 8 streams over 1", ratios, STREAMS_AIM)
             beyond = found["peak"][-1] - found["needed"]
-            met = "met" if beyond <= MEMORY_AIM else "not met"
-            print(f"  {name}, memory beyond weights, the cache's included: {beyond:.2f} GB, aim {MEMORY_AIM:g} {met}")
+            met = verdict(beyond, MEMORY_AIM)
+            print(f"  {name}, memory beyond weights, the cache's included: {beyond:.2f} GB, {met}")
     if "ours-32" in results:
         sizes = json.loads((directory / "config.json").read_text())
         looked_up = 0 if sizes.get("tie_word_embeddings") else sizes["vocab_size"] * sizes["n_embd"] * 4
@@ -360,22 +322,17 @@ def read_bandwidth(threads: int, size: int = 2**30) -> float:
 
     parts = [np.ones(size // threads, np.uint8) for _ in range(threads)]
     with ThreadPoolExecutor(threads) as pool:
-        begin = time.perf_counter()
-        list(pool.map(isal_zlib.crc32, parts))
-        return size / (time.perf_counter() - begin)
+        return size / timed(lambda: list(pool.map(isal_zlib.crc32, parts)))
 
 
 def main() -> None:
-    """Measure, or serve as one engine."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, rounds=5, models=True)
     parser.add_argument("--engines", nargs="+", choices=ENGINES)
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--new", type=int, default=64, help="tokens to generate (default 64)")
     parser.add_argument("--first", type=int, default=1024, help="length of the long prompt (default 1024)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tiny", action="store_true", help="a tiny model")
     parser.add_argument("--size", choices=MODELS, default="350m", help="whose sizes (default 350m)")
-    parser.add_argument("--models", type=Path, default=Path("benchmarks/models"))
     parser.add_argument("--cpu-level", default="auto", help="instructions of our operators, as of `generate`")
     parser.add_argument("--serve", choices=ENGINES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -387,7 +344,7 @@ def main() -> None:
     print_command()
     packages = dict.fromkeys(name.partition("-")[0] for name in engines if not name.startswith("ours"))
     print(versions("mindspore", *(DISTRIBUTIONS.get(name, name) for name in packages)))
-    workers = {name: Worker(name, directory, arguments.threads, arguments.cpu_level) for name in engines}
+    workers = {name: started(name, directory, arguments.threads, arguments.cpu_level) for name in engines}
     results: dict[str, dict[str, list]] = {name: {"first": [], "peak": []} for name in engines}
     wide: list[float] = []  # GB/s
     try:
@@ -395,10 +352,10 @@ def main() -> None:
             wide.append(read_bandwidth(arguments.threads) / 1e9)
             for name in engines[:: 1 if turn % 2 else -1]:
                 for batch in BATCHES:
-                    answer = workers[name].ask(batch, PROMPT, arguments.new)
+                    answer = workers[name].ask([batch, PROMPT, arguments.new])
                     results[name].setdefault(str(batch), []).append(answer["seconds"])
                     results[name]["ids"] = answer["ids"]
-                answer = workers[name].ask(1, arguments.first, 1)
+                answer = workers[name].ask([1, arguments.first, 1])
                 results[name]["first"].append(answer["seconds"])
                 results[name]["peak"].append(answer["peak_gb"])
                 results[name]["needed"] = answer["needed_gb"]

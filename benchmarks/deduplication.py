@@ -1,40 +1,27 @@
-"""Recall and precision of `prepare`'s deduplication, on copies planted among real sources and on real sources alone.
+"""Recall and precision of `prepare`'s duplicates, on planted copies of real source code.
 
-    python benchmarks/deduplication.py                  # sources of the running interpreter's packages
-    python benchmarks/deduplication.py --input ~/src --megabytes 40 --seed 1
-    python benchmarks/deduplication.py --peer-python ~/peers/bin/python --originals 300 --megabytes 4
+    python benchmarks/deduplication.py                  # packages of the running interpreter
+    python benchmarks/deduplication.py --input ~/src --megabytes 40 --originals 3000
+    python benchmarks/deduplication.py --peer-python ~/peers/bin/python
     python benchmarks/deduplication.py --quick          # few sources, to see that it works
 
-Sources: packages in random order, at most a tenth of `--megabytes` of each, no file above 100 kB.
+Planted: `--originals` sources, of which one in three gets an exact copy and each two edited copies: one of `EDITS` on a
+share of its lines or identifiers from `SHARES`. All documents are shuffled.
 
-Planted: every source once, of which `--originals` are drawn. One in three gets an exact copy. Each gets two edited
-copies: one edit of `EDITS`, drawn at random, of a share of its lines or identifiers that is drawn from `SHARES`. All
-documents are then shuffled, so a copy may come before its original.
+Truth: the Jaccard similarity of sets of word 5-grams, computed here without MinHash, of all pairs of at least 0.5.
+`prepare` drops a document that is like a larger one that it keeps, so the truth is the highest similarity J to such a
+one. Recall: of the documents with J >= 0.85, the share that was dropped; precision: of those dropped, the share with
+J >= 0.85. MinHash estimates J with a standard deviation of 0.03, so both are also printed at a tolerance of 0.05, and
+the share dropped by J beside what 128 independent samples would give.
 
-Truth: the similarity of two documents is the Jaccard similarity of their sets of word 5-grams, where words are ASCII
-letters, digits and underscores, and a shorter document is one 5-gram. It is computed here with Python's sets, without
-MinHash. An index finds all pairs of at least 0.5, not only those of a copy and its original.
-
-From the largest document to the smallest, `prepare` drops one that is like one that it keeps. So the truth is the
-highest similarity J to a document before it that `prepare` kept. Recall: of the documents with J >= 0.85, the share
-that was dropped. Precision: of those dropped, the share with J >= 0.85. Because MinHash estimates J from 128 samples,
-with a standard deviation of 0.03 at 0.85, both are also printed at a tolerance of 0.05: recall of J >= 0.9, precision
-at J >= 0.8. The table shows the share dropped by J, and the share that 128 independent samples of the one most similar
-document would give.
-
-Exact copies: `prepare` without near duplicates must drop each text that occurred earlier, and nothing else.
-
-Renamed: `RENAMED` Python sources and a copy of each, in which a share of its identifiers has other names throughout.
-Keywords and built-in names stay. `prepare` compares them by words and by tokens, each with the processor time it takes.
-
-Peer: with `--peer-python`, an interpreter that has datatrove and spacy (`pip install datatrove spacy`), datatrove's
-MinHash does the same with the planted documents, with 9 bands of 14: half of the pairs with J = 0.85 share one of them.
-See `deduplication_peer.py`.
+Exact copies: `prepare` without near duplicates must drop each text that occurred earlier, and nothing else. Renamed:
+`RENAMED` Python sources and a copy of each, a share of whose identifiers has other names throughout, compared by words
+and by tokens. Peer: with `--peer-python`, an interpreter that has datatrove and spacy, datatrove's MinHash does the
+same with 9 bands of 14 (`deduplication_peer.py`).
 """
 
 from __future__ import annotations
 
-import argparse
 import builtins
 import io
 import json
@@ -54,9 +41,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import ROOT, print_command, versions
-
-sys.path.insert(0, str(ROOT))
+from common import ROOT, options, print_header, share
 
 from ms_codegeex.data.languages import languages
 from ms_codegeex.extras.corpus.sources import Root, default_roots, search, user_roots
@@ -306,10 +291,6 @@ class Found:
         return lines
 
 
-def _share(pair: tuple[int, int]) -> str:
-    return f"{pair[0] / pair[1]:.4f} ({pair[0]} of {pair[1]})" if pair[1] else "none"
-
-
 def print_exact(documents: Sequence[str], kept: Sequence[bool]) -> set[int]:
     """Print recall and precision of exact copies; the documents that repeat an earlier one."""
     seen: set[str] = set()
@@ -320,7 +301,7 @@ def print_exact(documents: Sequence[str], kept: Sequence[bool]) -> set[int]:
         seen.add(text)
     dropped = {number for number, is_kept in enumerate(kept) if not is_kept}
     right = len(repeated & dropped)
-    print(f"  exact copies: recall {_share((right, len(repeated)))}, precision {_share((right, len(dropped)))}")
+    print(f"  exact copies: recall {share(right, len(repeated))}, precision {share(right, len(dropped))}")
     return repeated
 
 
@@ -332,10 +313,10 @@ def measure_renamed(
     python = [text for text in dict.fromkeys(sources) if "def " in text and least <= len(text) <= most]
     originals = generator.sample(python, min(count, len(python)))
     print(f"renamed copies of {len(originals)} sources, {sum(map(len, originals)) / 1e6:.2f} MB")
-    for share in shares:
-        copies = [rename_identifiers(text, share, generator) for text in originals]
+    for part in shares:
+        copies = [rename_identifiers(text, part, generator) for text in originals]
         for by in ("words", "tokens"):
-            place = directory / f"renamed-{share}-{by}"
+            place = directory / f"renamed-{part}-{by}"
             place.mkdir(parents=True)
             before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
             kept = prepare([*originals, *copies], place, THRESHOLD, workers, by)
@@ -343,7 +324,7 @@ def measure_renamed(
             left = [sum(pair) for pair in zip(kept[: len(originals)], kept[len(originals) :], strict=True)]
             found, lost = left.count(1), left.count(0)  # the larger one of a pair is kept
             what = f"{found} found, {lost} lost with their copies"
-            print(f"  {share:.0%} of the names, by {by}: {what}, {seconds:.1f} CPU s")
+            print(f"  {part:.0%} of the names, by {by}: {what}, {seconds:.1f} CPU s")
 
 
 def measure_peer(documents: Sequence[str], directory: Path, python: Path) -> None:
@@ -365,8 +346,8 @@ def measure_peer(documents: Sequence[str], directory: Path, python: Path) -> Non
     values = highest_similarities(sets, [kept[number] for number in order], LOWEST)
     found = Found(tuple(values), tuple(not kept[number] for number in order))
     print(f"datatrove: {len(dropped)} of {len(documents)} dropped, {seconds:.1f} CPU s")
-    print(f"  recall of J >= {THRESHOLD + TOLERANCE:.2f} {_share(found.recall(THRESHOLD + TOLERANCE))}, ", end="")
-    print(f"precision at J >= {THRESHOLD - TOLERANCE:.2f} {_share(found.precision(THRESHOLD - TOLERANCE))}")
+    print(f"  recall of J >= {THRESHOLD + TOLERANCE:.2f} {share(*found.recall(THRESHOLD + TOLERANCE))}, ", end="")
+    print(f"precision at J >= {THRESHOLD - TOLERANCE:.2f} {share(*found.precision(THRESHOLD - TOLERANCE))}")
 
 
 def measure(documents: Sequence[str], directory: Path, workers: int) -> None:
@@ -384,22 +365,20 @@ def measure(documents: Sequence[str], directory: Path, workers: int) -> None:
     sets = [shingles(documents[number]) for number in rest]
     values = highest_similarities(sets, [kept[number] for number in rest], LOWEST)
     found = Found(tuple(values), tuple(not kept[number] for number in rest))
-    print(f"  near duplicates, J >= {THRESHOLD}: recall {_share(found.recall(THRESHOLD))}, ", end="")
-    print(f"precision {_share(found.precision(THRESHOLD))}")
+    print(f"  near duplicates, J >= {THRESHOLD}: recall {share(*found.recall(THRESHOLD))}, ", end="")
+    print(f"precision {share(*found.precision(THRESHOLD))}")
     print(f"  within {TOLERANCE}: recall of J >= {THRESHOLD + TOLERANCE:.2f} ", end="")
-    print(f"{_share(found.recall(THRESHOLD + TOLERANCE))}, ", end="")
-    print(f"precision at J >= {THRESHOLD - TOLERANCE:.2f} {_share(found.precision(THRESHOLD - TOLERANCE))}")
+    print(f"{share(*found.recall(THRESHOLD + TOLERANCE))}, ", end="")
+    print(f"precision at J >= {THRESHOLD - TOLERANCE:.2f} {share(*found.precision(THRESHOLD - TOLERANCE))}")
     print("\n".join(found.table()))
     print(f"  prepare twice {middle - began:.0f} s, truth {time.perf_counter() - middle:.0f} s", file=sys.stderr)
 
 
 def main() -> int:
-    """Plant, run, compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, seed=True)
     parser.add_argument("--input", nargs="+", type=Path, help="sources (default: the interpreter's libraries)")
     parser.add_argument("--megabytes", type=float, default=20.0, help="of sources (20)")
     parser.add_argument("--originals", type=int, default=2000, help="sources that get planted copies (2000)")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of prepare")
     parser.add_argument("--directory", type=Path, help="where to write, ten times the sources (default: TMPDIR)")
     parser.add_argument("--peer-python", type=Path, help="interpreter that has datatrove and spacy")
@@ -410,8 +389,7 @@ def main() -> int:
     sources = read_sources(
         user_roots(arguments.input) if arguments.input else default_roots(), megabytes * 1e6, generator
     )
-    print_command()
-    print(versions("numpy"))
+    print_header("numpy")
     documents, number = plant(sources, originals, generator)
     with tempfile.TemporaryDirectory(dir=arguments.directory) as name:
         print(f"sources and planted copies, {len(documents)} documents")

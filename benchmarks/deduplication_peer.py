@@ -14,7 +14,6 @@ from pathlib import Path
 
 
 def main() -> int:
-    """Signatures, buckets, clusters, filter."""
     from datatrove.executor import LocalPipelineExecutor
     from datatrove.pipeline.dedup import (
         MinhashDedupBuckets,

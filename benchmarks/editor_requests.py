@@ -13,7 +13,6 @@ for indentation, which ours asks for again. The two take turns, and the first on
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import statistics
@@ -25,7 +24,7 @@ from typing import Any
 import httpx
 from commit_history import Edit, Repository, chosen_edits, window
 from commits import COMMITS, EditTally
-from common import ROOT, print_command, versions
+from common import ROOT, options, print_command, versions
 
 from ms_codegeex.data.infilling.sentinels import joined_files
 
@@ -117,12 +116,10 @@ def answer_of(client: httpx.Client, name: str, edit: Edit) -> tuple[str, float]:
 
 
 def main() -> None:
-    """Ask for the edits and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, seed=True)
     parser.add_argument("--server", required=True, help="its address")
     parser.add_argument("--data", type=Path, required=True, help="a git repository")
     parser.add_argument("--limit", type=int, default=100, help="edits (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--alone", action="store_true", help="without other files")
     arguments = parser.parse_args()
     print_command()

@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from common import ROOT, print_command
+from common import ROOT, options, print_command
 from safetensors.numpy import load_file
 
 TINY = ("--config", "codegeex_tiny", "checkpoint.export=false")
@@ -75,7 +75,7 @@ def weights_difference(first: dict[str, np.ndarray], second: dict[str, np.ndarra
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("pythons", nargs=2, metavar="PYTHON", help="the interpreters of two environments")
     parser.add_argument("--steps", type=int, default=60, help="of each run, an even number (default: 60)")
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=RECIPES, metavar="NAME")

@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -27,9 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, print_command, spread, versions
-
-sys.path.insert(0, str(ROOT))
+from common import print_command, spread, versions
 
 from ms_codegeex.extras.evaluation.benchmarks import humaneval_x
 from ms_codegeex.extras.evaluation.sandbox import Command, End, Execution, Sandbox, Verdict, open_sandbox
@@ -143,7 +140,6 @@ def schedule(task: Task, problems: Sequence[Problem], rounds: int, workers: int)
 
 
 def main() -> None:
-    """Measure and print."""
     parser = argparse.ArgumentParser(description="Speed of the sandbox on HumanEval-X's canonical solutions.")
     parser.add_argument("--data", type=Path, required=True, help="directory with the published files")
     parser.add_argument("--language", nargs="+", default=["python", "js", "cpp"], help="(default: python js cpp)")

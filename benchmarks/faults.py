@@ -29,9 +29,9 @@ from typing import Any
 
 import numpy as np
 import psutil
-from common import ROOT, print_command, spread, versions
+from common import ROOT, options, print_header, spread
 
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "commands")]
+sys.path.insert(0, str(ROOT / "tests/commands"))
 KINDS = ("worker", "worker", "saving", "starting", "command")
 PATIENCE = 900.0  # seconds without what is waited for
 USEFUL = 0.8  # share of the time with `--every` that goes into steps
@@ -75,7 +75,6 @@ class Job:
         self.start()
 
     def start(self) -> None:
-        """Start the command."""
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self.words, stdout=log, stderr=log, env=environment)
@@ -104,7 +103,6 @@ class Job:
         return value
 
     def events(self) -> list[dict[str, Any]]:
-        """The events so far."""
         from ms_codegeex.runs.files.records import read_events
 
         return read_events(self.run.events)
@@ -122,7 +120,6 @@ class Job:
             raise SystemExit(f"the run ended with status {self.process.returncode}; see {self.log}")
 
     def stop(self) -> None:
-        """End all remaining processes."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
@@ -313,8 +310,7 @@ def compiled_after(job: Job, attempt: int) -> dict[str, Any] | None:
 
 
 def main() -> None:
-    """Run the requested benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, seed=True)
     parser.add_argument("--kills", type=int, default=30, help="in each precision")
     parser.add_argument("--precision", nargs="+", choices=("fp32", "fp16"), default=("fp32", "fp16"))
     parser.add_argument("--steps", type=int, help="of the run (default: 40 for each kill; --every: as many as fit)")
@@ -324,13 +320,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=15.0, help="for how long, with --every")
     parser.add_argument("--save-seconds", type=float, default=5.0, help="between two checkpoints, with --every")
     parser.add_argument("--stops", action="store_true", help="stop ranks in each phase instead")
-    parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the runs too
     from conftest import write_dataset
 
-    print_command()
-    print(versions("mindspore"))
+    print_header("mindspore")
     with tempfile.TemporaryDirectory() as directory:
         scratch = Path(directory)
         dataset = write_dataset(scratch / "dataset")

@@ -15,12 +15,10 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 
-from common import ROOT, print_command, spread, versions
+from common import Worker, be_stepper, options, print_header, quotients, spread
 
 SIDES = ("LoRA", "full", "PEFT")
 RANK = 8
@@ -118,39 +116,16 @@ def _ids(arguments: argparse.Namespace):
     return generator.integers(2, arguments.vocabulary, (arguments.batch, arguments.seq + 1)).astype(np.int32)
 
 
-def side(arguments: argparse.Namespace) -> None:
-    """The process of one side: a line `step` in, the seconds of one step out."""
-    step = peft_step(arguments) if arguments.side == "PEFT" else our_step(arguments, arguments.side == "LoRA")
-    for _ in range(2):
-        step()
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        began = time.perf_counter()
-        step()
-        print(time.perf_counter() - began, flush=True)
-
-
-def start(name: str, threads: int) -> subprocess.Popen[str]:
-    """A side's process, ready for its first step."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT), "GLOG_v": "3"}
-    command = [sys.executable, __file__, *sys.argv[1:], "--side", name]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "bufsize": 1}
-    process = subprocess.Popen(command, **pipes, text=True, env=environment)
-    if process.stdout.readline() != "ready\n":
-        sys.exit(f"{name}: {process.communicate()[1][-2000:]}")
-    return process
-
-
 def measure(arguments: argparse.Namespace) -> None:
     """Alternate the sides and print tokens/s and ratios."""
-    processes = {name: start(name, arguments.threads) for name in SIDES}  # one warms up after the other
+    threads = str(arguments.threads)  # one side warms up after the other
+    sides = {name: Worker(__file__, *sys.argv[1:], "--side", name, OMP_NUM_THREADS=threads) for name in SIDES}
     seconds: dict[str, list[float]] = {name: [] for name in SIDES}
     for _ in range(arguments.rounds):
-        for name, process in processes.items():
-            process.stdin.write("step\n")
-            seconds[name].append(float(process.stdout.readline()))
-    for process in processes.values():
-        process.communicate()
+        for name, side in sides.items():
+            seconds[name].append(side.ask("step"))
+    for side in sides.values():
+        side.end()
     from ms_codegeex.models.codegen.config import build_config
 
     count = build_config("tiny", sizes(arguments)).parameter_count()
@@ -163,31 +138,26 @@ def measure(arguments: argparse.Namespace) -> None:
         rate = tokens / statistics.median(seconds[name])
         print(f"  {name:<6} {rate:8.0f} tokens/s   seconds a step {spread(seconds[name])}")
     for peer in ("PEFT", "full"):
-        ratios = [theirs / ours for theirs, ours in zip(seconds[peer], seconds["LoRA"], strict=True)]
+        ratios = quotients(seconds[peer], seconds["LoRA"])
         print(f"  our LoRA / {'PEFT' if peer == 'PEFT' else 'our full training'}: {spread(ratios)}")
 
 
 def main() -> None:
-    """Parse arguments."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, rounds=7, threads=True)
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--vocabulary", type=int, default=16384)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--seq", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--frozen", default="fp32", help="what our LoRA holds the frozen weights in")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
-        side(arguments)
-        return
-    print_command()
-    print(versions("mindspore", "torch", "transformers", "peft", "numpy"))
+        lora = arguments.side == "LoRA"
+        return be_stepper(lambda: peft_step(arguments) if arguments.side == "PEFT" else our_step(arguments, lora))
+    print_header("mindspore", "torch", "transformers", "peft", "numpy")
     measure(arguments)
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
     main()

@@ -28,7 +28,7 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-from common import ROOT, print_command, versions
+from common import options, print_header, start_server, verdict
 from keystrokes import percentile
 
 TYPIST, FLOODER = "typist-0123456789", "flooder-0123456789"
@@ -59,14 +59,7 @@ class Server:
         keys = directory / "keys"
         keys.write_text(f"typist {TYPIST}\nflooder {FLOODER}\n")
         keys.chmod(0o600)
-        words = [sys.executable, "-m", "ms_codegeex.cli", "serve", "--model", str(model), "--port", "0"]
-        words += ["--api-key-file", str(keys), *options]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        self.process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
-        line = self.process.stdout.readline()  # printed once it is ready
-        if not line:
-            raise SystemExit("serve did not start; its message is above")
-        self.address = line.partition("//")[2].strip()
+        self.process, self.address = start_server(model, "--api-key-file", str(keys), *options)
 
     def keystrokes(self, ids: list[int], count: int, draw: random.Random) -> list[float]:
         """Seconds to the first token of each request; `ids` grow."""
@@ -125,8 +118,7 @@ def flood(address: str, connections: int) -> None:
 
 
 def main() -> None:
-    """Measure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--connections", type=int, default=120)
     parser.add_argument("--keystrokes", type=int, default=50)
@@ -140,8 +132,7 @@ def main() -> None:
         return
     if arguments.model is None:
         parser.error("--model is required")
-    print_command()
-    print(versions("mindspore", "fastapi", "uvicorn"), flush=True)
+    print_header("mindspore", "fastapi", "uvicorn")
     with tempfile.TemporaryDirectory() as directory:
         server = Server(arguments.model, Path(directory), arguments.serve)
         try:
@@ -162,8 +153,7 @@ def main() -> None:
     print(f"  the first one under the flood, {SETTLED:g} s after the last without: {1e3 * busy[0]:.0f} ms")
     for share, aim in AIMS.items():
         ratio = percentile(busy, share) / percentile(idle, share)
-        met = "met" if ratio <= aim else "not met"
-        print(f"  p{100 * share:g} of the flood over idle: {ratio:.3g}, aim {aim:g} {met}")
+        print(f"  p{100 * share:g} of the flood over idle: {ratio:.3g}, {verdict(ratio, aim)}")
     print(f"  the flooder's answers by status: {statuses}")
 
 

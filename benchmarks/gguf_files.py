@@ -22,19 +22,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-from common import ROOT, print_command, spread, versions
-from convert import BLOCK, copy, files_of, seconds
-
-sys.path.insert(0, str(ROOT))
-sys.path.insert(0, str(ROOT / "tests"))
-
+from common import options, print_header, spread, status_bytes
+from convert import BLOCK, copy, files_of, random_tensors, seconds
 from tokenizer_files import write_chatglm
 
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import Source, open_source
-from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.registry import family
 
 TYPES, SOURCES = ("f32", "f16", "bf16", "q8_0", "q4_0"), ("float16", "float32")
@@ -48,12 +42,7 @@ def model(directory: Path, sizes: dict[str, object], dtype: str) -> Path:
     """A model directory with normal random numbers; its weights carry checksums."""
     found = family("codegeex2")
     config = found.config.build_config(None, {**sizes, "eos_token_id": 2})
-    numbers = np.random.default_rng(0).normal(0, 0.02, 1 << 22).astype(dtype)
-
-    def tensor(k: int, shape: tuple[int, ...]) -> LazyTensor:
-        return LazyTensor(dtype, shape, lambda: np.resize(np.roll(numbers, k), shape))
-
-    tensors = {name: tensor(k, shape) for k, (name, shape) in enumerate(config.parameter_shapes().items())}
+    tensors = random_tensors(config.parameter_shapes(), dtype)
     saver = load_tokenizer(write_chatglm(directory / "tokenizer")).save
     source = Source(directory / "none", "megatron", found, dict(vars(config)), tensors, saver)
     return Path(convert(source, "hf", directory / dtype, progress=False)["output"])
@@ -74,12 +63,6 @@ def in_and_out(source: Path, target: Path, size: int) -> None:
         os.fsync(output.fileno())
 
 
-def status(key: str) -> int:
-    """Bytes of a field of this process's status."""
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{key}:")]
-    return int(line.split()[1]) * 1024
-
-
 def grown(source: Path, target: Path, dtype: str) -> int:
     """Growth of the peak RSS of another process that converts."""
     words = [sys.executable, __file__, "--child", str(source), str(target), dtype]
@@ -90,10 +73,10 @@ def grown(source: Path, target: Path, dtype: str) -> int:
 
 def child(source: str, target: str, dtype: str) -> None:
     """What `grown` runs: prints the number of bytes."""
-    before = status("VmRSS")
+    before = status_bytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     convert(open_source(Path(source)), "gguf", Path(target), dtype=dtype, progress=False)
-    print(status("VmHWM") - before)
+    print(status_bytes("VmHWM") - before)
 
 
 def measure(source: Path, directory: Path, dtype: str, rounds: int, largest: int) -> dict[str, float]:
@@ -127,12 +110,10 @@ def measure(source: Path, directory: Path, dtype: str, rounds: int, largest: int
 
 
 def main() -> int:
-    """Parse arguments, make the models, measure; exit status 1 if a bound is exceeded."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, rounds=5)
     parser.add_argument("--directory", type=Path, help="where to write, some gigabytes (default: TMPDIR)")
     parser.add_argument("--types", nargs="+", choices=TYPES, default=TYPES)
     parser.add_argument("--sources", nargs="+", choices=SOURCES, default=SOURCES)
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="a small model and one round; no bound counts")
     parser.add_argument("--json", type=Path, help="write the medians to this file")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
@@ -140,8 +121,7 @@ def main() -> int:
     if arguments.child:
         child(*arguments.child)
         return 0
-    print_command()
-    print(versions("numpy", "gguf"))
+    print_header("numpy", "gguf")
     sizes, rounds, table = QUICK if arguments.quick else FULL, 1 if arguments.quick else arguments.rounds, {}
     with tempfile.TemporaryDirectory(dir=arguments.directory) as name:
         for dtype in arguments.sources:

@@ -50,7 +50,6 @@ def program(clone: Path, folder: Path) -> None:
 
 
 def main() -> int:
-    """Write the file."""
     with tempfile.TemporaryDirectory() as folder:
         program(Path(sys.argv[1]), Path(folder))
         done = subprocess.run(["go", "run", "./cmd/generate/config"], cwd=folder, check=True, stdout=subprocess.PIPE)

@@ -32,11 +32,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, spread, versions
+from common import ROOT, options, spread, versions
 from gpu_profile import compiled_tracer, table
 from gpu_sides import PROMPT, SHAPES, STREAMS, prediction
-
-sys.path.insert(0, str(ROOT))
 
 TITLE = "## NVIDIA GPU"
 PRECISIONS = ("fp32", "tf32", "fp16")
@@ -114,7 +112,6 @@ class Sides:
         return {side: answers for side, answers in found.items() if answers}
 
     def kill(self) -> None:
-        """End all processes."""
         self.over = True
         for process in list(self.processes.values()):
             process.kill()
@@ -277,13 +274,11 @@ def predicted_lines(preset: str, composed: bool) -> list[str]:
 
 
 def main() -> int:
-    """Measure; exit status 1 if a figure of ours is missing, and then nothing is written."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, rounds=3)
     parser.add_argument("--presets", nargs="+", default=["base"], choices=SHAPES)
     parser.add_argument("--precisions", nargs="+", default=["fp16"], choices=PRECISIONS)
     sides = sorted({side for group in (*TRAINING, *DECODING) for side in group})
     parser.add_argument("--sides", nargs="+", default=sides, choices=sides)
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=5.0, help="end after this time (default 5)")
     parser.add_argument("--new", type=int, default=64, help="tokens to generate (default 64)")
     parser.add_argument("--torch-python", default=sys.executable, help="the Python of an environment with PyTorch")

@@ -47,7 +47,6 @@ class Parts(io.RawIOBase):
         self.part = io.BytesIO()
 
     def writable(self) -> bool:
-        """It is."""
         return True
 
     def write(self, data: Any) -> int:
@@ -169,7 +168,6 @@ class Joined(io.RawIOBase):
         self.waiting, self.file = list(paths), io.BytesIO()
 
     def readable(self) -> bool:
-        """It is."""
         return True
 
     def readinto(self, buffer: Any) -> int:
@@ -213,7 +211,6 @@ def unpack(folder: Path, target: Path) -> str:
 
 
 def main() -> int:
-    """Pack or unpack."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
     packing, unpacking = verbs.add_parser("pack"), verbs.add_parser("unpack")

@@ -243,7 +243,6 @@ MAKERS = {
 
 
 def main() -> None:
-    """Be one side."""
     side, device, job = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print goes to standard error

@@ -4,14 +4,11 @@
     python benchmarks/keystrokes.py --llama-python VENV/bin/python    # and llama.cpp: VENV has `pip install xllamacpp`
     python benchmarks/keystrokes.py --tiny --keystrokes 20            # to check that it works
 
-A file is typed: a request follows each character. Its prompt are the ids of the text after the cursor, then of the text
-before it (--after and --before tokens at first), as for a model that fills gaps with the suffix first. Both servers get
-the same ids on `/v1/completions`, greedy and streamed, each on a connection of its own, and take turns at every
-keystroke; the first one alternates. They have the same random weights, ours with 8 bits, llama.cpp's as our GGUF with
-Q8_0, as many threads, and one slot. How many tokens of a prompt they reused, ours reports at `/metrics`, llama.cpp's in
-the `timings` of the last event.
-
-Before that, ten prompts of the same length that share nothing: the first request after `/ready` over the tenth.
+A file is typed: a request follows each character, with the ids of the text after the cursor, then of the text before it
+(--after and --before tokens at first). Both servers get them on `/v1/completions`, greedy and streamed, and take turns.
+They have the same random weights, ours in 8 bits, llama.cpp's as our GGUF with Q8_0, and one slot. Tokens that they
+reused are reported at `/metrics`, and in the `timings` of llama.cpp's last event. Before that, ten prompts that share
+nothing: the first request after `/ready` over the tenth.
 """
 
 from __future__ import annotations
@@ -34,7 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, print_command, versions
+from common import ROOT, options, print_header, start_server, verdict
 
 FIRST_REQUESTS = 10
 OURS = "ms-codegeex"
@@ -101,7 +98,6 @@ class Side:
         return int(float(found[1]))
 
     def end(self) -> None:
-        """Let the server go."""
         if self.process.stdin is not None:
             self.process.stdin.close()
         else:
@@ -110,16 +106,7 @@ class Side:
 
 
 def ours(model: Path, threads: int) -> Side:
-    """`ms-codegeex serve`, ready."""
-    words = [sys.executable, "-m", "ms_codegeex.cli", "serve", "--model", str(model), "--port", "0"]
-    words += ["--max-concurrency", "1", "--threads", str(threads)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
-    line = process.stdout.readline()  # printed once it is ready
-    if not line:
-        process.wait(60)
-        raise SystemExit("serve did not start; its message is above")
-    return Side(OURS, process, line.partition("//")[2].strip())
+    return Side(OURS, *start_server(model, "--max-concurrency", "1", "--threads", str(threads)))
 
 
 def theirs(python: Path, model: Path, threads: int, context: int) -> Side:
@@ -155,12 +142,6 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[min(int(share * len(values)), len(values) - 1)]
 
 
-def verdict(value: float, aim: float, least: bool = False) -> str:
-    """`value, aim … met`"""
-    met = value >= aim if least else value <= aim
-    return f"{value:.3g}, aim {aim:g} {'met' if met else 'not met'}"
-
-
 def report(sides: Sequence[Side]) -> dict[str, Any]:
     """Print what was measured, and return it."""
     found: dict[str, Any] = {}
@@ -171,19 +152,18 @@ def report(sides: Sequence[Side]) -> dict[str, Any]:
             f"  {side.name:12} first token p50 {half:.0f} ms, p95 {most:.0f} ms; reused {100 * share:.1f} % of tokens"
         )
         found[side.name] = {"p50_ms": half, "p95_ms": most, "reused": share}
-    print(f"  reuse: {verdict(found[sides[0].name]['reused'], REUSE_AIM, least=True)}")
+    reused = found[sides[0].name]["reused"]
+    print(f"  reuse: {reused:.3g}, {verdict(reused, REUSE_AIM, least=True)}")
     if len(sides) > 1:
         for name, share in (("p50", 0.5), ("p95", 0.95)):
             ratio = percentile(sides[0].first, share) / percentile(sides[1].first, share)
-            print(f"  {name} over llama.cpp's: {verdict(ratio, RATIO_AIM)}")
+            print(f"  {name} over llama.cpp's: {ratio:.3g}, {verdict(ratio, RATIO_AIM)}")
             found[f"{name}_ratio"] = ratio
     return found
 
 
 def main() -> None:
-    """Measure, or be llama.cpp's server."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, default=Path("benchmarks/models"), help="where the models are kept")
+    parser = options(__doc__, threads=True, models=True)
     parser.add_argument("--tiny", action="store_true", help="a tiny model, without a peer")
     parser.add_argument("--llama-python", type=Path, help="a Python with xllamacpp")
     parser.add_argument("--file", type=Path, default=ROOT / "ms_codegeex" / "base" / "options.py", help="what is typed")
@@ -191,7 +171,6 @@ def main() -> None:
     parser.add_argument("--before", type=int, default=600, help="tokens before the cursor at first (default 600)")
     parser.add_argument("--after", type=int, default=200, help="tokens after the cursor (default 200)")
     parser.add_argument("--new", type=int, default=16, help="tokens of an answer (default 16)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--be-llama", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -199,11 +178,9 @@ def main() -> None:
         return be_llama(arguments.be_llama)
     from decode import make_models
 
-    sys.path.insert(0, str(ROOT))
     from ms_codegeex.data.tokenizer import load_tokenizer
 
-    print_command()
-    print(versions("mindspore", "fastapi", "uvicorn"), flush=True)
+    print_header("mindspore", "fastapi", "uvicorn")
     peer = arguments.llama_python is not None and not arguments.tiny
     directory = make_models(
         arguments.models, arguments.tiny, [] if arguments.tiny else ["ours-8", *["llama_cpp-q8_0"] * peer]
@@ -230,7 +207,7 @@ def main() -> None:
         )
         found = report(sides)
         ratio, median = firsts[0] / firsts[-1], statistics.median(firsts[1:])
-        print(f"  first request after /ready over the tenth: {verdict(ratio, FIRST_AIM)}")
+        print(f"  first request after /ready over the tenth: {ratio:.3g}, {verdict(ratio, FIRST_AIM)}")
         print(f"  over the median of the other nine: {firsts[0] / median:.3g}")
     if arguments.json:
         arguments.json.write_text(json.dumps({**found, "first_over_tenth": ratio}, indent=2) + "\n")

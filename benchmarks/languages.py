@@ -4,24 +4,15 @@
     python benchmarks/languages.py --c ~/src/linux/include --cpp ~/src/qt/src --each 5000
     python benchmarks/languages.py --quick                             # few headers, to see that it works
 
-Extensions: a file of each extension that belongs to one language, without content.
-
-Real headers: `.h` files of directories with code in one language, C or C++, at most `--each` of a directory, every
-text once. `PLACES` has the default directories; those that are missing are left out. The directory is the truth, so a
-header of a C++ library that is valid C, such as a list of macros, counts as misjudged if it is called C.
-
-Planted headers: one piece of `C_PIECES` is inserted `--each` times in a real C header with declarations and without
-`__cplusplus`, between two lines outside of comments, in the bytes that detection reads; so is one of `CPP_PIECES`. A C
-piece has words of C++ in comments, strings, guards and names, and the header must still be C. A C++ piece is one
-declaration that only C++ allows, and the header must be C++.
-
-Precision and recall of C and C++ are over the headers of both. Headers called neither, for example Cuda, count as
-missed.
+Extensions: a file of each extension that belongs to one language, without content. Real headers: `.h` files of
+directories (`PLACES`) with code in one language, C or C++, at most `--each` of a directory; the directory is the truth.
+Planted headers: one of `C_PIECES` or `CPP_PIECES` in a real C header without `__cplusplus`, outside of comments, in the
+bytes that detection reads. A C piece has words of C++ in comments, strings, guards and names; a C++ piece is a
+declaration that only C++ allows. Headers called neither count as missed.
 """
 
 from __future__ import annotations
 
-import argparse
 import random
 import re
 import sys
@@ -30,9 +21,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from common import ROOT, print_command, versions
-
-sys.path.insert(0, str(ROOT))
+from common import ROOT, options, print_header, share
 
 from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.extras.corpus.detection import HEAD_BYTES, detect
@@ -155,18 +144,14 @@ def planted(header: bytes, piece: str, generator: random.Random) -> bytes:
     return "\n".join([*lines[:place], piece, *lines[place:]]).encode()[:HEAD_BYTES]
 
 
-def _share(part: int, whole: int) -> str:
-    return f"{part / whole:.4f} ({part} of {whole})" if whole else "none"
-
-
 def report(title: str, judged: Sequence[tuple[str, str, str]], listed: int) -> None:
     """Print precision and recall of `(language, called, name)`, and the first misjudged ones."""
     print(f"{title}, {len(judged)} headers")
     for language in ("C", "C++"):
         right = sum(truth == called == language for truth, called, _ in judged)
-        precision = _share(right, sum(called == language for _, called, _ in judged))
+        precision = share(right, sum(called == language for _, called, _ in judged))
         print(
-            f"  {language:<3} precision {precision}, recall {_share(right, sum(row[0] == language for row in judged))}"
+            f"  {language:<3} precision {precision}, recall {share(right, sum(row[0] == language for row in judged))}"
         )
     wrong = [row for row in judged if row[0] != row[1]]
     for (truth, called, name), count in Counter(wrong).most_common(listed):
@@ -184,24 +169,21 @@ def by_extension() -> None:
     words = [(name, word) for name, listed in table.items() for word in listed.split() if word[0] in "./"]
     names = [(name, f"planted{word}" if word[0] == "." else word[1:]) for name, word in words]
     right = sum((found := detect(name)) is not None and found.name == language for language, name in names)
-    print(f"suffixes and file names: {_share(right, len(names))} of {len(table)} languages")
+    print(f"suffixes and file names: {share(right, len(names))} of {len(table)} languages")
 
 
 def main() -> int:
-    """Run it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, seed=True)
     parser.add_argument("--c", nargs="+", default=[], metavar="DIR", help="directories with headers in C")
     parser.add_argument("--cpp", nargs="+", default=[], metavar="DIR", help="directories with headers in C++")
     parser.add_argument("--each", type=int, default=1000, help="headers of a directory, and planted ones (1000)")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--list", type=int, default=20, metavar="N", help="misjudged headers to print (20)")
     parser.add_argument("--quick", action="store_true", help="20 headers of a directory")
     arguments = parser.parse_args()
     each, generator = 20 if arguments.quick else arguments.each, random.Random(arguments.seed)
     given = [*(("C", place, "**/*.h") for place in arguments.c), *(("C++", place, "**/*.h") for place in arguments.cpp)]
     places = given or [place for place in PLACES if Path(place[1]).is_dir()]
-    print_command()
-    print(versions())
+    print_header()
     by_extension()
     headers = texts(places, each, generator)
     judged = [(language, _called(head), path) for language, path, head in headers]

@@ -9,7 +9,6 @@ MindSpore.
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import statistics
@@ -20,9 +19,7 @@ import time
 from pathlib import Path
 
 import psutil
-from common import ROOT, print_command, spread, versions
-
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+from common import ROOT, options, print_header, spread
 
 
 def workers(output: Path) -> list[psutil.Process]:
@@ -40,13 +37,8 @@ def workers(output: Path) -> list[psutil.Process]:
 def job(command: list[str], output: Path, started: float) -> tuple[float, float]:
     """Run until the first step, kill a worker, wait for the end: seconds to the first step, seconds from the kill to
     the end."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "GLOG_v": "3",
-        "OMP_NUM_THREADS": "1",
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    }
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLOG_v": "3", "OMP_NUM_THREADS": "1", "PATH": path}
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     log = output / "log.jsonl"
     while not (log.exists() and log.stat().st_size):
@@ -88,19 +80,9 @@ def bare(dataset: Path, scratch: Path, number: int) -> tuple[float, float]:
     run = RunDirectory(Path(config.output))
     with held_run(run), reserved_port() as port:
         open_run(config, run, StartingPoint())
-        command = [
-            str(Path(sys.executable).with_name("msrun")),
-            "--worker_num=2",
-            "--local_worker_num=2",
-            "--master_addr=127.0.0.1",
-            f"--master_port={port}",
-            f"--log_dir={run.logs}",
-            "--join=True",
-            "python",
-            "-m",
-            "ms_codegeex.runs.rank",
-            str(run.path),
-        ]
+        program, log = str(Path(sys.executable).with_name("msrun")), f"--log_dir={run.logs}"
+        where = ["--worker_num=2", "--local_worker_num=2", "--master_addr=127.0.0.1", f"--master_port={port}"]
+        command = [program, *where, log, "--join=True", "python", "-m", "ms_codegeex.runs.rank", str(run.path)]
         return job(command, run.path, time.perf_counter())
 
 
@@ -112,14 +94,11 @@ def importing() -> float:
 
 
 def main() -> None:
-    """Alternate ours and the peer."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = options(__doc__, rounds=5)
     rounds = parser.parse_args().rounds
     from conftest import write_dataset
 
-    print_command()
-    print(versions("mindspore"))
+    print_header("mindspore")
     results: dict[str, list[tuple[float, float]]] = {"ours": [], "bare msrun": []}
     imports = []
     with tempfile.TemporaryDirectory() as directory:

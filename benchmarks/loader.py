@@ -4,16 +4,14 @@
     python benchmarks/loader.py --peer 1e9       # the peer shuffles a billion numbers too: 4 GB, minutes
     python benchmarks/loader.py --quick          # few steps, a small peer: to see that it works
 
-Wait: a real training run (preset tiny, 16 sequences of 256 tokens, one process) on a blend of two synthetic corpora in
-the page cache. The result is the share of the steps' time in which a step waits for its batch. The first two steps,
-which compile, do not count. `data.workers=0` reads a batch when its step begins, like a loader without prefetching.
+Wait: the share of the steps' time in which a step of a real run (preset tiny, 16 sequences of 256 tokens, a blend of
+two corpora in the page cache) waits for its batch, without the first two steps. `data.workers=0` reads a batch when its
+step begins.
 
-Start-up: from the end of the imports to the first batch, in the middle of a run of 10^9 samples, each in a separate
-process. `repeated` is a corpus of 10^4 sequences that is read again and again, `huge` one of 10^9 sequences (a sparse
-file of 256 GB), `blend` 0.7 of the latter and 0.3 of the former. The peer does the same as Megatron-LM at its start: it
-makes an array with the number of every sample of the run (uint32) and shuffles it with numpy.random.RandomState. Its
-two other indices (documents, samples) are left out, and so are the files in which it keeps them for the next start.
-Memory is the peak resident size during start-up minus the size before it.
+Start-up: from the end of the imports to the first batch in the middle of 10^9 samples, each in a separate process:
+`repeated` is a corpus of 10^4 sequences, `huge` one of 10^9 (a sparse file of 256 GB), `blend` 0.7 of the latter and
+0.3 of the former. The peer shuffles an array of the samples' numbers, as Megatron-LM does at its start. Memory is
+the peak resident size minus that before.
 """
 
 from __future__ import annotations
@@ -28,9 +26,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from common import ROOT, print_command, spread, versions
-
-sys.path.insert(0, str(ROOT))
+from common import options, print_header, spread
 
 from ms_codegeex.base.files import write_json
 from ms_codegeex.config.blend import parse_blend
@@ -201,8 +197,7 @@ def measure_wait(directory: Path, steps: int, quick: bool) -> bool:
 
 
 def main() -> int:
-    """Parse arguments, measure; exit status 1 if a bound is exceeded."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--peer", type=float, default=1e8, metavar="N", help="samples the peer shuffles (default: 1e8)")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=5, help="of the start-up")
@@ -214,8 +209,7 @@ def main() -> int:
     if arguments.case:
         start(arguments.case, arguments.directory, arguments.samples)
         return 0
-    print_command()
-    print(versions("numpy", "mindspore"))
+    print_header("numpy", "mindspore")
     peer = 10**6 if arguments.quick else int(arguments.peer)
     steps, rounds = (4, 1) if arguments.quick else (arguments.steps, arguments.rounds)
     with tempfile.TemporaryDirectory(dir=arguments.directory) as name:

@@ -5,20 +5,14 @@
     python benchmarks/prepare.py --peer-python ~/peers/bin/python --rounds 3
     python benchmarks/prepare.py --quick              # 1 MB, to see that it works
 
-The sources are those of the running interpreter and its packages, and of `--input`: every text once, and only texts
-that `prepare` keeps, so that all sides encode the same documents; that they do is checked by their numbers of tokens.
+The sources are those of the running interpreter, its packages and `--input`: each text once, and only texts that
+`prepare` keeps, so that all sides encode the same documents. `prepare` is the whole command. The peer does what
+Megatron-LM's `preprocess_data.py` does: `Pool.imap` over lines, `json.loads` and `tokenizers` in the workers. With
+`--peer-python` (`pip install datatrove datasets tokenizers`), datatrove and datasets encode the same files
+(`prepare_peers.py`). The stages run alone on data in memory: parsing JSON, encoding with gigatoken, writing ids.
 
-- `prepare` is the whole command in a separate process: start, search, read, judge, hash, encode, write, sync. Its
-  modules are compiled, as after an installation (in the first round it may compile them).
-- The peer does what Megatron-LM's `preprocess_data.py` does: `multiprocessing.Pool.imap` over lines, `json.loads` and
-  `tokenizers` in the workers, appending to the .bin in the parent. It is a separate process too.
-- `datatrove` and `datasets`, if `--peer-python` is an interpreter that has them (`pip install datatrove datasets
-  tokenizers`), encode the same files as their documentation does it: see `prepare_peers.py`.
-- The stages run alone, in as many processes, on data that is in memory before the clock starts: parsing JSON, encoding
-  with gigatoken, writing and syncing ids. The slowest is what no program made of them could beat.
-
-All sides take turns in every round; ratios are of the same round. Processor time is of all processes that a side
-waits for, which datatrove does not do for its workers; of a stage, only while it runs.
+All sides take turns; ratios are of one round. Processor time is of all processes that a side waits for, which datatrove
+does not do for its workers; of a stage, only while it runs.
 """
 
 from __future__ import annotations
@@ -28,7 +22,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -40,9 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import ROOT, print_command, spread, versions
-
-sys.path.insert(0, str(ROOT))
+from common import ROOT, cpu_of_children, options, print_header, quotients, spread
 
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.data.tokenizer.fast import CorpusEncoder
@@ -208,12 +199,6 @@ def run_stage(name: str, paths: list[Path], directory: Path, processes: int) -> 
     return seconds, cpu
 
 
-def cpu_of_children() -> float:
-    """CPU seconds of all processes that this one has waited for, and of theirs."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
 def timed(
     work: Callable[[list[Path], Path, int], int], paths: list[Path], output: Path, processes: int
 ) -> tuple[float, float, int]:
@@ -254,24 +239,21 @@ def measure(
         print(f"  {label:<20} {spread(values)} MB/s, {statistics.median(used[name]):.1f} CPU s")
     slowest = min(stages, key=lambda name: statistics.median(speeds[name]))
     for name in packages:
-        ratio = [a / b for a, b in zip(speeds["prepare"], speeds[name], strict=True)]
-        print(f"  prepare / {name} {spread(ratio)}")
-    ratios = [[a / b for a, b in zip(speeds["prepare"], speeds[other], strict=True)] for other in ("peer", slowest)]
+        print(f"  prepare / {name} {spread(quotients(speeds['prepare'], speeds[name]))}")
+    ratios = [quotients(speeds["prepare"], speeds[other]) for other in ("peer", slowest)]
     print(f"  prepare / peer {spread(ratios[0])}, at least {PEER_AIM}")
     print(f"  prepare / slowest stage ({slowest}) {spread(ratios[1])}, at least {STAGE_AIM}")
-    cpu_ratio = [a / b for a, b in zip(used["prepare"], used["encode"], strict=True)]
+    cpu_ratio = quotients(used["prepare"], used["encode"])
     print(f"  CPU time of prepare / of encoding alone {spread(cpu_ratio)}, at most {CPU_AIM}")
     return statistics.median(ratios[0]), statistics.median(ratios[1]), statistics.median(cpu_ratio)
 
 
 def main() -> int:
-    """Parse arguments, write the input, measure; exit status 1 when an aim is not reached."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, rounds=5)
     parser.add_argument("--directory", type=Path, help="where to write, about three times the input (default: TMPDIR)")
     parser.add_argument("--input", nargs="+", type=Path, default=[], help="more places to take source code from")
     parser.add_argument("--megabytes", type=float, default=200.0)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="1 MB and one round; aims do not count")
     parser.add_argument("--peer-python", type=Path, help="interpreter that has datatrove and datasets")
     parser.add_argument("--peer", type=Path, help=argparse.SUPPRESS)
@@ -279,8 +261,7 @@ def main() -> int:
     if arguments.peer:
         print(peer(arguments.input, arguments.peer, arguments.processes))
         return 0
-    print_command()
-    print(versions("numpy", "tokenizers", "gigatoken"))
+    print_header("numpy", "tokenizers", "gigatoken")
     megabytes = 1.0 if arguments.quick else arguments.megabytes
     with tempfile.TemporaryDirectory(dir=arguments.directory) as name:
         default = default_roots()

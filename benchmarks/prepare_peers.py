@@ -67,7 +67,6 @@ def with_datatrove(tokenizer: str, source: Path, output: Path, processes: int) -
 
 
 def main(name: str, tokenizer: str, source: str, output: str, processes: str) -> None:
-    """Encode and print the number of tokens."""
     work = {"datasets": with_datasets, "datatrove": with_datatrove}[name]
     Path(output).mkdir(parents=True)
     count = work(tokenizer, Path(source), Path(output), int(processes))

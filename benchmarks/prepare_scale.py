@@ -4,19 +4,14 @@
     python benchmarks/prepare_scale.py --gigabytes 0.2 2 10 --engines pool ray --directory /shared
     python benchmarks/prepare_scale.py --quick                    # 2 MB with processes, to see that it works
 
-The documents are made of lines of the running interpreter's libraries, about 1.5 kB each, as records without a
-repository, in files of 32 MB. One of ten repeats an earlier one, one of ten is an earlier one with two lines changed.
-Near duplicates are looked for.
-
-Other work on the machine lengthens the time, but hardly changes MB per CPU second. CPU seconds count all processes that
-were seen. Memory is a process's peak as the system reports it (VmHWM), read twice a second: of the command's own
-process, and of the largest of its workers. With Ray, a cluster of nodes with one core each is started on this machine;
-its own processes are not counted. All engines must give the same bytes.
+The documents are lines of the running interpreter's libraries, about 1.5 kB each, in files of 32 MB; one of ten repeats
+an earlier one, one of ten has two lines changed. Near duplicates are looked for. CPU seconds count all processes that
+were seen; memory is a process's peak (VmHWM). With Ray, a cluster of nodes with one core each is started on this
+machine; its own processes are not counted. All engines must give the same bytes.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -32,9 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from common import ROOT, print_command, versions
-
-sys.path.insert(0, str(ROOT))
+from common import ROOT, options, print_header, status_bytes
 
 from ms_codegeex.base.digests import sha256
 from ms_codegeex.data.datasets.layout import DATA_FILES
@@ -94,10 +87,8 @@ def used(process: psutil.Process) -> float:
 
 def peak(process: psutil.Process) -> int:
     """The most memory that a process has had, in bytes; 0 if it is gone."""
-    with contextlib.suppress(psutil.Error, OSError):
-        for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) * 1024
+    with contextlib.suppress(StopIteration, OSError):
+        return status_bytes("VmHWM", process.pid)
     return 0
 
 
@@ -191,16 +182,14 @@ def measure(sizes: list[float], engines: list[str], processes: int, directory: P
 
 
 def main() -> int:
-    """Parse arguments and measure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--directory", type=Path, help="where to write, about four times the largest (default: TMPDIR)")
     parser.add_argument("--gigabytes", type=float, nargs="+", default=[0.2, 2.0])
     parser.add_argument("--engines", nargs="+", choices=("pool", "ray"), default=["pool", "ray"])
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="workers, or nodes of one core")
     parser.add_argument("--quick", action="store_true", help="2 MB with processes only")
     arguments = parser.parse_args()
-    print_command()
-    print(versions("numpy", "gigatoken", *(["ray"] if "ray" in arguments.engines and not arguments.quick else [])))
+    print_header("numpy", "gigatoken", *(["ray"] if "ray" in arguments.engines and not arguments.quick else []))
     sizes, engines = ([0.002], ["pool"]) if arguments.quick else (arguments.gigabytes, arguments.engines)
     with tempfile.TemporaryDirectory(dir=arguments.directory) as name:
         measure(sizes, engines, arguments.processes, Path(name))

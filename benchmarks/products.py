@@ -12,21 +12,15 @@ ids are all the same. `order` is `exact` with the sums of another CPU level.
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
-import sys
 import time
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from common import ROOT, print_command, versions
-
-sys.path.insert(0, str(ROOT))
-sys.path.insert(0, str(ROOT / "tests"))
-
+from common import ROOT, options, print_header
 from kernel_checks import Kernels
 
 from ms_codegeex.formats.rounding import quantise
@@ -103,17 +97,14 @@ def measure_quality(path: Path, windows: int, length: int) -> None:
 
 
 def main() -> None:
-    """What was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, rounds=7)
     parser.add_argument("--cpu-level", choices=(AUTO, *LEVELS), default=AUTO)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--windows", type=int, default=40)
     parser.add_argument("--length", type=int, default=200)
     arguments = parser.parse_args()
-    print_command()
-    print(versions("mindspore", "numpy"))
+    print_header("mindspore", "numpy")
     if arguments.model is None:
         measure_time(arguments.cpu_level, arguments.rows, arguments.rounds)
     else:

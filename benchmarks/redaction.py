@@ -4,23 +4,15 @@
     python benchmarks/redaction.py --input ~/src --list     # every replacement in sources without planted text too
     python benchmarks/redaction.py --quick                  # few sources, to see that it works
 
-Recall: each format of `PLANTED` is drawn at random `--each` times and put into a line of the kind that it occurs in.
-The line is planted between two lines of a source file. A secret counts as found if it is gone from the redacted text.
-Nothing here is a real secret: all of it is drawn from a seeded generator.
-
-The same for a set that others made: the cases with which gitleaks checks its rules (`gitleaks_cases.py`), each alone.
-Of those that one of its rules must not find, many are secrets of another rule; the number changed is printed.
-
-Precision: `NEAR_MISSES`, expressions and identifiers that look similar, are planted in the same way; one that changes
-is a false alarm. Replacements in the sources themselves are counted separately, because nobody has judged them;
-`--list` prints them.
-
-Speed: one process over the sources, the median of five rounds.
+Recall: each format of `PLANTED` is drawn at random `--each` times (nothing here is a real secret), put into a line of
+the kind that it occurs in, and planted in a source file; found, if it is gone from the redacted text. The same for the
+cases with which gitleaks checks its rules (`gitleaks_cases.py`). Precision: `NEAR_MISSES`, which only look similar, are
+planted in the same way; one that changes is a false alarm. Nobody has judged the replacements in the sources
+themselves. Speed: one process, the median of five rounds.
 """
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 import random
@@ -33,9 +25,7 @@ from collections import Counter
 from pathlib import Path
 
 import gitleaks_cases
-from common import ROOT, print_command, versions
-
-sys.path.insert(0, str(ROOT))
+from common import options, print_header
 
 from ms_codegeex.extras.corpus.redaction import REDACTIONS, redact
 
@@ -202,34 +192,32 @@ NEAR_MISSES = (
 )
 
 
-_SUFFIXES = frozenset(
-    [
-        ".c",
-        ".cfg",
-        ".cpp",
-        ".go",
-        ".h",
-        ".html",
-        ".ini",
-        ".java",
-        ".js",
-        ".json",
-        ".kt",
-        ".md",
-        ".php",
-        ".py",
-        ".rb",
-        ".rs",
-        ".rst",
-        ".sh",
-        ".toml",
-        ".ts",
-        ".txt",
-        ".xml",
-        ".yaml",
-        ".yml",
-    ]
-)
+_SUFFIXES = [
+    ".c",
+    ".cfg",
+    ".cpp",
+    ".go",
+    ".h",
+    ".html",
+    ".ini",
+    ".java",
+    ".js",
+    ".json",
+    ".kt",
+    ".md",
+    ".php",
+    ".py",
+    ".rb",
+    ".rs",
+    ".rst",
+    ".sh",
+    ".toml",
+    ".ts",
+    ".txt",
+    ".xml",
+    ".yaml",
+    ".yml",
+]
 
 
 def drawn(template: str, generator: random.Random) -> str:
@@ -322,19 +310,16 @@ def print_unjudged(sources: list[str], listed: bool) -> None:
 
 
 def main() -> int:
-    """Run it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, seed=True)
     parser.add_argument("--input", nargs="+", type=Path, default=[Path(random.__file__).parent])
     parser.add_argument("--megabytes", type=int, default=40, help="of sources (40)")
     parser.add_argument("--each", type=int, default=50, help="secrets drawn of each format (50)")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--list", action="store_true", help="print every replacement in the sources themselves")
     parser.add_argument("--quick", action="store_true", help="1 MB and 3 of each")
     arguments = parser.parse_args()
     each, megabytes = (3, 1) if arguments.quick else (arguments.each, arguments.megabytes)
     sources = read_sources(arguments.input, megabytes * 1_000_000)
-    print_command()
-    print(versions("google-re2", "publicsuffixlist"))
+    print_header("google-re2", "publicsuffixlist")
     number, left = missed(sources, each, random.Random(arguments.seed))
     total, alarms = false_alarms(sources, each, random.Random(arguments.seed + 1))
     found = number.total() - left.total()

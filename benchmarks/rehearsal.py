@@ -10,10 +10,8 @@ call (wall clock) and of the whole process (CPU); memory is the process's peak w
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -22,9 +20,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from common import ROOT, print_command, spread, versions
-
-sys.path.insert(0, str(ROOT))
+from common import ROOT, cpu_of_children, options, print_header, quotients, spread
 
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.loading import load_config
@@ -45,7 +41,7 @@ def configuration(devices: int, layers: int) -> RunConfig:
 
 def compile_rank(config: RunConfig, mode: CompileMode) -> dict[str, float]:
     """What the compile program reports of rank 0, and the CPU seconds of its process."""
-    before = cpu_seconds()
+    before = cpu_of_children()
     with tempfile.TemporaryDirectory() as folder:
         job = RehearsalJob(Path(folder), config, 1)
         job.write()
@@ -55,14 +51,8 @@ def compile_rank(config: RunConfig, mode: CompileMode) -> dict[str, float]:
         words.append(json.dumps(asdict(mode)))
         subprocess.run([sys.executable, *words], env=environment, cwd=folder, check=True, stderr=subprocess.DEVNULL)
         found = json.loads(job.file("json", 0).read_text())
-    found["cpu_seconds"] = cpu_seconds() - before
+    found["cpu_seconds"] = cpu_of_children() - before
     return found
-
-
-def cpu_seconds() -> float:
-    """Of all processes that have ended and were started here, directly or not."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def show(name: str, found: Sequence[dict[str, float]]) -> None:
@@ -78,14 +68,11 @@ def show(name: str, found: Sequence[dict[str, float]]) -> None:
 
 
 def main() -> None:
-    """All sizes, ours and the peer in turns."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = options(__doc__, rounds=5)
     parser.add_argument("--layers", type=int, nargs="+", default=[4, 8, 16, 40])
     parser.add_argument("--devices", type=int, nargs="+", default=[8, 1536])
     arguments = parser.parse_args()
-    print_command()
-    print(versions("mindspore"))
+    print_header("mindspore")
     for devices in arguments.devices:
         for layers in arguments.layers:
             config = configuration(devices, layers)
@@ -100,7 +87,7 @@ def main() -> None:
                 show(way, found[way])
             if "inline" in found:
                 for key, name in (("compile_seconds", "seconds"), ("peak_memory_bytes", "memory")):
-                    ratios = [a[key] / b[key] for a, b in zip(found["once"], found["inline"], strict=True)]
+                    ratios = quotients(*([each[key] for each in found[way]] for way in ("once", "inline")))
                     print(f"  once / inline: {name} {spread(ratios)}")
 
 

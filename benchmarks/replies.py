@@ -18,7 +18,6 @@ All get 10 seconds for a program, since this is not about speed.
 
 from __future__ import annotations
 
-import argparse
 import ast
 import json
 import os
@@ -40,9 +39,7 @@ from string import Template
 from textwrap import indent
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from common import print_command
+from common import options, print_command
 
 from ms_codegeex.base.yaml_reading import read_yaml_file
 from ms_codegeex.extras.evaluation.benchmarks import humaneval, humaneval_x
@@ -86,7 +83,6 @@ def table() -> dict[str, Any]:
 
 
 def fenced(code: str, tag: str = "") -> str:
-    """A code block."""
     return f"{FENCE}{tag}\n{code.rstrip()}\n{FENCE}\n"
 
 
@@ -317,29 +313,28 @@ def shown(columns: dict[str, list[bool]], rows: Sequence[dict[str, Any]]) -> Ite
 
 
 def main() -> int:
-    """Make the replies, judge them and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--language", nargs="+", default=["python", "cpp", "java", "js", "go", "rust"])
     parser.add_argument("--each", type=int, help="problems of each transformation (default: Python 10, others 2)")
     parser.add_argument("--replies", type=Path, help="a folder: keep the replies there, or take those that are there")
     parser.add_argument("--wrong", type=Path, help="a folder for what we judge wrong")
     parser.add_argument("--others", type=Path, help="a folder with a virtual environment for each other system")
     parser.add_argument("--systems", nargs="*", default=list(OTHERS), help="the other systems (default: all)")
-    options = parser.parse_args()
+    arguments = parser.parse_args()
     data = Path(os.environ["MS_CODEGEEX_BENCHMARKS"])
     print_command()
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
-        for language in options.language:
+        for language in arguments.language:
             task, solved = problems(data, language, Path(folder))
-            kept = (options.replies or Path(folder)) / f"{language}.jsonl"
+            kept = (arguments.replies or Path(folder)) / f"{language}.jsonl"
             if not kept.exists():
                 kept.parent.mkdir(parents=True, exist_ok=True)
-                rows = made(task, solved, language, options.each or (10 if language == "python" else 2), pool)
+                rows = made(task, solved, language, arguments.each or (10 if language == "python" else 2), pool)
                 kept.write_text("".join(json.dumps(row) + "\n" for row in rows))
             rows = read_rows(kept)
-            columns = {"ours": ours(task, rows, pool, options.wrong)}
-            for name in options.systems if language == "python" else ():
-                columns[name] = theirs(name, rows, (options.others or Path(folder)).absolute())
+            columns = {"ours": ours(task, rows, pool, arguments.wrong)}
+            for name in arguments.systems if language == "python" else ():
+                columns[name] = theirs(name, rows, (arguments.others or Path(folder)).absolute())
             print("\n".join(["", *shown(columns, rows)]), flush=True)
     return 0
 

@@ -10,17 +10,14 @@ the next attempt's first step.
 
 from __future__ import annotations
 
-import argparse
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, print_command, spread, versions
+from common import options, print_header, spread
 from faults import Job, compiled_after, values_of
 
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 STEP = 8  # the worker is killed after it; a checkpoint is saved every fifth
 PARTS = {  # of a restart: names, and the events at which they end
     "the others end": "end",
@@ -60,14 +57,11 @@ def measure(dataset: Path, output: Path) -> tuple[float, float, dict[str, float]
 
 
 def main() -> None:
-    """Measure as many rounds as the arguments say."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = options(__doc__, rounds=5)
     rounds = parser.parse_args().rounds
     from conftest import write_dataset
 
-    print_command()
-    print(versions("mindspore"), flush=True)
+    print_header("mindspore")
     with tempfile.TemporaryDirectory() as directory:
         scratch = Path(directory)
         dataset = write_dataset(scratch / "dataset")

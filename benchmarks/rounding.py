@@ -12,20 +12,16 @@ the loss over all steps, which the verdict limits to 1e-3 in FP16 and 1e-5 in FP
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
-import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import mindspore as ms
 import numpy as np
-from common import ROOT, print_command, versions
+from common import ROOT, options, print_header
 from mindspore import Tensor
-
-sys.path.insert(0, str(ROOT))
 
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.loading import load_config
@@ -66,16 +62,14 @@ def losses(small: RunConfig, order: np.random.Generator | None) -> np.ndarray:
 
 
 def main() -> None:
-    """Every seed, and the summary."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--config", type=Path, default=RECIPE)
     parser.add_argument("--mesh", default=MESH)
     parser.add_argument("--precision", choices=tuple(STEPS), default="fp16")
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--orders", type=int, default=2)
     arguments = parser.parse_args()
-    print_command()
-    print(versions("mindspore"))
+    print_header("mindspore")
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_device("CPU")
     config = load_config(arguments.config, [f"training.precision={arguments.precision}"])

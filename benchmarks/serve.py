@@ -6,17 +6,13 @@
     python benchmarks/serve.py --peer                        # against `transformers serve`, both with FP32 weights
 
 The bare engine is a `Generator` in a separate process whose requests come from as many threads as there are clients.
-Both sides get the same prompts, as ids, and take turns; a ratio compares one round. All answers are greedy and
-streamed, and have to be equal. In the last measurement, clients that leave in the middle of an answer and clients that
-read slowly are mixed with others. All clients are one process that does little more than read; it shares the cores with
-the server.
+The sides get the same prompts, as ids, and take turns; answers are greedy and streamed, and have to be equal. In the
+last measurement, clients that leave in the middle of an answer and clients that read slowly are mixed with others. All
+clients are one process on the server's cores.
 
-The peer is `transformers serve`. It needs torch, transformers and accelerate (the tests' environment and
-`pip install --no-deps accelerate`) and a directory that transformers reads. It gets the same prompts as text, takes its
-turn in each round, and generates exactly --new tokens, greedy. It answers each request in a separate thread, because
-its continuous batching does not run on a CPU (transformers 4.57.1 does not know how much memory there is, and CodeGen's
-attention has no paged form). It sends text at the end of a word, so its first text comes after its first token.
-llama.cpp and vLLM do not support CodeGen.
+The peer needs torch, transformers and accelerate (`pip install --no-deps accelerate`). It gets the prompts as text and
+answers each request in a thread, because its continuous batching does not run on a CPU (transformers 4.57.1). It sends
+text at the end of a word, so its first text comes after its first token.
 """
 
 from __future__ import annotations
@@ -34,6 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -41,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import ROOT, print_command, spread, versions
+from common import Worker, be_worker, options, print_command, quotients, spread, start_server, verdict, versions
 from decode import make_models
 
 AIM = 0.95
@@ -64,47 +61,38 @@ def prompts(seed: int, count: int, vocabulary: list[int]) -> list[list[int]]:
 
 
 def bare(options: dict[str, Any]) -> None:
-    """Answer each line of standard input, `[clients, prompts, new]`, with the seconds and all ids."""
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    from ms_codegeex.generation.engine import Generator
-    from ms_codegeex.generation.sampling import SamplingSettings
+    """Answer each request, `[clients, prompts, new]`, with the seconds and all ids."""
 
-    generator = Generator(Path(options.pop("model")), **options)
-    print("ready", file=replies, flush=True)
-    for line in sys.stdin:
-        clients, given, new = json.loads(line)
+    def start() -> Callable[[Any], object]:
+        from ms_codegeex.generation.engine import Generator
+        from ms_codegeex.generation.sampling import SamplingSettings
 
-        def answer(ids: list[int], new: int = new) -> list[int]:
-            return [chosen.token for chosen in generator.request(ids, SamplingSettings(new, temperature=0.0))]
+        generator = Generator(Path(options.pop("model")), **options)
 
-        begin = time.perf_counter()
-        with ThreadPoolExecutor(clients) as pool:
-            found = list(pool.map(answer, given))
-        print(json.dumps([time.perf_counter() - begin, found]), file=replies, flush=True)
+        def answer(request: Any) -> tuple[float, list[list[int]]]:
+            clients, given, new = request
+
+            def ids_of(ids: list[int]) -> list[int]:
+                return [chosen.token for chosen in generator.request(ids, SamplingSettings(new, temperature=0.0))]
+
+            begin = time.perf_counter()
+            with ThreadPoolExecutor(clients) as pool:
+                found = list(pool.map(ids_of, given))
+            return time.perf_counter() - begin, found
+
+        return answer
+
+    be_worker(start)
 
 
-class Bare:
-    """The bare engine's process."""
+class Bare(Worker):
+    """The bare engine, in its own session like the server's: Linux shares the cores among sessions."""
 
     def __init__(self, options: dict[str, Any]):
-        words = [sys.executable, __file__, "--bare", json.dumps(options)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLOG_v": "3"}
-        # in its own session, like the server's engine: Linux shares the cores among sessions
-        self.process = subprocess.Popen(words, env=environment, start_new_session=True, **pipes)
-        self.process.stdout.readline()
+        super().__init__(__file__, "--bare", json.dumps(options), session=True)
 
     def measure(self, clients: int, given: list[list[int]], new: int) -> tuple[float, list[list[int]]]:
-        """Seconds and ids."""
-        print(json.dumps([clients, given, new]), file=self.process.stdin, flush=True)
-        seconds, found = json.loads(self.process.stdout.readline())
-        return seconds, found
-
-    def end(self) -> None:
-        """Let it go."""
-        self.process.stdin.close()
-        self.process.wait(60)
+        return self.ask([clients, given, new])
 
 
 @dataclass
@@ -204,28 +192,22 @@ class Server:
     mark = b"data: "  # is in the first event with text
 
     def __init__(self, options: dict[str, Any]):
-        words = [sys.executable, "-m", "ms_codegeex.cli", "serve", "--port", "0", "--model", options["model"]]
-        words += ["--max-concurrency", str(options["slots"]), "--threads", str(options["threads"])]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        self.process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
-        self.host, _, port = self.process.stdout.readline().split("//")[1].strip().partition(":")
+        words = ("--max-concurrency", str(options["slots"]), "--threads", str(options["threads"]))
+        self.process, address = start_server(options["model"], *words)
+        self.host, _, port = address.partition(":")
         self.port = int(port)
 
     def body(self, ids: list[int], new: int) -> dict[str, Any]:
-        """A request."""
         body = {"prompt": ids, "max_tokens": new, "temperature": 0, "stream": True}
         return {**body, "stream_options": {"include_usage": True}}
 
     def text(self, choice: dict[str, Any]) -> str:
-        """What an event adds to the answer."""
         return choice["text"]
 
     def tokens(self, events: list[dict[str, Any]], new: int) -> int:
-        """Tokens of an answer."""
         return events[-1]["usage"]["completion_tokens"]
 
     def measure(self, clients: int, given: list[list[int]], new: int, **mixed: int) -> tuple[float, list[Answered]]:
-        """Seconds and answers."""
         load = Load(self, new)
         seconds = asyncio.run(asyncio.wait_for(load.run(clients, given, **mixed), LIMIT_SECONDS))
         answers = [load.answers[number] for number in range(len(given))]
@@ -234,7 +216,6 @@ class Server:
         return seconds, answers
 
     def end(self) -> None:
-        """Let it go."""
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(60)
 
@@ -269,7 +250,6 @@ class Peer(Server):
         self.measure(1, [tokenizer.encode(" one")], 1)  # loads the model; several first requests would each load it
 
     def body(self, ids: list[int], new: int) -> dict[str, Any]:
-        """A request."""
         text = self.tokenizer.decode(ids)
         if self.tokenizer.encode(text) != ids:
             raise RuntimeError(f"the text of a prompt has other ids than the prompt: {text!r}")
@@ -280,7 +260,6 @@ class Peer(Server):
         return {**model, "messages": messages, "stream": True}
 
     def text(self, choice: dict[str, Any]) -> str:
-        """What an event adds to the answer."""
         return choice["delta"].get("content", "")
 
     def tokens(self, events: list[dict[str, Any]], new: int) -> int:
@@ -288,7 +267,6 @@ class Peer(Server):
         return new
 
     def end(self) -> None:
-        """Let it go."""
         super().end()
         self.directory.cleanup()
 
@@ -312,7 +290,6 @@ class Rounds:
     first: list[float] = field(default_factory=list)  # seconds
 
     def add(self, seconds: float, answers: list[Answered]) -> None:
-        """One more round."""
         self.rates.append(sum(answer.tokens for answer in answers) / seconds)
         self.requests.append(len(answers) / seconds)
         self.first += [answer.first for answer in answers]
@@ -348,12 +325,12 @@ def compare(
             if peer:
                 theirs.add(*measured[peer])
                 equal += [text == answer.text for text, answer in zip(texts, measured[peer][1], strict=True)]
-    met = "met" if statistics.median(ratios) >= AIM else "not met"
-    print(f"  {clients:2} clients: {ours}\n    tokens/s over the bare engine: {spread(ratios)}, aim {AIM:g} {met}")
+    met = verdict(statistics.median(ratios), AIM, least=True)
+    print(f"  {clients:2} clients: {ours}\n    tokens/s over the bare engine: {spread(ratios)}, {met}")
     if peer:
-        over = [own / other for own, other in zip(ours.rates, theirs.rates, strict=True)]
-        print(f"    transformers serve: {theirs}\n    tokens/s over transformers serve: {spread(over)}", end="")
-        print(f"; {sum(equal)} of {len(equal)} answers are equal")
+        over = spread(quotients(ours.rates, theirs.rates))
+        print(f"    transformers serve: {theirs}\n    tokens/s over transformers serve: {over}; ", end="")
+        print(f"{sum(equal)} of {len(equal)} answers are equal")
     sys.stdout.flush()
 
 
@@ -369,18 +346,14 @@ def mix(arguments: argparse.Namespace, server: Server, tokenizer: Any) -> None:
 
 
 def main() -> None:
-    """Measure, or be the bare engine."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, rounds=5, threads=True, models=True)
     parser.add_argument("--model", type=Path, help="default: random weights of CodeGen-350M's sizes, in --models")
-    parser.add_argument("--models", type=Path, default=Path("benchmarks/models"), help="where those are kept")
     parser.add_argument("--tiny", action="store_true", help="a tiny model")
     parser.add_argument("--peer", action="store_true", help="transformers serve too, with FP32 weights on both sides")
     parser.add_argument("--clients", type=int, nargs="+", default=(1, 4, 16))
     parser.add_argument("--requests", type=int, default=3, help="of each client in a round (default 3)")
     parser.add_argument("--new", type=int, default=64, help="tokens of an answer (default 64)")
     parser.add_argument("--slots", type=int, default=16)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--bare", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.bare:
@@ -396,13 +369,13 @@ def main() -> None:
     missing, tokenizer = peer_missing(arguments.peer, model), load_tokenizer(model)
     print(versions("mindspore", "fastapi", "uvicorn", *(() if missing else PEER_PACKAGES)))
     print(f"  {model.name}, {arguments.threads} threads" + (f"; no peer: {missing}" if missing else ""), flush=True)
-    options = {"model": str(model.absolute()), "slots": arguments.slots, "threads": arguments.threads}
+    shared = {"model": str(model.absolute()), "slots": arguments.slots, "threads": arguments.threads}
     with ExitStack() as sides:
-        engine = Bare(options)
+        engine = Bare(shared)
         sides.callback(engine.end)
-        server = Server(options)
+        server = Server(shared)
         sides.callback(server.end)
-        peer = None if missing else Peer(options, tokenizer)
+        peer = None if missing else Peer(shared, tokenizer)
         if peer:
             sides.callback(peer.end)
         for clients in arguments.clients:

@@ -10,13 +10,12 @@ settings take turns in each round. The first token of the prompt alone is the li
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from pathlib import Path
 
 import numpy as np
-from common import print_command, spread, versions
+from common import options, print_header, spread
 
 from ms_codegeex.generation.engine import Generator
 from ms_codegeex.generation.sampling import SamplingSettings
@@ -55,16 +54,13 @@ def _seconds(scheduler: Scheduler) -> float:
 
 
 def main() -> None:
-    """Print a table for each number of answers."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, rounds=5)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--rows", type=int, nargs="+", default=[4, 8, 16, 32, 64])
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--prompt", type=int, default=512, help="tokens")
-    parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    print_command()
-    print(versions("mindspore"))
+    print_header("mindspore")
     generator = Generator(arguments.model, 2 * arguments.prompt, slots=max(arguments.streams) + 1)
     for streams in arguments.streams:
         found, alone = {rows: list[tuple[float, float, float]]() for rows in arguments.rows}, list[float]()

@@ -7,21 +7,17 @@
     python benchmarks/start.py --size 2b --bits 4                 # CodeGen-2B's sizes: 17 GB of disk
     python benchmarks/start.py --tiny --rounds 1                  # to check that it works
 
-Each round starts every side once, in turn; the first one alternates. `generate`: a process that loads the model,
-computes one greedy token and ends: seconds, CPU seconds and the largest resident memory. `serve`: a server with one
-slot: seconds until `/ready` (llama.cpp: `/health`), CPU seconds of its processes until then, seconds from then until
-the first streamed token, and the memory of its processes at that time: their PSS, in which a page that both use counts
-once. Nothing else may map the weights meanwhile. Memory is also given less the file of weights. All have the same
-random weights; llama.cpp's are our GGUF with Q8_0 and Q4_0, transformers' are FP32. The first start of ours, which
-packs the weights for this CPU, is a line of its own.
+Each round starts every side once, in turn. `generate`: a process that loads the model, computes one greedy token and
+ends: seconds, CPU seconds, largest resident memory. `serve`: a server with one slot: seconds and CPU seconds until
+`/ready` (llama.cpp: `/health`), seconds from then to the first streamed token, and the PSS of its processes, in which a
+page that two use counts once. Nothing else may map the weights meanwhile. All have the same random weights: llama.cpp
+our GGUF with Q8_0 and Q4_0, transformers FP32. The first start of ours packs the weights, and has a line of its own.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -34,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from common import ROOT, print_command, spread, versions
+from common import ROOT, cpu_of_children, options, print_header, spread
 
 PROMPT, LIMIT_SECONDS = "def add(a, b):", 600
 TRANSFORMERS = """
@@ -73,21 +69,19 @@ class Side:
     checkout: Path = ROOT
 
     def start(self, words: Sequence[str], **pipes: int) -> subprocess.Popen[str]:
-        """Start it."""
         environment = {**os.environ, "PYTHONPATH": str(self.checkout)}
         return subprocess.Popen(words, env=environment, cwd=tempfile.gettempdir(), text=True, **pipes)
 
     def generated(self) -> dict[str, float]:
         """One process from its start to its end."""
-        begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        begin, before = time.perf_counter(), cpu_of_children()
         process = self.start(self.generate, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         text = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        seconds, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds, cpu = time.perf_counter() - begin, cpu_of_children() - before
         if process.returncode or not text.strip():
             raise SystemExit(f"{self.name} did not generate; try it: {' '.join(self.generate)}")
-        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         return {"s": seconds, "CPU s": cpu, **self.memory(usage.ru_maxrss * 1024)}
 
     def served(self) -> dict[str, float]:
@@ -160,9 +154,7 @@ def measure(sides: Sequence[Side], what: str, rounds: int, dropped: bool) -> Non
 
 
 def main() -> None:
-    """Measure all sides."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, default=Path("benchmarks/models"), help="where the models are kept")
+    parser = options(__doc__, rounds=7, threads=True, models=True)
     parser.add_argument("--tiny", action="store_true", help="a tiny model, without llama.cpp")
     parser.add_argument(
         "--size", choices=("350m", "2b", "0.5b"), default="350m", help="sizes of CodeGen, or of Qwen2.5-Coder"
@@ -173,15 +165,11 @@ def main() -> None:
     parser.add_argument("--transformers", action="store_true", help="and transformers, with FP32 weights")
     parser.add_argument("--only", choices=("generate", "serve"), help="measure one of them")
     parser.add_argument("--dropped", action="store_true", help="without the weights in the system's memory at first")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--cpu-level", default="auto", help="instructions of our operators, as of `generate`")
     arguments = parser.parse_args()
     from decode import make_models
 
-    sys.path.insert(0, str(ROOT))
-    print_command()
-    print(versions("mindspore", "transformers"), flush=True)
+    print_header("mindspore", "transformers")
     peer = arguments.llama_python is not None and not arguments.tiny
     names = {bits: [f"ours-{bits}", *[f"llama_cpp-q{bits}_0"] * peer] for bits in arguments.bits}
     forms = [name for each in names.values() for name in each]

@@ -13,13 +13,10 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from common import ROOT, print_command, spread, versions
+from common import Worker, be_stepper, options, print_header, quotients, spread
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,6 @@ def our_step(shape: Shape) -> Callable[[], float]:
 
 def torch_step(shape: Shape, compiled: bool) -> Callable[[], float]:
     """A function that takes one of PyTorch's training steps."""
-    sys.path.insert(0, str(ROOT / "tests"))
     import torch
     from twins.codegeex_torch import CodeGeeX
 
@@ -117,54 +113,21 @@ def torch_step(shape: Shape, compiled: bool) -> Callable[[], float]:
     return step
 
 
-def side(name: str, shape: Shape) -> None:
-    """The process of one side: a line `step` in, the seconds of one step out."""
-    step = our_step(shape) if name == "ours" else torch_step(shape, name == "compile")
-    for _ in range(2):
-        step()
-    print("ready", flush=True)
-    for line in sys.stdin:
-        if line == "peak\n":
-            from ms_codegeex.runs.rank.joining import measure_matmul_peak
-
-            print(measure_matmul_peak(), flush=True)
-            continue
-        began = time.perf_counter()
-        step()
-        print(time.perf_counter() - began, flush=True)
-
-
-def _ask(process: subprocess.Popen[str], what: str) -> float:
-    process.stdin.write(f"{what}\n")
-    return float(process.stdout.readline())
-
-
 def measure(name: str, rounds: int, threads: int) -> None:
     """Alternate the sides and print tokens/s, ratios and the share of the matmul peak."""
     from ms_codegeex.models.codegeex.config import build_config
 
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT), "GLOG_v": "3"}
-    command = [sys.executable, __file__, "--shape", name, "--side"]
-    processes = {}
-    for peer in SIDES:  # one after the other, so that none warms up while another computes
-        processes[peer] = subprocess.Popen(
-            [*command, peer],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            bufsize=1,
-            env=environment,
-        )
-        processes[peer].stdout.readline()
+    processes = {  # one after the other, so that none warms up while another computes
+        peer: Worker(__file__, "--shape", name, "--side", peer, OMP_NUM_THREADS=str(threads)) for peer in SIDES
+    }
     seconds: dict[str, list[float]] = {peer: [] for peer in SIDES}
     peaks = []
     for _ in range(rounds):
-        peaks.append(_ask(processes["ours"], "peak"))
+        peaks.append(processes["ours"].ask("peak"))
         for peer, process in processes.items():
-            seconds[peer].append(_ask(process, "step"))
+            seconds[peer].append(process.ask("step"))
     for process in processes.values():
-        process.communicate()
+        process.end()
     shape = SHAPES[name]
     batch, seq, config = shape.batch, shape.seq, build_config(shape.preset, shape.fields)
     print(
@@ -174,31 +137,25 @@ def measure(name: str, rounds: int, threads: int) -> None:
         rate = batch * seq / statistics.median(seconds[peer])
         print(f"  {peer:<8} {rate:8.0f} tokens/s   seconds a step {spread(seconds[peer])}")
     for peer in ("eager", "compile"):
-        ratios = [p / o for p, o in zip(seconds[peer], seconds["ours"], strict=True)]
-        print(f"  ours / PyTorch {peer:<8} {spread(ratios)}")
+        print(f"  ours / PyTorch {peer:<8} {spread(quotients(seconds[peer], seconds['ours']))}")
     peak = statistics.median(peaks)
     flops = config.flops_per_token(seq) * batch * seq / statistics.median(seconds["ours"])
     print(f"  {flops / 1e9:.0f} GFLOP/s, {flops / peak:.0%} of the matmul peak (1024³, {peak / 1e9:.0f} GFLOP/s)")
 
 
 def main() -> None:
-    """Parse arguments."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, rounds=7, threads=True)
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=SHAPES)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--shape", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
-        side(arguments.side, SHAPES[arguments.shape])
-        return
-    print_command()
-    print(versions("mindspore", "torch", "numpy"))
+        name, shape = arguments.side, SHAPES[arguments.shape]
+        return be_stepper(lambda: our_step(shape) if name == "ours" else torch_step(shape, name == "compile"))
+    print_header("mindspore", "torch", "numpy")
     for name in arguments.shapes:
         measure(name, arguments.rounds, arguments.threads)
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
     main()

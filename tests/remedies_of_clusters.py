@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from remedies_of_corpora import command, failing
-from remedies_of_data import Call, Situation, instead, run
+from remedies_shapes import AGAIN, Said, Situation, each, lines, of_each, put, tried
 
 from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.config.loading import load_config
@@ -27,6 +24,8 @@ from ms_codegeex.runs.files.run_directory import RunDirectory
 
 CONFIG = "codegeex_13b_64"
 PLAN = f"plan --config {CONFIG} model.num_layers=3"
+MEASURED = f"{PLAN} --measured {{at}}/run"
+SEARCH = f"{PLAN} --search --write {{at}}"
 
 
 def made(at: Path) -> RunDirectory:
@@ -40,24 +39,18 @@ def made(at: Path) -> RunDirectory:
     return run
 
 
-def after(spoil: Callable[[RunDirectory], object], mend: Callable[[RunDirectory], str]) -> Situation:
-    """`plan --measured` of a run on the 910B that `spoil` changes; `mend`: what the user does, and then adds."""
+def after(spoil: Callable[[RunDirectory], object], mend: Callable[[RunDirectory], object], more: str = "") -> Situation:
+    """`plan --measured` of a run on the 910B that `spoil` changes; `mend`: what the user does, with `more` words."""
 
-    def situation(at: Path) -> Iterator[Call]:
-        it = made(at)
-        spoil(it)
-        yield failing(f"{PLAN} --measured {it.path}")
-        yield failing(f"{PLAN} --measured {it.path} {mend(it)}")
+    def run(step: Callable[[RunDirectory], object]) -> Callable[[Path], object]:
+        return lambda at: step(RunDirectory(at / "run"))
 
-    return situation
+    return tried((made, run(spoil), MEASURED), (run(mend), f"{MEASURED} {more}"))
 
 
-def steps(run: RunDirectory, compiling: bool = False) -> str:
+def steps(run: RunDirectory, compiling: bool = False) -> None:
     """Log two steps."""
-    run.log.write_text(
-        "".join(json.dumps({"step": n, "step_seconds": 30.0, "compiling": compiling}) + "\n" for n in (2, 3))
-    )
-    return ""
+    put(run.path, {"log.jsonl": [{"step": n, "step_seconds": 30.0, "compiling": compiling} for n in (2, 3)]})
 
 
 def on(*words: str) -> Callable[[RunDirectory], object]:
@@ -65,159 +58,121 @@ def on(*words: str) -> Callable[[RunDirectory], object]:
     return lambda run: write_config(run, load_config(Path(CONFIG), ["model.num_layers=3", *words]))
 
 
-def of_a_broken_table(move: bool) -> Situation:
-    def broken(run: RunDirectory) -> object:
-        (table,) = run.profile.rglob("*.csv")
-        shutil.copy(table, run.path / "kept")
-        return table.write_bytes(b"\xff\xfe")
-
-    def mended(run: RunDirectory) -> str:
-        (table,) = run.profile.rglob("*.csv")
-        table.unlink() if move else shutil.copy(run.path / "kept", table)
-        return ""
-
-    return after(broken, mended)
+def table(run: RunDirectory) -> Path:
+    return next(run.profile.rglob("*.csv"))
 
 
-def checked(*words: str, steps: int = 4) -> object:
+def broken(run: RunDirectory) -> None:
+    shutil.copy(table(run), run.path / "kept")
+    table(run).write_bytes(b"\xff\xfe")
+
+
+def checked(words: str, steps: int = 4) -> object:
     """What a rehearsal that executes refuses."""
-    return check_executable(load_config(Path("codegen_tiny"), ["data.seq_length=64", "devices=2", *words]), steps)
+    config = load_config(Path("codegen_tiny"), ["data.seq_length=64", "devices=2", *words.split()])
+    return check_executable(config, steps)
 
 
-def phase(compiles: bool = False, executes: bool = False, **given: object) -> Callable[[Path], object]:
+def phase(compiles: bool = False, executes: bool = False, **given: object) -> object:
     """What a rehearsal with these options refuses."""
     options = {**dict.fromkeys(("streams", "ranks", "target", "mesh", "steps", "taken")), **given}
-    return lambda at: rehearse._check_phase(SimpleNamespace(**options), compiles, executes)
+    return rehearse._check_phase(SimpleNamespace(**options), compiles, executes)
 
 
-def of_a_folder_of_messages(at: Path) -> Iterator[Call]:
-    sender = FileCommunicator(at / "none", 0)
-    yield lambda: sender.send("m", np.ones(1), [1])
-    (at / "none").mkdir()
+def graph(at: Path, batch: object) -> object:
+    return with_graph(load_config(Path("codegeex_13b_pipeline"), [f"training.global_batch={batch}"]))
 
 
-def of_a_late_message(at: Path) -> Iterator[Call]:
-    yield lambda: FileCommunicator(at, 1, seconds=0).receive("m", 0)
-    FileCommunicator(at, 0).send("m", np.ones(1), [1])
+def sent(at: Path, folder: str = "") -> None:
+    FileCommunicator(at / folder, 0).send("m", np.ones(1), [1])
 
 
-def contact(*words: str) -> Callable[[Path], object]:
+meshes = partial(each, parse_mesh)
+same = lambda run: None  # noqa: E731
+
+
+def contact(at: Path, words: str) -> object:
     """What a first contact refuses."""
-    tiny = ["data.seq_length=64", "parallel.hardware=ascend910b", *words]
-    return lambda at: contact_config(load_config(Path("codegen_tiny"), tiny), at)
-
-
-def mesh(*texts: str) -> Situation:
-    return instead(*[lambda at, text=text: parse_mesh(text) for text in texts])
-
-
-def of_a_plan_there(at: Path) -> Iterator[Call]:
-    (at / "p.yaml").touch()
-    yield failing(f"{PLAN} --search --write {at}/p.yaml")
-    yield failing(f"{PLAN} --search --write {at}/q.yaml")
-    (at / "p.yaml").unlink()
-    yield failing(f"{PLAN} --search --write {at}/p.yaml")
-
-
-def of_no_folder(at: Path) -> Iterator[Call]:
-    yield failing(f"{PLAN} --search --write {at}/none/p.yaml")
-    yield failing(f"{PLAN} --search --write {at}/p.yaml")
-    (at / "none").mkdir()
-    yield failing(f"{PLAN} --search --write {at}/none/p.yaml")
-
-
-def of_a_factor_twice(at: Path) -> Iterator[Call]:
-    """A hardware file that was measured, and the run again."""
-    measured = f"plan --config {CONFIG} model.num_layers=3 --measured {made(at).path}"
-    run(f"{measured} --write-hardware {at}/mine.yaml")
-    yield failing(f"{measured} parallel.hardware={at}/mine.yaml")
-    yield failing(f"{measured} parallel.hardware=ascend910b")
-    yield failing(f"{PLAN} parallel.hardware={at}/mine.yaml")
-
-
-def of_a_file_alone(at: Path) -> Iterator[Call]:
-    yield failing(f"{PLAN} --write-hardware {at}/mine.yaml")
-    yield failing(f"{PLAN} --write-hardware {at}/mine.yaml --measured {made(at).path}")
-
-
-def of_another_ending(at: Path) -> Iterator[Call]:
-    measured = f"{PLAN} --measured {made(at).path} --write-hardware {at}"
-    yield failing(f"{measured}/mine.txt")
-    yield failing(f"{measured}/mine.yaml")
-
-
-def of_a_prime_number_of_micro_batches(at: Path) -> Iterator[Call]:
-    def graph(batch: str) -> object:
-        return with_graph(load_config(Path("codegeex_13b_pipeline"), [f"training.global_batch={batch}"]))
-
-    said = yield partial(graph, f"{48 * 8 * 997}")
-    yield partial(graph, re.search(r"global_batch=(\d+)", said)[1])
+    tiny = ["data.seq_length=64", "parallel.hardware=ascend910b", *words.split()]
+    return contact_config(load_config(Path("codegen_tiny"), tiny), at)
 
 
 CLUSTERS: dict[str, Situation | tuple[Situation, ...]] = {
-    # plan
-    "leave it out, or --inference": command(
-        f"{PLAN} --inference --explain", f"{PLAN} --inference", f"{PLAN} --explain"
-    ),
+    "leave it out, or --inference": lines(f"{PLAN} @", "--inference --explain", "--inference", "--explain"),
     "add it": (
-        command(f"{PLAN} --streams 2", f"{PLAN} --streams 2 --inference"),
-        command(f"{PLAN} --write {{at}}/p.yaml", f"{PLAN} --write {{at}}/p.yaml --search"),
-        of_a_file_alone,
+        lines(f"{PLAN} --streams 2@", "", " --inference"),
+        lines(f"{PLAN} --write {{at}}/p.yaml@", "", " --search"),
+        tried(f"{PLAN} --write-hardware {{at}}/mine.yaml", (made, f"{MEASURED} --write-hardware {{at}}/mine.yaml")),
     ),
-    "add it (a plan shows both figures)": command(f"{PLAN} --overlap", f"{PLAN} --overlap --search", PLAN),
-    "add it, or set data.seq_length=N for training": command(
-        f"{PLAN} --context 512", f"{PLAN} --context 512 --inference", f"{PLAN} data.seq_length=512"
+    "add it (a plan shows both figures)": lines(f"{PLAN}@", " --overlap", " --overlap --search", ""),
+    "add it, or set data.seq_length=N for training": lines(
+        f"{PLAN} @", "--context 512", "--context 512 --inference", "data.seq_length=512"
     ),
-    "give a number in between": command(f"{PLAN} --inference --context 9999", f"{PLAN} --inference --context 2048"),
-    "choose another file": command(f"{PLAN} --plot {{at}}/none/p.png", f"{PLAN} --plot {{at}}/p.png"),
+    "give a number in between": lines(f"{PLAN} --inference --context @", 9999, 2048),
+    "choose another file": lines(f"{PLAN} --plot {{at}}/@", "none/p.png", "p.png"),
     "choose another": (
-        command(f"{PLAN} --search --write {{at}}", f"{PLAN} --search --write {{at}}/p.yaml"),
-        of_another_ending,
+        tried(SEARCH, f"{SEARCH}/p.yaml"),
+        tried((made, f"{MEASURED} --write-hardware {{at}}/mine.txt"), f"{MEASURED} --write-hardware {{at}}/mine.yaml"),
     ),
-    "choose another name, or delete it": of_a_plan_there,
-    "create it, or choose another file": of_no_folder,
-    "name a run on the accelerator that is planned for": after(
-        on("device=cpu", "training.precision=fp32"), lambda run: on()(run) or ""
+    "choose another name, or delete it": tried(
+        ({"p.yaml": ""}, f"{SEARCH}/p.yaml"), f"{SEARCH}/q.yaml", (lambda at: (at / "p.yaml").unlink(), AGAIN)
     ),
+    "create it, or choose another file": tried(
+        f"{SEARCH}/none/p.yaml", f"{SEARCH}/p.yaml", (lambda at: (at / "none").mkdir(), AGAIN)
+    ),
+    "name a run on the accelerator that is planned for": after(on("device=cpu", "training.precision=fp32"), on()),
     "train a few more steps": after(lambda run: steps(run, True), steps),
-    "copy it again, or move it away to plan without it": (of_a_broken_table(True), of_a_broken_table(False)),
+    "copy it again, or move it away to plan without it": (
+        after(broken, lambda run: table(run).unlink()),
+        after(broken, lambda run: shutil.copy(run.path / "kept", table(run))),
+    ),
     "name a run like the plan, or set the plan's {}": (
-        after(on("training.precision=bf16"), lambda run: "training.precision=bf16"),
-        after(on("training.precision=bf16"), lambda run: on()(run) or ""),
+        after(on("training.precision=bf16"), same, "training.precision=bf16"),
+        after(on("training.precision=bf16"), on()),
     ),
-    "set parallel.hardware to a chip, or leave --measured out": of_a_factor_twice,
-    "or add --search, which chooses the mesh for {} devices": command(
-        f"{PLAN} --devices 24", f"{PLAN} --devices 24 --search"
+    "set parallel.hardware to a chip, or leave --measured out": tried(
+        (
+            *(made, f"{MEASURED} --write-hardware {{at}}/mine.yaml"),
+            f"{MEASURED} parallel.hardware={{at}}/mine.yaml",
+        ),
+        f"{MEASURED} parallel.hardware=ascend910b",
+        f"{PLAN} parallel.hardware={{at}}/mine.yaml",
     ),
-    "set training.global_batch={}, which is parted among several graphs": of_a_prime_number_of_micro_batches,
-    "give --devices N": instead(
-        lambda at: without_mesh(Path(CONFIG), ["devices=null"]), lambda at: without_mesh(Path(CONFIG), ["devices=32"])
+    "or add --search, which chooses the mesh for {} devices": lines(f"{PLAN} --devices 24@", "", " --search"),
+    "set training.global_batch={}, which is parted among several graphs": tried(
+        lambda at: graph(at, 48 * 8 * 997), Said(r"global_batch=(\d+)", graph)
     ),
-    "{} of search": command(f"{PLAN} parallel.tensor=3", PLAN),
-    # rehearse
-    "leave one of the two out": instead(
-        phase(mesh="data=2", compiles=True), phase(mesh="data=2", executes=True), phase(compiles=True)
+    "give --devices N": each(lambda word: without_mesh(Path(CONFIG), [word]), "devices=null", "devices=32"),
+    "{} of search": tried(f"{PLAN} parallel.tensor=3", PLAN),
+    "leave one of the two out": each(
+        phase, {"mesh": "data=2", "compiles": True}, {"mesh": "data=2", "executes": True}, {"compiles": True}
     ),
-    "{} of rehearse": instead(phase(streams=True, compiles=True), phase(streams=True, target="ascend", compiles=True)),
-    "expected distinct, all, or numbers from 0 to {}": instead(
-        *(lambda at, text=text: rehearse._ranks(text, 2) for text in ("7", "distinct", "all", "0,1"))
+    "{} of rehearse": each(
+        phase, {"streams": True, "compiles": True}, {"streams": True, "target": "ascend", "compiles": True}
     ),
-    "give 4 or more": instead(lambda at: checked(steps=2), lambda at: checked(steps=4)),
-    "choose a smaller mesh, for example --mesh data=2,tensor=2": instead(
-        lambda at: check_memory(Mesh(1 << 20, 1)), lambda at: check_memory(parse_mesh("data=2,tensor=2"))
+    "expected distinct, all, or numbers from 0 to {}": each(
+        lambda text: rehearse._ranks(text, 2), "7", "distinct", "all", "0,1"
     ),
-    "the folder must exist, be empty at the start and allow hard links": of_a_folder_of_messages,
-    "rank {} waited {} s for message {} from rank {}, which has ended, hangs or never sends it": of_a_late_message,
-    "give --devices N or a parallel.* key above 1, or --compile alone": instead(
-        lambda at: checked("devices=1"), lambda at: checked("devices=2"), lambda at: checked("parallel.data=2")
+    "give 4 or more": each(checked, ("", 2), ("", 4)),
+    "choose a smaller mesh, for example --mesh data=2,tensor=2": each(
+        check_memory, Mesh(1 << 20, 1), parse_mesh("data=2,tensor=2")
     ),
-    "expected axis=size like data=2,tensor=2,pipeline=1": mesh("data", "data=2,tensor=2,pipeline=1"),
-    "give 1 or more": mesh("data=0,tensor=2", "data=1,tensor=2"),
-    "keep one": mesh("data=2,data=2", "data=2"),
-    "give an axis above 1, for example --mesh data=2": mesh("data=1", "data=2"),
-    "set device=ascend, whose plugin this starts": instead(contact("device=cpu"), contact("device=ascend")),
-    "give model.weights=DIR": instead(
-        contact("device=ascend", "lora.rank=2"), contact("device=ascend", "lora.rank=2", "model.weights=run")
+    "the folder must exist, be empty at the start and allow hard links": tried(
+        lambda at: sent(at, "none"), (lambda at: (at / "none").mkdir(), AGAIN)
+    ),
+    "rank {} waited {} s for message {} from rank {}, which has ended, hangs or never sends it": tried(
+        lambda at: FileCommunicator(at, 1, seconds=0).receive("m", 0), (sent, AGAIN)
+    ),
+    "give --devices N or a parallel.* key above 1, or --compile alone": each(
+        checked, "devices=1", "devices=2", "parallel.data=2"
+    ),
+    "expected axis=size like data=2,tensor=2,pipeline=1": meshes("data", "data=2,tensor=2,pipeline=1"),
+    "give 1 or more": meshes("data=0,tensor=2", "data=1,tensor=2"),
+    "keep one": meshes("data=2,data=2", "data=2"),
+    "give an axis above 1, for example --mesh data=2": meshes("data=1", "data=2"),
+    "set device=ascend, whose plugin this starts": of_each(contact, "device=cpu", "device=ascend"),
+    "give model.weights=DIR": of_each(
+        contact, "device=ascend lora.rank=2", "device=ascend lora.rank=2 model.weights=run"
     ),
 }
 

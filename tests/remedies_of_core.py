@@ -11,16 +11,29 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from remedies_of_corpora import command, failing
-from remedies_of_data import Call, Situation, instead, run
-from remedies_of_formats import adapted, changed, directory, first, opened, setting, tensors, without
+from remedies_of_formats import adapted, by_itself, changed, directory, first, gen_directory, setting, tensors, without
+from remedies_read import CONVERTED, FINETUNE_PAIRS, PREPARE_PAIRS, now, told
+from remedies_shapes import (
+    AGAIN,
+    Call,
+    Entry,
+    Said,
+    Situation,
+    each,
+    environment,
+    failing,
+    lines,
+    of_each,
+    put,
+    run,
+    tried,
+)
 from small_models import save_adapters
 
 from ms_codegeex.base import quarantine, reading
@@ -59,35 +72,30 @@ def loaded(words: str, file: str | Path = "run.yaml") -> object:
     return load_config(Path(file), shlex.split(words))
 
 
+def rather(*lines: str, file: str = "run.yaml") -> Situation:
+    """Overrides of a configuration that are refused, and others in their place."""
+    return of_each(lambda at, words: loaded(words, file), *lines)
+
+
 def given(wrong: str, *more: str, file: str = "run.yaml") -> Situation:
-    """Overrides of a configuration that are refused, and further ones that the message says; later ones count."""
-    return instead(*(partial(_loaded_at, each, file) for each in (wrong, *(f"{wrong} {each}" for each in more))))
+    """The same with further overrides, which the message says; later ones count."""
+    return rather(wrong, *(f"{wrong} {each}" for each in more), file=file)
 
 
-def rather(wrong: str, *others: str) -> Situation:
-    """The same, with others in their place."""
-    return instead(*(partial(_loaded_at, each, "run.yaml") for each in (wrong, *others)))
+def blend(*values: str) -> Situation:
+    """Values of data.blend, of which the first is refused."""
+    return rather(*(f"data.train=null 'data.blend={value}'" for value in values))
 
 
-def _loaded_at(words: str, file: str, at: Path) -> object:
-    return loaded(words.replace("AT", str(at)), file)
+def written(*texts: str) -> Situation:
+    """Files of a configuration, of which the first is refused."""
+    words = "model.preset=tiny training.steps=1"
+    return tried(*(({"a.yaml": text}, lambda at: loaded(words, at / "a.yaml")) for text in texts))
 
 
-def written(wrong: str, *others: str, where: str = "a.yaml") -> Situation:
-    """A file of a configuration that is refused, and what the user writes instead."""
-
-    def situation(at: Path) -> Iterator[Call]:
-        for each in (wrong, *others):
-            (at / where).write_text(each)
-            yield partial(loaded, "model.preset=tiny training.steps=1", at / "a.yaml")
-
-    return situation
-
-
-def on_driver(driver: str, wrong: str, *others: str) -> Situation:
-    """A run on Ascend, whose driver names the device."""
-    configs = [f"device=ascend {each}" for each in (wrong, *others)]
-    return instead(*(lambda at, each=each: driver_hardware(loaded(each), driver) for each in configs))
+def on_driver(driver: str, *lines: str) -> Situation:
+    """Runs on Ascend, whose driver names the device."""
+    return each(lambda words: driver_hardware(loaded(f"device=ascend {words}"), driver), *lines)
 
 
 # a configuration | what is refused | each way out
@@ -189,23 +197,14 @@ def of_a_rule(line: str) -> Situation:
 
 def of_a_shared_batch(wrong: str) -> Situation:
     """A micro-batch that devices cannot share: what the message says, all at once."""
-
-    def situation(at: Path) -> Iterator[Call]:
-        said = yield lambda: loaded(wrong, "codegeex_2.6b_8")
-        yield lambda: loaded(f"{wrong} {said.rpartition('; set ')[2]}", "codegeex_2.6b_8")
-
-    return situation
+    at_once = Said(".*; set (.*)", lambda at, words: loaded(f"{wrong} {words}", "codegeex_2.6b_8"))
+    return tried(lambda at: loaded(wrong, "codegeex_2.6b_8"), at_once)
 
 
-def quoted(wrong: str, key: str = "output") -> Situation:
+def quoted(wrong: str) -> Situation:
     """A value that the shell has unquoted; what the message shows, as a shell reads it."""
-
-    def situation(at: Path) -> Iterator[Call]:
-        said = yield lambda: load_config(Path("run.yaml"), [f"{key}={wrong}"])
-        shown = said.rpartition("quote it as ")[2]
-        yield lambda: load_config(Path("run.yaml"), shlex.split(f"{key}={shown}"))
-
-    return situation
+    shown = Said(".*quote it as (.*)", lambda at, value: loaded(f"output={value}"))
+    return tried(lambda at: load_config(Path("run.yaml"), [f"output={wrong}"]), shown)
 
 
 SHARED = (
@@ -231,55 +230,28 @@ def of_a_measured_chip(at: Path) -> Iterator[Call]:
     yield lambda: loaded(f"{words}ascend910b")
 
 
-def of_hardware_without_base(at: Path) -> Iterator[Call]:
-    (at / "mine.yaml").write_text("source: a run\n")
-    said = yield lambda: loaded(f"device=ascend parallel.hardware={at}/mine.yaml")
-    (at / "mine.yaml").write_text(f"source: a run\n{said.rpartition('such as ')[2]}\n")
-    yield lambda: loaded(f"device=ascend parallel.hardware={at}/mine.yaml")
-
-
-def of_fresh_parameters(at: Path) -> Iterator[Call]:
-    said = yield lambda: loaded("model.fresh=[qqqq]")
-    yield lambda: loaded(f"model.fresh=[{said.rpartition('one of them is ')[2]}]")
-
-
-CONFIG: dict[str, Situation | tuple[Situation, ...] | str] = {
-    # blends
-    "write - {from_step: 0, weights: …}": given(
-        "data.train=null 'data.blend={from_step: 0, weights: {ids: 1}}'",
-        "'data.blend=- {from_step: 0, weights: {ids: 1}}'",
+CONFIG: dict[str, Entry] = {
+    "write - {from_step: 0, weights: …}": blend(
+        "{from_step: 0, weights: {ids: 1}}", "- {from_step: 0, weights: {ids: 1}}"
     ),
-    "expected {directory: weight} or a list of {from_step, weights}": given(
-        "data.train=null data.blend=ids", "'data.blend={ids: 1}'", "'data.blend=[{from_step: 0, weights: {ids: 1}}]'"
+    "expected {directory: weight} or a list of {from_step, weights}": blend(
+        "ids", "{ids: 1}", "[{from_step: 0, weights: {ids: 1}}]"
     ),
-    "expected the keys from_step and weights": given(
-        "data.train=null 'data.blend=[{weights: {ids: 1}}]'", "'data.blend=[{from_step: 0, weights: {ids: 1}}]'"
+    "expected the keys from_step and weights": blend("[{weights: {ids: 1}}]", "[{from_step: 0, weights: {ids: 1}}]"),
+    "expected a step after the one before, {} or later": blend(
+        *(f"[{{from_step: 0, weights: {{ids: 1}}}}, {{from_step: {step}, weights: {{run: 1}}}}]" for step in (0, 1))
     ),
-    "expected a step after the one before, {} or later": given(
-        "data.train=null 'data.blend=[{from_step: 0, weights: {ids: 1}}, {from_step: 0, weights: {run: 1}}]'",
-        "'data.blend=[{from_step: 0, weights: {ids: 1}}, {from_step: 1, weights: {run: 1}}]'",
-    ),
-    "expected 0, where a run begins": given(
-        "data.train=null 'data.blend=[{from_step: 1, weights: {ids: 1}}]'",
-        "'data.blend=[{from_step: 0, weights: {ids: 1}}]'",
-    ),
-    "expected {directory: weight}": given(
-        "data.train=null 'data.blend=[{from_step: 0, weights: ids}]'",
-        "'data.blend=[{from_step: 0, weights: {ids: 1}}]'",
-    ),
-    "quote it": given("data.train=null 'data.blend={1: 1}'", "'data.blend={\"1\": 1}'"),
-    "give more, or leave it out": given(
-        "data.train=null 'data.blend={ids: 1, run: 1e-9}'", "'data.blend={ids: 1, run: 1e-3}'", "'data.blend={ids: 1}'"
-    ),
-    "leave out what is not wanted": given("data.train=null 'data.blend={ids: 1, run: 0}'", "'data.blend={ids: 1}'"),
+    "expected 0, where a run begins": blend(*(f"[{{from_step: {step}, weights: {{ids: 1}}}}]" for step in (1, 0))),
+    "expected {directory: weight}": blend("[{from_step: 0, weights: ids}]", "[{from_step: 0, weights: {ids: 1}}]"),
+    "quote it": blend("{1: 1}", '{"1": 1}'),
+    "give more, or leave it out": blend("{ids: 1, run: 1e-9}", "{ids: 1, run: 1e-3}", "{ids: 1}"),
+    "leave out what is not wanted": blend("{ids: 1, run: 0}", "{ids: 1}"),
     "write '{}={DIR: WEIGHT, DIR: WEIGHT}'": rather(
         "data.train=null data.blend.ids=1", "data.train=null 'data.blend={ids: 1, run: 1}'"
     ),
-    # chips
-    "name one of {}, or leave it out": instead(
-        lambda at: check_kind(loaded("device=gpu parallel.hardware=ascend910")),
-        lambda at: check_kind(loaded("device=gpu parallel.hardware=h100")),
-        lambda at: check_kind(loaded("device=gpu")),
+    "name one of {}, or leave it out": each(
+        lambda words: check_kind(loaded(f"device=gpu {words}")),
+        *("parallel.hardware=ascend910", "parallel.hardware=h100", "seed=1"),
     ),
     "name the one it is most like, of {}: it decides kernels and memory": on_driver(
         "Ascend310P3", "seed=1", "parallel.hardware=ascend910"
@@ -287,11 +259,13 @@ CONFIG: dict[str, Situation | tuple[Situation, ...] | str] = {
     "set it to {} or leave it out": on_driver(
         "Ascend910B2", "parallel.hardware=ascend910", "parallel.hardware=ascend910b", "seed=1"
     ),
-    # files
     "write it with `ms-codegeex plan --config RUN/config.yaml --measured RUN --write-hardware FILE.yaml`, or name a "
     "chip": of_a_measured_chip,
-    "add one, such as base: ascend910b": of_hardware_without_base,
-    "give its file as --config": instead(
+    "add one, such as base: ascend910b": tried(
+        ({"mine.yaml": "source: a run\n"}, lambda at: loaded(f"device=ascend parallel.hardware={at}/mine.yaml")),
+        (Said(".*such as (.*)", lambda at, line: put(at, {"mine.yaml": f"source: a run\n{line}\n"})), AGAIN),
+    ),
+    "give its file as --config": tried(
         lambda at: load_config(None, ["base=codegen_tiny"]), lambda at: load_config(Path("codegen_tiny"))
     ),
     "break the circle": written("base: a.yaml", "base: codegen_tiny"),
@@ -303,16 +277,18 @@ CONFIG: dict[str, Situation | tuple[Situation, ...] | str] = {
     "correct it, in quotes if it has spaces": rather(
         "lora.targets=[attention, query]", "'lora.targets=[attention, query]'"
     ),
-    # sections
     "expected a section with keys family, preset and sizes of the family": rather("model=3", "'model={preset: tiny}'"),
     "expected a section with keys {}": rather("training=3", "'training={steps: 3}'"),
     "input should be a finite number": given("model.init_std=.nan", "model.init_std=0.1"),
     "expected a model directory, a run or a checkpoint": given("model.weights=3", "model.weights=small"),
     "expected a list of {}, or none of them": given("model.grow=3", "'model.grow=[vocabulary]'", "model.grow=[]"),
-    "expected parts of parameters' names, such as [embedding]": given(
+    "expected parts of parameters' names, such as [embedding]": rather(
         "model.fresh=embedding", "model.fresh=[embedding]"
     ),
-    "one of them is {}": of_fresh_parameters,
+    "one of them is {}": tried(
+        lambda at: loaded("model.fresh=[qqqq]"),
+        Said("one of them is (.*)", lambda at, one: loaded(f"model.fresh=[{one}]")),
+    ),
     "did you mean '{}'?": (
         rather("training.stps=4", "training.steps=4"),
         rather("model.num_hads=4", "model.num_heads=4"),
@@ -340,15 +316,6 @@ CONFIG: dict[str, Situation | tuple[Situation, ...] | str] = {
 }
 
 # --- what all use ---
-
-
-@contextmanager
-def environment(**values: str | None) -> Iterator[pytest.MonkeyPatch]:
-    """Meanwhile, these variables; None: without."""
-    with pytest.MonkeyPatch.context() as patched:
-        for name, value in values.items():
-            patched.delenv(name, raising=False) if value is None else patched.setenv(name, value)
-        yield patched
 
 
 def of_a_cache(at: Path) -> Iterator[Call]:
@@ -379,15 +346,18 @@ def of_no_home(at: Path) -> Iterator[Call]:
 def of_a_file(content: bytes | None, right: bytes | None, call: Callable[[Path], object]) -> Situation:
     """A file with this content, or None: without it, and what the user makes of it."""
 
-    def situation(at: Path) -> Iterator[Call]:
-        path = at / "file"
-        for each in (content, right):
-            path.unlink(missing_ok=True)
-            if each is not None:
-                path.write_bytes(each)
-            yield partial(call, path)
+    def called(at: Path, content: bytes | None) -> object:
+        (at / "file").unlink(missing_ok=True)
+        put(at, {} if content is None else {"file": content})
+        return call(at / "file")
 
-    return situation
+    return of_each(called, content, right)
+
+
+def below_a_file(call: Callable[[Path], object]) -> Situation:
+    """A path of which a part is a file; then it is not, or another place is given."""
+    again = (lambda at: (at / "folder").unlink(), lambda at: (at / "folder").mkdir(), AGAIN)
+    return tried(({"folder": ""}, lambda at: call(at / "folder/x")), again, lambda at: call(at / "x"))
 
 
 def filled(path: Path) -> None:
@@ -400,56 +370,27 @@ def shared(path: Path) -> None:
         temporary.write_text("x")
 
 
-def below_a_file(call: Callable[[Path], object]) -> Situation:
-    """A path of which a part is a file; then it is not, or another place is given."""
-
-    def situation(at: Path) -> Iterator[Call]:
-        (at / "folder").write_text("")
-        yield lambda: call(at / "folder/x")
-        (at / "folder").unlink()
-        (at / "folder").mkdir()
-        yield lambda: call(at / "folder/x")
-        yield lambda: call(at / "x")
-
-    return situation
-
-
-def of_a_link(at: Path) -> Iterator[Call]:
-    (at / "link").symlink_to(at / "file")
-    yield lambda: filled(at / "link")
-    yield lambda: filled(at / "file")
+def in_a_model(spoil: Callable[[Path], object], mend: Callable[[Path], object] | None = None) -> Situation:
+    return changed(directory, spoil, mend, quarantine.admit)
 
 
 def of_a_closed_input(at: Path) -> Iterator[Call]:
-    (at / "file").write_text("x")
+    put(at, {"file": "x"})
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(sys, "stdin", None)
-        yield lambda: reading.given_text("-", "--prompt-file")
-        yield lambda: reading.given_text(str(at / "file"), "--prompt-file")
+        for name in ("-", f"{at}/file"):
+            yield partial(reading.given_text, name, "--prompt-file")
 
 
-def in_a_model(spoil: Callable[[Path], object]) -> Situation:
-    return changed(directory, spoil, None, quarantine.admit)
-
-
-def crowded(path: Path) -> None:
-    for number in range(quarantine.MAX_ENTRIES + 1):
-        (path / f"{number}").touch()
-
-
-def linked(path: Path, hard: bool = False) -> None:
+def linked(path: Path, how: str = "symlink_to") -> None:
     """config.json becomes a link out of the directory, or another name of a file there."""
     (path / "config.json").rename(path.parent / "outside")
-    if hard:
-        (path / "config.json").hardlink_to(path.parent / "outside")
-    else:
-        (path / "config.json").symlink_to(path.parent / "outside")
+    getattr(path / "config.json", how)(path.parent / "outside")
 
 
 def copied_in(path: Path) -> None:
-    content = (path / "config.json").read_bytes()
     (path / "config.json").unlink()
-    (path / "config.json").write_bytes(content)
+    shutil.copy(path.parent / "outside", path / "config.json")
 
 
 def named(wrong: str, group: str = "", right: str | None = None) -> Situation:
@@ -458,20 +399,8 @@ def named(wrong: str, group: str = "", right: str | None = None) -> Situation:
     def situation(at: Path) -> Iterator[Call]:
         said = yield lambda: find_config(wrong, group)
         names = said.rpartition("shipped: ")[2].partition(", and the ")[0].split(", ")
-        for each in [right] if right else [*re.findall("mean '(.*?)'", said), *names]:
-            yield partial(find_config, each, group)
-
-    return situation
-
-
-def of_records(rows: list[Any], verb: str) -> Situation:
-    """A file of records in place of a configuration or a model; the command of the message takes it."""
-
-    def situation(at: Path) -> Iterator[Call]:
-        (at / "file.json").write_text(json.dumps(rows))
-        said = yield failing(f"inspect {at}/file.json")
-        line = re.search(f"`ms-codegeex ({verb} .*?)`", said)[1].replace("--model DIR", "--model model")
-        yield failing(line.replace("DIR", str(at / "made")))
+        for name in [right] if right else [*re.findall("mean '(.*?)'", said), *names]:
+            yield partial(find_config, name, group)
 
     return situation
 
@@ -483,44 +412,35 @@ def installed(package: str, call: Callable[..., object], otherwise: str = "") ->
         with pytest.MonkeyPatch.context() as patched:
             patched.setitem(sys.modules, package, None)
             yield partial(call, at)
-        if not otherwise:
-            return
-        with pytest.raises(UserError, match=otherwise):
-            call(at)
-        yield lambda: None
+        if otherwise:
+            with pytest.raises(UserError, match=otherwise):
+                call(at)
+            yield lambda: None
 
     return situation
 
 
+def of_records(rows: list[Any], verb: str) -> Situation:
+    """A file of records in place of a configuration or a model; the command of the message takes it."""
+
+    def taken(at: Path, line: str) -> None:
+        run(line.replace("--model DIR", "--model model").replace("DIR", str(at / "made")))
+
+    return tried(
+        ({"file.json": json.dumps(rows)}, "inspect {at}/file.json"), Said(f"`ms-codegeex ({verb} .*?)`", taken)
+    )
+
+
 def of_no_extras(at: Path) -> Iterator[Call]:
-    line = f"train --config codegeex_2.6b_8 data.train=corpus output={at / 'run'}"
     with pytest.MonkeyPatch.context() as patched:
         patched.setitem(sys.modules, "ms_codegeex.extras.jobs.job_files", None)
-        yield failing(f"{line} --job slurm")
-        yield failing(f"{line} --dry-run --nodes 1")
+        for more in ("--job slurm", "--dry-run --nodes 1"):
+            yield failing(f"{SHARED_RUN.format(at=at)} {more}")
 
 
-def _written(path: Path) -> None:
-    if path.parent.is_dir():
-        path.write_text("a: 1")
-
-
-def of_a_rank_table_for_others(at: Path) -> Iterator[Call]:
-    made = f"rank-table make --server 10.0.0.1=192.168.0.1,192.168.1.1 --output {at / 'table'}"
-    run(made)
-    check = f"rank-table check {at / 'table'} --config run.yaml"
-    yield failing(check)
-    yield failing(f"{check} devices=2")
-    run(f"{made.replace(',192.168.1.1', '')} --replace")
-    yield failing(check)
-
-
-of_a_lookalike = changed(
-    partial(directory, name="small-codegen-hf"),
-    setting("config.json", _name_or_path="Salesforce/codegen2-1B"),
-    setting("config.json", _name_or_path="mine"),
-    lambda path: opened(path, {}),
-)
+MAKE = "rank-table make --output {at}/t --server 10.0.0.1=192.168.0.1"
+CHECK = "rank-table check {at}/t"
+DRIVERS = "ms_codegeex.base.cuda.driver"
 
 
 def process(program: str, at: Path) -> None:
@@ -529,33 +449,35 @@ def process(program: str, at: Path) -> None:
 
 EXAMPLES = [{"prompt": f"def f{n}(x):\n", "completion": f"    return x + {n}\n"} for n in range(24)]
 TEXTS = Path(__file__).read_text().split("\n\n\n")
-BASE: dict[str, Situation | tuple[Situation, ...] | str] = {
-    # places
+BASE: dict[str, Entry] = {
     "set XDG_CACHE_HOME to a folder you can write to": of_a_cache,
     "set XDG_CACHE_HOME to a directory that can": of_no_home,
     "set XDG_CACHE_HOME to a folder on a file system that is not mounted with noexec": of_no_execution,
     "{} of files": below_a_file(shared),
     "{}, {}": below_a_file(filled),
-    "choose another": instead(lambda at: filled(at / ".."), lambda at: filled(at / "x")),
-    "choose another name": instead(lambda at: filled(Path("/dev/null")), lambda at: filled(at / "null")),
-    "give the file that it leads to": of_a_link,
-    # files of a user
+    "choose another": of_each(lambda at, name: filled(at / name), "..", "x"),
+    "choose another name": of_each(lambda at, name: filled(at / name), "/dev/null", "null"),
+    "give the file that it leads to": tried(
+        (lambda at: (at / "link").symlink_to(at / "file"), lambda at: filled(at / "link")),
+        lambda at: filled(at / "file"),
+    ),
     "restore or recreate it": of_a_file(b"{", b"{}", reading.read_json),
     "{} of reading": of_a_file(None, b"x", lambda path: reading.opened(path).__enter__().close()),
     "shorten it": of_a_file(b"long", b"x", lambda path: reading.read_regular(path, 2)),
     "give a file in UTF-8": of_a_file(b"\xff", b"x", lambda path: reading.given_text(str(path), "--file")),
     "give a file, or pipe the text in": of_a_closed_input,
-    "put one there": instead(
-        lambda at: reading.read_regular(at, 9), lambda at: ((at / "x").touch(), reading.read_regular(at / "x", 9))
+    "put one there": tried(
+        lambda at: reading.read_regular(at, 9), ({"x": ""}, lambda at: reading.read_regular(at / "x", 9))
     ),
     "correct it": of_a_file(b"a: [", b"a: []", read_yaml_file),
-    "restore it or choose another": below_a_file(lambda path: (_written(path), read_yaml_file(path))),
+    "restore it or choose another": below_a_file(
+        lambda path: (path.parent.is_dir() and path.write_text("a: 1"), read_yaml_file(path))
+    ),
     "give another path or a shipped name": named("x" * 300, right="codegeex_tiny"),
     "did you mean '{}'? shipped: {}, and the {} of docs/recipes.md": named("codegeex_tin"),
     "shipped: {}, and the {} of docs/recipes.md": named("qqqq"),
     "did you mean '{}'? shipped: {}": named("bigpyton", "corpora"),
     "shipped: {}": named("qqqq", "corpora"),
-    # files of a model
     "restore it or name another": (
         of_a_file(None, b"{}", reading.read_json),
         changed(
@@ -565,62 +487,60 @@ BASE: dict[str, Situation | tuple[Situation, ...] | str] = {
             quarantine.entries,
         ),
     ),
-    "give the directory of a single model": changed(directory, crowded, None, quarantine.entries),
+    "give the directory of a single model": changed(
+        directory,
+        lambda path: [(path / f"{n}").touch() for n in range(quarantine.MAX_ENTRIES + 1)],
+        None,
+        quarantine.entries,
+    ),
     "restore the file": in_a_model(lambda path: (path / "model.gguf").symlink_to("nowhere")),
     "restore it": changed(
         directory, without("config.json"), None, lambda path: reading.read_inside(path, "config.json", 1 << 20)
     ),
     "restore it from the model": in_a_model(setting("config.json", x="x" * (5 << 20))),
-    "replace it with a copy of itself if it belongs there": changed(
-        directory, partial(linked, hard=True), copied_in, quarantine.admit
-    ),
-    "replace it with a copy of that file if it belongs there": changed(directory, linked, copied_in, quarantine.admit),
+    "replace it with a copy of itself if it belongs there": in_a_model(partial(linked, how="hardlink_to"), copied_in),
+    "replace it with a copy of that file if it belongs there": in_a_model(linked, copied_in),
     "{} of kinds": (  # and those of base/kinds.yaml, in remedies_of_tables.py
         of_records(EXAMPLES, "finetune"),
         of_records([{"text": text, "language": "python"} for text in TEXTS], "prepare"),
     ),
-    "give a model of this family, or correct that if it is one": of_a_lookalike,
-    # options and devices
+    "give a model of this family, or correct that if it is one": changed(
+        gen_directory,
+        setting("config.json", _name_or_path="Salesforce/codegen2-1B"),
+        setting("config.json", _name_or_path="mine"),
+        by_itself,
+    ),
     "did you mean '{}'?": given("parallel.hardware=ascend911", "parallel.hardware=ascend910"),
     "known here: {}": given("parallel.hardware=tpu", "parallel.hardware=h100"),
     "choose fp16 or fp32, or another parallel.hardware": given(
         "device=ascend training.precision=bf16 parallel.hardware=ascend910",
-        "training.precision=fp16",
-        "training.precision=fp32",
-        "parallel.hardware=ascend910b",
+        *("training.precision=fp16", "training.precision=fp32", "parallel.hardware=ascend910b"),
     ),
     "choose such a number": given(
         "device=gpu devices=6 training.global_batch=12", "devices=4", "devices=2", "devices=8 training.global_batch=16"
     ),
-    "give {}": command(
-        "checkpoint reshard small --output {at}/a --data 0", "checkpoint reshard small --output {at}/a --data 1"
+    "give {}": lines("checkpoint reshard small --output {at}/a --data @", 0, 1),
+    "leave it out": now(f"{PREPARE_PAIRS} --input pairs.jsonl --languages python"),
+    "{} of errors": tried(
+        (f"{MAKE},192.168.1.1", f"{CHECK} --config run.yaml"),
+        f"{CHECK} --config run.yaml devices=2",
+        (f"{MAKE} --replace", AGAIN),
     ),
-    "leave it out": "an option for corpora",
-    "{} of errors": of_a_rank_table_for_others,
-    "install driver {} or newer": instead(lambda at: Driver("11.7").check(), lambda at: Driver("11.8").check()),
-    "use such a machine or a container": instead(
-        lambda at: mindspore_directory("x", ["vax"], [], ""),
-        lambda at: mindspore_directory("x", [platform.machine()], [], ""),
+    "install driver {} or newer": each(lambda version: Driver(version).check(), "11.7", "11.8"),
+    "use such a machine or a container": each(
+        lambda kind: mindspore_directory("x", [kind], [], ""), "vax", platform.machine()
     ),
     "run `pip install -r requirements.txt`": installed(
         "mindspore", lambda at: mindspore_directory("x", [platform.machine()], [], "")
     ),
     "run `{}`": installed("openai", lambda at: failing("complete --url http://127.0.0.1:9 x")(), "cannot be reached"),
-    "missing, MindSpore {} {}": instead(
-        lambda at: mindspore_directory("x", [platform.machine()], ["nothing"], "came without it"),
-        lambda at: mindspore_directory("x", [platform.machine()], ["__init__.py"], ""),
+    "missing, MindSpore {} {}": each(
+        lambda name: mindspore_directory("x", [platform.machine()], [name], "came without it"), "nothing", "__init__.py"
     ),
     "leave the option out, or run `pip install --force-reinstall ms-codegeex`": of_no_extras,
-    # processes
-    "{} could not be started ({})": instead(lambda at: process("no-such-program", at), lambda at: process("true", at)),
-    "{} did not finish within {} s": instead(
-        lambda at: json_from_module("ms_codegeex.base.cuda.driver", "the query", 0.001),
-        lambda at: json_from_module("ms_codegeex.base.cuda.driver", "the query", 60),
-    ),
-    "{} of processes": instead(
-        lambda at: json_from_module("ms_codegeex.no_such", "the query", 60),
-        lambda at: json_from_module("ms_codegeex.base.cuda.driver", "the query", 60),
-    ),
+    "{} could not be started ({})": of_each(lambda at, name: process(name, at), "no-such-program", "true"),
+    "{} did not finish within {} s": each(lambda seconds: json_from_module(DRIVERS, "the query", seconds), 0.001, 60),
+    "{} of processes": each(lambda name: json_from_module(name, "the query", 60), "ms_codegeex.no_such", DRIVERS),
 }
 BASE_UNTRIED = {
     **dict.fromkeys(
@@ -641,10 +561,12 @@ SERVER = "rank-table make --output {at}/t --replace --server"
 SHARED_RUN = "train --config codegeex_2.6b_8 data.train=corpus output={at}/run"
 
 
-def of_no_adapters(at: Path) -> Iterator[Call]:
-    _, adapter = adapted(at)
-    yield failing("adapter list small")
-    yield failing(f"adapter list {adapter}")
+SHORT = "--prompt x --max-new-tokens 1"
+GENERATE = f"generate --model model {SHORT}"
+LONG = "generate --model model --max-new-tokens 1 --prompt-file {at}/long"
+QUANTISE = "quantize --model model --bits 8 --output {at}/made"
+OF_CKPT = "convert --model small.ckpt --to hf --output {at}/a"
+FAST = f"generate --model {{at}}/made {SHORT} --fast"
 
 
 def of_expected_ranks(at: Path) -> Iterator[Call]:
@@ -653,13 +575,6 @@ def of_expected_ranks(at: Path) -> Iterator[Call]:
     arguments = convert_verb.Arguments(model=at / "parts", to="hf", output=at / "made", sizes=("num_heads=4",))
     yield lambda: convert_verb.run(arguments, 1)
     yield lambda: convert_verb.run(arguments, 2)
-
-
-def of_code_of_a_gguf(at: Path) -> Iterator[Call]:
-    run(f"convert --model model --to gguf --output {at / 'gguf'}")
-    line = f"convert --model {at / 'gguf'} --to hf --output {at / 'made'}"
-    yield failing(f"{line} --keep-code")
-    yield failing(line)
 
 
 def past(line: str, wrong: str) -> Call:
@@ -685,126 +600,84 @@ def of_two_servers(at: Path) -> Iterator[Call]:
         yield past(f"{line}1", "RANK_TABLE_FILE")
 
 
-def of_nothing_known(at: Path) -> Iterator[Call]:
-    (at / "made").mkdir()
-    yield failing(f"inspect {at / 'made'}")
-    run(f"convert --model small --to hf --output {at / 'made/a'}")
-    yield failing(f"inspect {at / 'made/a'}")
-
-
-def of_a_directory_above(at: Path) -> Iterator[Call]:
-    for name in ("corpus", "other"):
-        shutil.copytree(name, at / "above" / name)
-    said = yield failing(f"inspect {at / 'above'}")
-    for name in said.rpartition("such as ")[2].split(", "):
-        yield failing(f"inspect {name}")
-
-
-def of_a_device_without_address(at: Path) -> Iterator[Call]:
-    line = f"{SERVER} 10.0.0.1=192.168.0.1,192.168.0.2 --devices".format(at=at)
-    said = yield failing(f"{line} 0,2")
-    yield failing(f"{line} {said.rpartition('it has ')[2].replace(', ', ',')}")
-
-
-def of_no_servers(at: Path) -> Iterator[Call]:
-    (at / "servers").write_text("10.0.0.1=192.168.0.1\n")
-    line = f"rank-table make --replace --output {at / 't'}"
-    yield failing(line)
-    yield failing(f"{line} --server 10.0.0.1=192.168.0.1")
-    yield failing(f"{line} --servers {at / 'servers'}")
-
-
-def of_a_checked_table(at: Path) -> Iterator[Call]:
-    run(f"{SERVER} 10.0.0.1=192.168.0.1".format(at=at))
-    yield failing(f"rank-table check {at / 't'} seed=1")
-    yield failing(f"rank-table check {at / 't'} seed=1 --config run.yaml")
-
-
-def of_a_table_there(at: Path) -> Iterator[Call]:
-    line = f"rank-table make --server 10.0.0.1=192.168.0.1 --output {at / 't'}"
-    run(line)
-    yield failing(line)
-    yield failing(f"{line} --replace")
-    yield failing(f"{line}-2")
-
-
-COMMANDS: dict[str, Situation | tuple[Situation, ...] | str] = {
-    "give a run's adapter folder": of_no_adapters,
-    "expected at most {}, since each writes its file": command(
-        "checkpoint reshard small --output {at}/a --data 65537", "checkpoint reshard small --output {at}/a --data 2"
+COMMANDS: dict[str, Entry] = {
+    "give a run's adapter folder": tried((adapted, "adapter list small"), "adapter list {at}/adapter"),
+    "expected at most {}, since each writes its file": lines(
+        "checkpoint reshard small --output {at}/a --data @", 65537, 2
     ),
     "give --to hf without --tokenizer, or leave it out": tuple(
-        command(
+        tried(
             f"convert --model model --output {{at}}/a --keep-code {wrong}",
             "convert --model model --output {at}/a --keep-code --to hf",
             f"convert --model model --output {{at}}/b {wrong}",
         )
         for wrong in ("--to hf --tokenizer codegen-mono", "--to mindspore")
     ),
-    "choose --to mindspore, or leave the option out": "a layout",
-    "leave the option out": of_code_of_a_gguf,
-    "is a file missing, or one too many?": of_expected_ranks,
-    "expected NAME=VALUE, for example num_heads=40": command(
-        "convert --model small.ckpt --to hf --output {at}/a --set rotary_dim=4 --set eos_token_id=4 --set num_heads",
-        "convert --model small.ckpt --to hf --output {at}/a --set rotary_dim=4 --set eos_token_id=4 --set num_heads=4",
+    "choose --to mindspore, or leave the option out": now(
+        "convert --model small --to hf --layout mindformers --output {at}/o", 2
     ),
-    "add --device ascend, or leave it and all overrides out": command("doctor training.dropout=0", "doctor"),
-    "name files or a dataset directory first": command(
-        "finetune --model model --data training.steps=1 output={at}/run",
-        "finetune --model model --data pairs.jsonl training.steps=1 output={at}/run",
+    "leave the option out": tried(
+        (
+            "convert --model model --to gguf --output {at}/g",
+            "convert --model {at}/g --to hf --output {at}/o --keep-code",
+        ),
+        "convert --model {at}/g --to hf --output {at}/o",
+    ),
+    "is a file missing, or one too many?": of_expected_ranks,
+    "expected NAME=VALUE, for example num_heads=40": lines(
+        f"{OF_CKPT} --set rotary_dim=4 --set eos_token_id=4 --set num_heads@", "", "=4"
+    ),
+    "add --device ascend, or leave it and all overrides out": tried("doctor training.dropout=0", "doctor"),
+    "name files or a dataset directory first": lines(
+        "finetune --model model --data @ training.steps=1 output={at}/run", "", "pairs.jsonl"
     ),
     "name a table of this one, or unset it": of_two_servers,
-    "{} of finetune": "tuning on long answers",
-    "add --json": command(
-        "generate --model model --prompt x --max-new-tokens 1 --log-probabilities 2",
-        "generate --model model --prompt x --max-new-tokens 1 --log-probabilities 2 --json",
-    ),
-    "give a token's id and a number, for example 198=-100": command(
-        "generate --model model --prompt x --max-new-tokens 1 --logit-bias 198",
-        "generate --model model --prompt x --max-new-tokens 1 --logit-bias 198=-100",
-    ),
-    "name it with --language": command(
-        "generate --model model --prompt x --max-new-tokens 1 --stop-at block",
-        "generate --model model --prompt x --max-new-tokens 1 --stop-at block --language python",
-    ),
-    "leave out --tensors": command("inspect corpus --tensors", "inspect corpus"),
-    "leave out --{}": "documents of a model",
-    "give the directory of the dataset, model or run that has it": command(
+    "{} of finetune": now(f"{FINETUNE_PAIRS} data.seq_length=4", 1, {"N": "64"}),
+    "add --json": told(f"{GENERATE} --log-probabilities 2"),
+    "give a token's id and a number, for example 198=-100": lines(f"{GENERATE} --logit-bias @", "198", "198=-100"),
+    "name it with --language": tried(f"{GENERATE} --stop-at block", f"{GENERATE} --stop-at block --language python"),
+    "leave out --tensors": told("inspect corpus --tensors"),
+    "leave out --{}": now("inspect model --document 1"),
+    "give the directory of the dataset, model or run that has it": tried(
         "inspect corpus/dataset.json", "inspect corpus"
     ),
-    "give a dataset, a model directory, a checkpoint or a run": command(
-        "inspect nothing", "inspect corpus", "inspect model", "inspect small/checkpoints/step-00000004"
+    "give a dataset, a model directory, a checkpoint or a run": lines(
+        "inspect @", "nothing", "corpus", "model", "small/checkpoints/step-00000004"
     ),
-    "name one in it, such as {}": of_a_directory_above,
-    "see `prepare`, `convert`, `quantize` and `train`": of_nothing_known,
-    "name each server with --server ID=SOURCE, or all in --servers FILE": of_no_servers,
-    "expected numbers such as 0,1,2,3": command(
-        f"{SERVER} a=192.168.0.1 --devices x", f"{SERVER} a=192.168.0.1 --devices 0"
+    "name one in it, such as {}": tried(
+        (
+            *(lambda at, name=name: shutil.copytree(name, at / "above" / name) for name in ("corpus", "other")),
+            "inspect {at}/above",
+        ),
+        *(Said(f"such as {before}([^,]*)", "inspect {0}") for before in ("", "[^,]*, ")),
     ),
-    "give each once": command(f"{SERVER} a=192.168.0.1 --devices 0,0", f"{SERVER} a=192.168.0.1 --devices 0"),
-    "expected ID=SOURCE such as 10.0.0.11=/etc/hccn.conf": command(
-        f"{SERVER} 10.0.0.1", f"{SERVER} 10.0.0.1=192.168.0.1"
+    "see `prepare`, `convert`, `quantize` and `train`": tried(
+        (lambda at: (at / "made").mkdir(), "inspect {at}/made"),
+        ("convert --model small --to hf --output {at}/made/a", "inspect {at}/made/a"),
     ),
-    "expected an IP address or one hccn.conf": command(f"{SERVER} a=192.168.0.1,x", f"{SERVER} a=192.168.0.1"),
-    "it has {}": of_a_device_without_address,
-    "overrides need --config FILE": of_a_checked_table,
-    "choose another name or give --replace": of_a_table_there,
-    "leave out --json": command(
-        "train --config run.yaml output={at}/run --script --dry-run --json",
-        "train --config run.yaml output={at}/run --script --dry-run",
+    "name each server with --server ID=SOURCE, or all in --servers FILE": tried(
+        ({"servers": "10.0.0.1=192.168.0.1\n"}, "rank-table make --replace --output {at}/t"),
+        f"{MAKE} --replace",
+        "rank-table make --replace --output {at}/t --servers {at}/servers",
     ),
-    "add it": command(
-        "train --config run.yaml output={at}/run --script", "train --config run.yaml output={at}/run --script --dry-run"
+    "expected numbers such as 0,1,2,3": lines(f"{MAKE} --devices @", "x", "0"),
+    "give each once": lines(f"{MAKE} --devices @", "0,0", "0"),
+    "expected ID=SOURCE such as 10.0.0.11=/etc/hccn.conf": tried(
+        "rank-table make --output {at}/t --server 10.0.0.1", MAKE
     ),
-    "leave it out": command(
-        "train --config run.yaml output={at}/run --first-run --resume auto",
-        "train --config run.yaml output={at}/run --resume auto",
+    "expected an IP address or one hccn.conf": tried(f"{MAKE},x", MAKE),
+    "it has {}": tried(
+        f"{MAKE},192.168.0.2 --devices 0,2", Said(r"it has (\d), (\d)", f"{MAKE},192.168.0.2 --devices {{0}},{{1}}")
     ),
-    "name a configuration, such as --config codegeex_tiny": command(
-        "train output={at}/run data.train=corpus",
-        "train output={at}/run data.train=corpus --config codegen_tiny",
+    "overrides need --config FILE": tried((MAKE, f"{CHECK} seed=1"), f"{CHECK} seed=1 --config run.yaml"),
+    "choose another name or give --replace": tried((MAKE, MAKE), f"{MAKE} --replace", MAKE.replace("/t", "/u")),
+    "leave out --json": told("train --config run.yaml output={at}/o --script --dry-run --json"),
+    "add it": lines("train --config run.yaml output={at}/run --script@", "", " --dry-run"),
+    "leave it out": lines("train --config run.yaml output={at}/run @--resume auto", "--first-run ", ""),
+    "name a configuration, such as --config codegeex_tiny": lines(
+        "train output={at}/run data.train=corpus@", "", " --config codegen_tiny"
     ),
-    "leave it out, or set devices or parallel.server_devices": command(
+    "leave it out, or set devices or parallel.server_devices": tried(
         f"{SHARED_RUN} --job slurm --nodes 2",
         f"{SHARED_RUN} --job slurm",
         f"{SHARED_RUN} --job slurm --nodes 2 devices=16",
@@ -812,8 +685,8 @@ COMMANDS: dict[str, Situation | tuple[Situation, ...] | str] = {
     ),
     "{} of train": (
         *(
-            command(f"{SHARED_RUN} --job slurm {word}", f"{SHARED_RUN} --job slurm")
-            for word in (
+            tried(f"{SHARED_RUN} --job slurm {wrong}", f"{SHARED_RUN} --job slurm")
+            for wrong in (
                 "--restarts 2",
                 "--node-rank 0",
                 "--master-addr a:1",
@@ -822,16 +695,12 @@ COMMANDS: dict[str, Situation | tuple[Situation, ...] | str] = {
                 "--json",
             )
         ),
-        command(f"{SHARED_RUN} --job slurm --dry-run", f"{SHARED_RUN} --dry-run"),
-        command(f"{SHARED_RUN} --job slurm --corpus tree", f"{SHARED_RUN} --job slurm data.train=corpus"),
+        tried(f"{SHARED_RUN} --job slurm --dry-run", f"{SHARED_RUN} --dry-run"),
+        tried(f"{SHARED_RUN} --job slurm --corpus tree", f"{SHARED_RUN} --job slurm data.train=corpus"),
     ),
 }
 
 # --- generation ---
-
-
-def sampling(right: dict[str, Any], **wrong: Any) -> Situation:
-    return instead(lambda at: SamplingSettings(**wrong), lambda at: SamplingSettings(**right))
 
 
 def generator(model: str | Path = "model", **options: Any) -> Generator:
@@ -846,37 +715,8 @@ def requantised(spoil: Callable[[Path], object]) -> Situation:
     return changed(quantised, spoil, None, load_model)
 
 
-def formed(wrong: dict[str, Any], right: dict[str, Any]) -> Situation:
-    return instead(lambda at: prepared(SamplingSettings(**wrong)), lambda at: prepared(SamplingSettings(**right)))
-
-
-def of_another_tokenizer(at: Path) -> Iterator[Call]:
-    run(f"convert --model model --to hf --output {at / 'other'} --tokenizer codegen-nl")
-    yield lambda: generator(speculate=at / "other")
-    yield lambda: generator(speculate="model")
-
-
-def of_a_long_prompt(at: Path) -> Iterator[Call]:
-    (at / "long").write_text("x = 1\n" * 99)
-    line = f"generate --model model --max-new-tokens 1 --prompt-file {at / 'long'}"
-    yield failing(line)
-    yield failing(f"{line} --cut-prompt")
-    (at / "long").write_text("x = 1\n")
-    yield failing(line)
-
-
-def of_other_bits(at: Path) -> Iterator[Call]:
-    quantised(at / "model")
-    yield lambda: load_model(at / "model", 4)
-    yield lambda: load_model(at / "model")
-    yield lambda: load_model(Path("model"), 4)
-
-
-def of_no_operators(at: Path) -> Iterator[Call]:
-    quantised(at / "made")
-    line = f"generate --model {at / 'made'} --prompt x --max-new-tokens 1 --fast"
-    yield failing(f"{line} --threads 0")
-    yield failing(line)
+sampling = partial(each, SamplingSettings)
+formed = partial(each, lambda **how: prepared(SamplingSettings(**how)))
 
 
 def chosen(at: Path, rows: int) -> None:
@@ -893,54 +733,35 @@ def of_a_large_rank(at: Path) -> Iterator[Call]:
     yield lambda: load_adapters({"": at / "small"}, model)
 
 
-def of_a_place_there(at: Path) -> Iterator[Call]:
-    quantised(at / "model")
-    line = f"quantize --model model --bits 8 --output {at / 'model'}"
-    yield failing(line)
-    yield failing(f"{line}-2")
-    yield failing(f"{line} --replace")
-
-
-def of_a_language_tag(at: Path) -> Iterator[Call]:
-    said = yield lambda: generator().encode("")
-    yield lambda: generator().encode(re.search("for example '(.*)'", said)[1])
-
-
-def of_fast_decoding(at: Path) -> Iterator[Call]:
-    line = "generate --prompt x --max-new-tokens 1 --fast --model"
-    said = yield failing(f"{line} model")
-    verb = re.search("'ms-codegeex (.*?)'", said)[1]
-    run(f"{verb} --model model --bits 8 --output {at / 'made'}")
-    yield failing(f"{line} {at / 'made'}")
-
-
 ENDLESS = {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}
-GENERATION: dict[str, Situation | tuple[Situation, ...] | str] = {
-    "give one of {}": instead(lambda at: block("SQL", "x"), lambda at: block("Python", "x")),
+GENERATION: dict[str, Entry] = {
+    "give one of {}": each(lambda language: block(language, "x"), "SQL", "Python"),
     "its weights are damaged or it diverged": changed(
         lambda path: shutil.copytree("model", path),
         tensors(lambda arrays: [array.fill(np.nan) for array in arrays.values()]),
         None,
         lambda path: generator(path).generate("x", SamplingSettings(1)),
     ),
-    "give 1 to {}": instead(
-        lambda at: check_devices(loaded("seed=1").model.sizes, 3),
-        lambda at: check_devices(loaded("seed=1").model.sizes, 2),
-    ),
-    "leave it out": instead(lambda at: compiled_library(0, "plain"), lambda at: compiled_library(0)),
-    "give a model with the same one": of_another_tokenizer,
-    "give some text, for example '# language: Python'": of_a_language_tag,
-    "shorten the prompt, or drop its start with --cut-prompt": of_a_long_prompt,
-    "known are {}": instead(lambda at: generator().logits([1], "x"), lambda at: generator().logits([1])),
-    "{} tokens, the model takes 1 to {}": instead(
-        lambda at: generator().logits([]), lambda at: generator().logits([1] * 128)
-    ),
-    "ids are 0 to {}": (
-        instead(lambda at: generator().logits([-1]), lambda at: generator().logits([0])),
-        instead(
-            lambda at: generator().submit([1], SamplingSettings(1, logit_bias={60000: 1.0})),
-            lambda at: generator().submit([1], SamplingSettings(1, logit_bias={5: 1.0})),
+    "give 1 to {}": each(lambda count: check_devices(loaded("seed=1").model.sizes, count), 3, 2),
+    "leave it out": tried(lambda at: compiled_library(0, "plain"), lambda at: compiled_library(0)),
+    "give a model with the same one": tried(
+        (
+            "convert --model model --to hf --output {at}/other --tokenizer codegen-nl",
+            lambda at: generator(speculate=at / "other"),
         ),
+        lambda at: generator(speculate="model"),
+    ),
+    "give some text, for example '# language: Python'": tried(
+        lambda at: generator().encode(""), Said("for example '(.*)'", lambda at, text: generator().encode(text))
+    ),
+    "shorten the prompt, or drop its start with --cut-prompt": tried(
+        ({"long": "x = 1\n" * 99}, LONG), f"{LONG} --cut-prompt", ({"long": "x = 1\n"}, AGAIN)
+    ),
+    "known are {}": tried(lambda at: generator().logits([1], "x"), lambda at: generator().logits([1])),
+    "{} tokens, the model takes 1 to {}": each(lambda ids: generator().logits(ids), [], [1] * 128),
+    "ids are 0 to {}": (
+        each(lambda ids: generator().logits(ids), [-1], [0]),
+        each(lambda token: generator().submit([1], SamplingSettings(1, logit_bias={token: 1.0})), 60000, 5),
     ),
     "give {} at most": formed({"grammar": f'root ::= "{"x" * 16384}"'}, {"grammar": 'root ::= "x"'}),
     "let one be left out": formed(
@@ -951,7 +772,11 @@ GENERATION: dict[str, Situation | tuple[Situation, ...] | str] = {
     "run `pip install llguidance` where the server runs": installed(
         "llguidance", lambda at: prepared(SamplingSettings(json_schema="{}"))
     ),
-    "leave out --bits, or give its original": of_other_bits,
+    "leave out --bits, or give its original": tried(
+        (lambda at: quantised(at / "model"), lambda at: load_model(at / "model", 4)),
+        lambda at: load_model(at / "model"),
+        lambda at: load_model(Path("model"), 4),
+    ),
     "{} is the most": of_a_large_rank,
     "quantise the model again with this version": requantised(setting("quantised.json", format=0)),
     "quantise the model again": (
@@ -965,34 +790,35 @@ GENERATION: dict[str, Situation | tuple[Situation, ...] | str] = {
         ),
         requantised(tensors(lambda arrays: arrays.pop(first(arrays, "norm")), "quantised.safetensors")),
     ),
-    "choose 8 or 4": instead(
-        lambda at: write_quantised(open_source(Path("model")), 16, 32, at / "a"),
-        lambda at: write_quantised(open_source(Path("model")), 8, 32, at / "a"),
+    "choose 8 or 4": of_each(
+        lambda at, bits: write_quantised(open_source(Path("model")), bits, 32, at / f"{bits}"), 16, 8, 4
     ),
-    "choose another place, or give --replace for a quantised model": of_a_place_there,
-    "{} of quantising": "no tokenizer",
+    "choose another place, or give --replace for a quantised model": tried(
+        (QUANTISE, QUANTISE), f"{QUANTISE}-2", f"{QUANTISE} --replace"
+    ),
+    "{} of quantising": now("quantize --model small-codegen --bits 8 --output {at}/o", 1, CONVERTED),
     "give one of them": (
-        sampling({"json_schema": "{}"}, json_schema="{}", grammar="x"),
-        command(
-            "generate --model model --prompt x --max-new-tokens 1 --fast --exact",
-            "generate --model model --prompt x --max-new-tokens 1 --exact",
+        sampling({"json_schema": "{}", "grammar": "x"}, {"json_schema": "{}"}),
+        tried(f"{GENERATE} --fast --exact", f"{GENERATE} --exact"),
+    ),
+    "give an id and a number of at most 1e6": sampling({"logit_bias": {1: 1e7}}, {"logit_bias": {1: 1e6}}),
+    "give one or more characters": sampling({"stop": ("",)}, {"stop": ("x",)}),
+    "leave out one or the other": (
+        sampling({"beams": 2, "json_schema": "{}"}, {"beams": 2}),
+        sampling({"beams": 2, "presence_penalty": 1.0}, {"beams": 2}),
+    ),
+    "give as many beams or more": sampling({"n": 3, "beams": 2}, {"n": 3, "beams": 3}),
+    "run `ms-codegeex doctor` for details, or use --device cpu": lines(f"{GENERATE} --device @", "ascend", "cpu"),
+    "choose 32 or 16": each(lambda bits: generator(cache_bits=bits), 8, 16, 32),
+    "give one made by 'ms-codegeex quantize'": tried(
+        f"{GENERATE} --fast",
+        (
+            Said("'ms-codegeex (.*?)'", "{0} --model model --bits 8 --output {at}/made"),
+            FAST,
         ),
     ),
-    "give an id and a number of at most 1e6": sampling({"logit_bias": {1: 1e6}}, logit_bias={1: 1e7}),
-    "give one or more characters": sampling({"stop": ("x",)}, stop=("",)),
-    "leave out one or the other": (
-        sampling({"beams": 2}, beams=2, json_schema="{}"),
-        sampling({"beams": 2}, beams=2, presence_penalty=1.0),
-    ),
-    "give as many beams or more": sampling({"n": 3, "beams": 3}, n=3, beams=2),
-    "run `ms-codegeex doctor` for details, or use --device cpu": command(
-        "generate --model model --prompt x --max-new-tokens 1 --device ascend",
-        "generate --model model --prompt x --max-new-tokens 1 --device cpu",
-    ),
-    "choose 32 or 16": instead(lambda at: generator(cache_bits=8), lambda at: generator(cache_bits=16)),
-    "give one made by 'ms-codegeex quantize'": of_fast_decoding,
-    "leave out --threads 0 and --device, or install g++ or 'ziglang'": of_no_operators,
-    "memory is out, or its inputs are wrong": instead(partial(chosen, rows=2), partial(chosen, rows=1)),
+    "leave out --threads 0 and --device, or install g++ or 'ziglang'": tried((QUANTISE, f"{FAST} --threads 0"), FAST),
+    "memory is out, or its inputs are wrong": of_each(chosen, 2, 1),
     "expected one word": of_a_file(b"two words", b"word", read_key),
 }
 GENERATION_UNTRIED = {

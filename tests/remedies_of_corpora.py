@@ -2,108 +2,51 @@
 
 from __future__ import annotations
 
-import contextlib
+import csv
 import gzip
 import json
 import re
-import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from conftest import command_here
 from remedies_in_code import PACKAGE
-from remedies_of_data import CORPUS, Call, Situation, Started, instead
+from remedies_of_data import CORPUS
+from remedies_read import LEARN_TOKENS, MADE, PREPARE_PAIRS, PREPARE_TEXTS, TRAIN_CODEGEN, now, told
+from remedies_shapes import AGAIN, Call, Entry, Said, Situation, each, failing, followed, lines, of_each, put, tried
 
-from ms_codegeex.base.errors import UserError
 from ms_codegeex.extras.corpus import prepare
 from ms_codegeex.extras.corpus.filters import preset
-from ms_codegeex.extras.corpus.finetuning.prepare import FinetuneSettings, recognised_task
+from ms_codegeex.extras.corpus.finetuning.prepare import FinetuneSettings
 from ms_codegeex.extras.corpus.settings import PrepareSettings, ReadingSettings, check_share
 from ms_codegeex.extras.corpus.tokenizer_training import TokenizerSettings
 from ms_codegeex.extras.corpus.workspace import open_workspace
 
 TUNING = "prepare --task completion --seq-length 64 --tokenizer codegen-mono --validation-share 0"
 ALL = "prepare --input tree --workers 1 --validation-share 0 --output"
+ROWS_OF_TEXT = [{"prompt": f"def f{n}(x):\n", "completion": f"    return x + {n}\n"} for n in range(24)]
 LEARN = "tokenizer train --family codegen --input tree --vocab-size 300"
 
 
-def failing(line: str) -> Call:
-    """A command as a call that raises its message."""
-
-    def call() -> None:
-        with contextlib.suppress(Started):
-            result = command_here(*shlex.split(line))
-            if result.returncode:
-                raise UserError(result.stderr.splitlines()[-1].partition(": ")[2])
-
-    return call
+settings = partial(each, PrepareSettings)
+LISTED = f"{CORPUS} {{at}}/made --dropped {{at}}/list"
+WORK = "prepare --workers 1 --validation-share 0 --input"
+LENT = f"{TUNING.partition(' --validation')[0]} --output {{at}}/made --input pairs.jsonl --validation {{at}}"
+OWN = "tokenizer train --output {at}/own --family"
 
 
-def command(line: str, *others: str | Callable[[Path, str], str]) -> Situation:
-    """A command that fails, and others that do what the message says; `{at}`: a directory of the situation."""
-
-    def situation(at: Path) -> Iterator[Call]:
-        said = yield failing(line.format(at=at))
-        for other in others:
-            yield failing(other.format(at=at) if isinstance(other, str) else other(at, said))
-
-    return situation
+def opened(at: Path, name: str) -> None:
+    """The workspace of a dataset beside a file."""
+    put(at, {"file": ""})
+    with open_workspace(at / name, lambda: None):
+        pass
 
 
-def made_with(said: str, path: str, directory: str) -> str:
-    """The command in a message, with the user's paths."""
-    return re.search(r"`ms-codegeex (.*)`", said)[1].replace("PATH", path).replace("DIR", directory)
-
-
-def settings(right: dict[str, Any], **wrong: Any) -> Situation:
-    """Settings of a corpus with a wrong value, and a right one."""
-    return instead(lambda at: PrepareSettings(**wrong), lambda at: PrepareSettings(**right))
-
-
-def of_incomplete_dataset(at: Path) -> Iterator[Call]:
-    shutil.copytree("corpus", at / "made")
-    (at / "made/dataset.json").unlink()
-    said = yield failing(f"{CORPUS} {at / 'made'}")
-    yield failing(f"{CORPUS} {at / 'made'} {re.search('--replace', said)[0]}")
-
-
-def of_two_outputs(at: Path) -> Iterator[Call]:
-    inside = shutil.copytree("tree", at / ".made.work/tree")
-    line = f"prepare --workers 1 --input {inside} --validation-share 0 --output"
-    yield failing(f"{line} {at / 'made'}")
-    yield failing(f"{line} {at / 'another'}")
-    yield failing(f"{line.replace(str(inside), 'tree')} {at / 'made'}")
-
-
-def of_licences(at: Path) -> Iterator[Call]:
-    row = {"code": Path("one/a.py").read_text(), "language": "python", "license": "mit"}
-    (at / "a.jsonl").write_text(json.dumps(row) + "\n")
-    line = f"prepare --workers 1 --validation-share 0 --input {at / 'a.jsonl'} --output {at / 'made'}"
-    said = yield failing(f"{line} --unknown-licences keep")
-    added = re.search("--licences .*", said)[0]
-    yield failing(f"{line} --unknown-licences keep {added}")
-
-
-def of_list_there(at: Path) -> Iterator[Call]:
-    line = f"{CORPUS} {at / 'made'} --dropped {at / 'list'}"
-    (at / "list").write_text("")
-    yield failing(line)
-    yield failing(line.replace("/list", "/another"))
-    yield failing(f"{line} --replace")
-
-
-def of_no_room(at: Path) -> Iterator[Call]:
-    (at / "file").write_text("")
-
-    def made(output: Path) -> None:
-        with open_workspace(output, lambda: None):
-            pass
-
-    yield lambda: made(at / "file/corpus")
-    yield lambda: made(at / "corpus")
+def licensed(at: Path) -> None:
+    put(at, {"a.jsonl": [{"code": Path("one/a.py").read_text(), "language": "python", "license": "mit"}]})
 
 
 def of_tokenizer_of_a_run(at: Path) -> Iterator[Call]:
@@ -117,179 +60,150 @@ def of_tokenizer_of_a_run(at: Path) -> Iterator[Call]:
     yield failing(line)
 
 
-def of_few_records(at: Path) -> Iterator[Call]:
-    (at / "none.jsonl").write_text('{"prompt": "a", "completion": ""}\n')
-    line = f"{TUNING.partition(' --validation')[0]} --output {at / 'made'} --input pairs.jsonl --validation"
-    yield failing(f"{line} {at / 'none.jsonl'}")
-    (at / "held.jsonl").write_text('{"prompt": "def g(x):\\n", "completion": "    return 7\\n"}\n')
-    yield failing(f"{line} {at / 'held.jsonl'}")
-
-
-def of_unknown_records(at: Path) -> Iterator[Call]:
-    (at / "a.jsonl").write_text('{"foo": 1}\n')
-    yield lambda: recognised_task([at / "a.jsonl"])
-    yield lambda: recognised_task(["pairs.jsonl"])
-
-
-def of_small_text(at: Path) -> Iterator[Call]:
-    (at / "a.py").write_text("def first(value):\n    return value\n")
-    line = f"tokenizer train --family codegeex2 --vocab-size 600 --output {at / 'own'} --input"
-    yield failing(f"{line} {at / 'a.py'}")
-    yield failing(f"{line} tree {PACKAGE / 'base'}")
-
-
-def of_many_tokens(at: Path) -> Iterator[Call]:
-    line = f"tokenizer train --family codegen --input few --output {at / 'own'} --vocab-size"
-    said = yield failing(f"{line} 50000")
-    most = re.search(r"--vocab-size (\d+)", said)[1]
-    yield failing(f"{line} {most}")
-    yield failing(f"{line.replace('own', 'other').replace('few', str(PACKAGE / 'base'))} 400")
-
-
-def of_characters(at: Path) -> Iterator[Call]:
-    (at / "a.txt").write_text("".join(chr(0x4E00 + n) + ("\n" if n % 40 == 39 else "") for n in range(2000)))
-    line = f"tokenizer train --family codegeex2 --input {at / 'a.txt'} --output {at / 'own'} --vocab-size"
-    said = yield failing(f"{line} 600")
-    least = re.search(r"--vocab-size (\d+) or more", said)[1]
-    yield failing(f"{line} {least}")
-
-
-def of_existing_tokenizer(at: Path) -> Iterator[Call]:
-    (at / "own").mkdir()
-    yield failing(f"{LEARN} --output {at / 'own'}")
-    yield failing(f"{LEARN} --output {at / 'another'}")
-    (at / "own").rmdir()
-    yield failing(f"{LEARN} --output {at / 'own'}")
-
-
-CORPORA: dict[str, Situation | tuple[Situation, ...] | str | tuple[str, ...]] = {
-    "give more files, or `prepare` it with --validation-share 0 for none": "one document",
-    "{} of building": "no known language",
-    "leave out --licences": command(f"{ALL} {{at}}/o --licences mit --unknown-licences keep", f"{ALL} {{at}}/o"),
-    "give --input other files": command(
-        "prepare --workers 1 --input one --validation one --output {at}/o",
-        "prepare --workers 1 --input tree --validation one --output {at}/o",
+CORPORA: dict[str, Entry] = {
+    "give more files, or `prepare` it with --validation-share 0 for none": now(f"{PREPARE_TEXTS} one"),
+    "{} of building": now(f"{PREPARE_TEXTS} odd", 1, {"…": "odd", **MADE}),
+    "leave out --licences": tried(f"{ALL} {{at}}/o --licences mit --unknown-licences keep", f"{ALL} {{at}}/o"),
+    "give --input other files": lines("prepare --workers 1 --input @ --validation one --output {at}/o", "one", "tree"),
+    "fix it, or leave such input out with --on-error skip": now(
+        f"{PREPARE_PAIRS} --input broken.jsonl --on-error stop"
     ),
-    # what is given
-    "fix it, or leave such input out with --on-error skip": "a broken line",
-    "give --input RECORDS and --seq-length 2048": "no length",
+    "give --input RECORDS and --seq-length 2048": now(
+        "prepare --task completion --input pairs.jsonl --output {at}/o", 1, {"RECORDS": "pairs.jsonl"}
+    ),
     "give a path of this machine": (
-        command(
-            "prepare --input tree --output {at}/made --validation-share 0 --dropped s3://bucket/list",
-            "prepare --workers 1 --input tree --output {at}/made --validation-share 0 --dropped {at}/list",
-        ),
-        command(
-            f"{TUNING} --output {{at}}/made --input s3://bucket/a.jsonl",
-            f"{TUNING} --output {{at}}/m --input pairs.jsonl",
-        ),
+        tried(f"{ALL} {{at}}/made --dropped s3://bucket/list", f"{ALL} {{at}}/made --dropped {{at}}/list"),
+        lines(f"{TUNING} --output {{at}}/made --input @", "s3://bucket/a.jsonl", "pairs.jsonl"),
     ),
-    "give --input, and leave out --task": command(
-        "prepare --to mindrecord --task chat --input corpus --output {at}/made",
-        "prepare --to mindrecord --input corpus --output {at}/made",
+    "give --input, and leave out --task": lines(
+        "prepare --to mindrecord --input corpus --output {at}/made@", " --task chat", ""
     ),
-    "expected one, {}": command(
-        "prepare --to mindrecord --input corpus other --output {at}/made",
-        "prepare --to mindrecord --input corpus --output {at}/made",
-    ),
-    "make one with `ms-codegeex prepare --input PATH --output DIR`": command(
+    "expected one, {}": lines("prepare --to mindrecord --input corpus@ --output {at}/made", " other", ""),
+    "make one with `ms-codegeex prepare --input PATH --output DIR`": tried(
         "prepare --to mindrecord --input tree --output {at}/made",
-        lambda at, said: (
-            re.search(r"`ms-codegeex (.*)`", said)[1].replace("PATH", "tree").replace("DIR", f"{at}/corpus")
+        (
+            followed(PATH="tree", DIR="{at}/corpus"),
+            "prepare --to mindrecord --input {at}/corpus --output {at}/made",
         ),
-        "prepare --to mindrecord --input {at}/corpus --output {at}/made",
     ),
-    "leave it out": command(f"{LEARN} --language-tags --output {{at}}/own", f"{LEARN} --output {{at}}/own"),
-    "leave it out, or add --engine ray": command(
-        "prepare --ray-address x --input tree --output {at}/made --workers 1 --validation-share 0",
-        "prepare --input tree --output {at}/made --workers 1 --validation-share 0",
+    "leave it out": told(f"{LEARN} --language-tags --output {{at}}/own"),
+    "leave it out, or add --engine ray": tried(f"{ALL} {{at}}/made --ray-address x", f"{ALL} {{at}}/made"),
+    "expected one of {}": (each(preset, "x", "none"), settings({"on_error": "x"}, {"on_error": "stop"})),
+    "expected some of {}": each(ReadingSettings, {"redact": ("x",)}, {"redact": ("secrets",)}),
+    "expected 1 or more": each(ReadingSettings, {"max_line_bytes": 0}, {"max_line_bytes": 1}),
+    "expected 2 tokens or more, for example 2048": each(
+        FinetuneSettings, {"task": "chat", "seq_length": 1}, {"task": "chat", "seq_length": 2048}
     ),
-    "expected one of {}": (
-        instead(lambda at: preset("x"), lambda at: preset("none")),
-        settings({"on_error": "stop"}, on_error="x"),
+    "leave out --infill-rate": now(f"{PREPARE_PAIRS} --input chats.jsonl --task chat --infill-rate 0.5"),
+    "give other files": tried(
+        ({"none.jsonl": [{"prompt": "a", "completion": ""}]}, f"{LENT}/none.jsonl"),
+        (
+            {"held.jsonl": [{"prompt": "def g(x):\n", "completion": "    return 7\n"}]},
+            f"{LENT}/held.jsonl",
+        ),
     ),
-    "expected some of {}": instead(
-        lambda at: ReadingSettings(redact=("x",)), lambda at: ReadingSettings(redact=("secrets",))
+    "{} of prepare": (
+        now(f"{PREPARE_PAIRS} --input chats.jsonl"),
+        now(f"{PREPARE_PAIRS} --input pairs.jsonl --seq-length 4", 1, {"N": "64"}),
     ),
-    "expected 1 or more": instead(
-        lambda at: ReadingSettings(max_line_bytes=0), lambda at: ReadingSettings(max_line_bytes=1)
-    ),
-    "expected 2 tokens or more, for example 2048": instead(
-        lambda at: FinetuneSettings(task="chat", seq_length=1),
-        lambda at: FinetuneSettings(task="chat", seq_length=2048),
-    ),
-    "leave out --infill-rate": "no middle of a chat",
-    "give other files": of_few_records,
-    "{} of prepare": ("records of another task", "long answers"),
-    "{}, then set data.train=corpus without --corpus": "no known language for a run",
+    "{}, then set data.train=corpus without --corpus": now(f"{TRAIN_CODEGEN} --corpus odd", 1, {"…": "odd", **MADE}),
     "set model.vocab_size={} model.eos_token_id={}": of_tokenizer_of_a_run,
-    "{} of of_a_run": "a vocabulary of a run",
-    "add --near-duplicates 0.85": "near duplicates",
-    "add --licences mit apache-2.0": of_licences,
-    # places
-    "add --replace, or give --output another directory": "a dataset is there",
-    "prepare it again with --replace": of_incomplete_dataset,
-    "give --output one, for example {}": command(
-        f"{ALL} {{at}}/nothing/..",
-        f"{ALL} {{at}}/corpus",
+    "{} of of_a_run": now(
+        "train --config codegeex_tiny training.steps=1 output={at}/o data.tokenizer_size=300 model.vocab_size=1024 "
+        "model.eos_token_id=1005 data.functions_from=null --corpus tree"
     ),
-    "give --output or --input another directory": of_two_outputs,
-    "give --dropped another file": command(
-        f"{CORPUS} {{at}}/made --dropped {{at}}/made/list", f"{CORPUS} {{at}}/made --dropped {{at}}/list"
-    ),
-    "give --dropped another file, or add --replace": of_list_there,
-    "add --replace to prepare it again": command(
-        f"{CORPUS} corpus --dropped {{at}}/list", f"{CORPUS} corpus --dropped {{at}}/list --replace"
-    ),
-    "it has to be next to the output, give --output another": of_no_room,
-    "give an existing file or directory": command(
-        "prepare --input nothing --output {at}/made",
-        f"{ALL} {{at}}/m",
-    ),
-    "expected a name or a directory": settings({"tokenizer": "codegen-mono"}, tokenizer="~nobody-here/x"),
-    "expected valid UTF-8, for it is written to dataset.json": settings(
-        {"tags": "# {language}"}, tags="\udc80{language}"
-    ),
-    "expected 1 or more processes": instead(
-        lambda at: prepare.prepare_dataset(["tree"], at / "made", PrepareSettings(), prepare.RunOptions(0, False)),
-        lambda at: prepare.prepare_dataset(
-            ["tree"], at / "made", PrepareSettings(validation_share=0), prepare.RunOptions(1, False)
+    "add --near-duplicates 0.85": now(f"{PREPARE_TEXTS} few --validation-share 0 --near-duplicates-by words"),
+    "add --licences mit apache-2.0": tried(
+        (
+            licensed,
+            f"{WORK} {{at}}/a.jsonl --output {{at}}/made --unknown-licences keep",
         ),
+        Said("(--licences .*)", f"{WORK} {{at}}/a.jsonl --output {{at}}/made --unknown-licences keep {{0}}"),
     ),
-    # shares and sizes
+    "add --replace, or give --output another directory": now(
+        "prepare --input tree --validation-share 0 --output unvalidated", 2
+    ),
+    "prepare it again with --replace": tried(
+        (lambda at: (shutil.copytree("corpus", at / "made") / "dataset.json").unlink(), f"{CORPUS} {{at}}/made"),
+        Said("(--replace)", f"{CORPUS} {{at}}/made {{0}}"),
+    ),
+    "give --output one, for example {}": tried(f"{ALL} {{at}}/nothing/..", f"{ALL} {{at}}/corpus"),
+    "give --output or --input another directory": tried(
+        (
+            lambda at: shutil.copytree("tree", at / ".made.work/tree"),
+            f"{WORK} {{at}}/.made.work/tree --output {{at}}/made",
+        ),
+        f"{WORK} {{at}}/.made.work/tree --output {{at}}/another",
+        f"{ALL} {{at}}/made",
+    ),
+    "give --dropped another file": tried(f"{CORPUS} {{at}}/made --dropped {{at}}/made/list", LISTED),
+    "give --dropped another file, or add --replace": tried(
+        (lambda at: (at / "list").touch(), LISTED), f"{LISTED}-2", f"{LISTED} --replace"
+    ),
+    "add --replace to prepare it again": lines(f"{CORPUS} corpus --dropped {{at}}/list@", "", " --replace"),
+    "it has to be next to the output, give --output another": tried(
+        *(lambda at, name=name: opened(at, name) for name in ("file/corpus", "corpus"))
+    ),
+    "give an existing file or directory": lines(f"{WORK} @ --output {{at}}/made", "nothing", "tree"),
+    "expected a name or a directory": settings({"tokenizer": "~nobody-here/x"}, {"tokenizer": "codegen-mono"}),
+    "expected valid UTF-8, for it is written to dataset.json": settings(
+        {"tags": "\udc80{language}"}, {"tags": "# {language}"}
+    ),
+    "expected 1 or more processes": of_each(
+        lambda at, workers: prepare.prepare_dataset(
+            ["tree"], at / "made", PrepareSettings(validation_share=0), prepare.RunOptions(workers, False)
+        ),
+        0,
+        1,
+    ),
     "`prepare` it with --validation-share {} to accept that, or with --validation-share 0 for none, or leave out "
-    "--group-field to divide them": "groups",
+    "--group-field to divide them": now(f"{PREPARE_TEXTS} grouped.jsonl --group-field who", 3),
     "to evaluate on all of it, prepare it with --validation-share 0 and name it as a run's data.validation": (
-        "a share of all"
+        now(f"{PREPARE_PAIRS} --input pairs.jsonl --validation-share 1")
     ),
-    "expected 0 or more and less than 1, for example 0.05": instead(
-        lambda at: check_share(-1), lambda at: check_share(0.05)
+    "expected 0 or more and less than 1, for example 0.05": each(check_share, -1, 0.05),
+    "give a smaller --min-bytes, or a larger --max-file-bytes": tried(
+        *(
+            f"{ALL} {{at}}/{n} --min-bytes {n} --max-file-bytes {most}"
+            for n, most in ((9000, 8000), (90, 8000), (91, 9000))
+        )
     ),
-    "give a smaller --min-bytes, or a larger --max-file-bytes": command(
-        f"{ALL} {{at}}/made --min-bytes 9000 --max-file-bytes 8000",
-        f"{ALL} {{at}}/made --min-bytes 90 --max-file-bytes 8000",
-        f"{ALL} {{at}}/more --min-bytes 90 --max-file-bytes 9000",
-    ),
-    "expected a positive number of bytes, for example 64000000": settings({"max_bytes": 64_000_000}, max_bytes=-1),
-    "expected 0 (off) to 1, for example 0.85": settings({"near_duplicates": 0.85}, near_duplicates=2),
-    # tokenizers
-    "give --tokenizer a directory with Qwen2's, or leave out --repositories": command(
+    "expected a positive number of bytes, for example 64000000": settings({"max_bytes": -1}, {"max_bytes": 64_000_000}),
+    "expected 0 (off) to 1, for example 0.85": settings({"near_duplicates": 2}, {"near_duplicates": 0.85}),
+    "give --tokenizer a directory with Qwen2's, or leave out --repositories": tried(
         f"{ALL} {{at}}/made --repositories 99",
         f"{ALL} {{at}}/made",
-        "tokenizer train --family qwen2 --input tree --vocab-size 300 --output {at}/own",
-        f"{ALL} {{at}}/more --repositories 99 --tokenizer {{at}}/own",
+        (f"{OWN} qwen2 --input tree --vocab-size 300", f"{ALL} {{at}}/more --repositories 99 --tokenizer {{at}}/own"),
     ),
-    "give --vocab-size {}, or more text": of_many_tokens,
-    "give more text": of_small_text,
-    "choose another directory, or remove it": of_existing_tokenizer,
-    "give one of {}": instead(
-        lambda at: TokenizerSettings(family="x"), lambda at: TokenizerSettings(family="codegen", vocab_size=300)
+    "give --vocab-size {}, or more text": tried(
+        f"{OWN} codegen --input few --vocab-size 50000",
+        Said(r"--vocab-size (\d+)", f"{OWN} codegen --input few --vocab-size {{0}}"),
+        f"{LEARN.replace('tree', str(PACKAGE / 'base'))} --output {{at}}/other",
     ),
-    "{} of tokenizer_training": command(
-        "tokenizer train --family codegen --vocab-size 300 --input run.yaml --output {at}/own --languages python",
-        "tokenizer train --family codegen --vocab-size 300 --input tree --output {at}/own",
+    "give more text": tried(
+        (
+            {"a.py": "def first(value):\n    return value\n"},
+            f"{OWN} codegeex2 --vocab-size 600 --input {{at}}/a.py",
+        ),
+        f"{OWN} codegeex2 --vocab-size 600 --input tree {PACKAGE / 'base'}",
     ),
-    "give {}": "a small vocabulary",
-    "give --vocab-size {} or more": of_characters,
+    "choose another directory, or remove it": tried(
+        (lambda at: (at / "own").mkdir(), f"{LEARN} --output {{at}}/own"),
+        f"{LEARN} --output {{at}}/another",
+        (lambda at: (at / "own").rmdir(), AGAIN),
+    ),
+    "give one of {}": each(TokenizerSettings, {"family": "x"}, {"family": "codegen", "vocab_size": 300}),
+    "{} of tokenizer_training": tried(
+        f"{LEARN.replace('tree', 'run.yaml')} --output {{at}}/own --languages python", f"{LEARN} --output {{at}}/own"
+    ),
+    "give {}": now(f"{LEARN_TOKENS} --output {{at}}/o --vocab-size 4"),
+    "give --vocab-size {} or more": tried(
+        (
+            {"a.txt": "".join(chr(0x4E00 + n) + "\n" * (n % 40 == 39) for n in range(2000))},
+            f"{OWN} codegeex2 --input {{at}}/a.txt --vocab-size 600",
+        ),
+        Said(r"--vocab-size (\d+) or more", f"{OWN} codegeex2 --input {{at}}/a.txt --vocab-size {{0}}"),
+    ),
 }
 CORPORA_UNTRIED = {
     "add --work DIR": "needs a bucket; tests of remote outputs have one",
@@ -317,114 +231,80 @@ RAY_UNTRIED = dict.fromkeys(
 
 # --- rules/remedies.yaml: commands for files that are not read ---
 
-ROWS_OF_TEXT = [{"prompt": f"def f{n}(x):\n", "completion": f"    return x + {n}\n"} for n in range(24)]
+
+def packed(
+    make: str | dict[str, Any] | Callable[[Path], object],
+    pattern: str = "(?:.*; )?.*?`([^`]*)`",
+    name: str = "",
+    line: str = TUNING,
+    given: str = "",
+) -> Situation:
+    """Records in a file of another kind, made by a command or a function in the folder `records`, or put there; the
+    command of the message is run there in a shell. `name`: of the file that it makes, `given`: of that which is given
+    at first, otherwise all of them are."""
+
+    def made(at: Path) -> None:
+        (at / "records").mkdir()
+        if callable(make):
+            make(at / "records")
+        elif isinstance(make, dict):
+            put(at / "records", make)
+        else:
+            put(at / "records", {"a.jsonl": ROWS_OF_TEXT})
+            in_shell(at, make)
+
+    def unpacked(at: Path, shell: str) -> None:
+        (file,) = (at / "records").iterdir()
+        in_shell(at, shell.replace("FILE", file.name).replace("NEW", name).replace("ENCODING", "latin1"))
+
+    def in_shell(at: Path, shell: str) -> None:
+        subprocess.run(["bash", "-c", shell], cwd=at / "records", check=True, capture_output=True)
+
+    line += " --output {at}/made --input {at}/records"
+    return tried((made, f"{line}/{given}"), (Said(pattern, unpacked), f"{line}/{name}"))
 
 
-def _csv(at: Path, delimiter: str = ",") -> None:
-    import csv
-
-    with open(at / "a", "w", newline="") as stream:
-        writer = csv.DictWriter(stream, ["prompt", "completion"], delimiter=delimiter)
-        writer.writeheader()
-        writer.writerows(ROWS_OF_TEXT)
+PYTHON = "`(python -c [^`]*)`"
+COLUMNS = {key: [row[key] for row in ROWS_OF_TEXT] for key in ROWS_OF_TEXT[0]}
 
 
-def _packed(at: Path, *words: str) -> None:
-    (at / "a.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in ROWS_OF_TEXT))
-    subprocess.run([*words], cwd=at, check=True, capture_output=True)
+def csv_file(name: str, delimiter: str) -> Callable[[Path], object]:
+    def write(at: Path) -> None:
+        with open(at / name, "w", newline="") as stream:
+            writer = csv.DictWriter(stream, COLUMNS, delimiter=delimiter)
+            writer.writeheader()
+            writer.writerows(ROWS_OF_TEXT)
+
+    return write
 
 
-def _zipped(at: Path) -> None:
-    import zipfile
-
-    _packed(at, "true")
-    with zipfile.ZipFile(at / "a.jsonl.zip", "w") as archive:
-        archive.write(at / "a.jsonl", "a.jsonl")
-    (at / "a.jsonl").unlink()
+def twice(at: Path) -> None:
+    text = "".join(f"{json.dumps(row)}\n" for row in ROWS_OF_TEXT).encode()
+    (at / "a.jsonl.gz").write_bytes(gzip.compress(gzip.compress(text)))
 
 
-UNPACKED: dict[str, Callable[[Path], object]] = {  # by ending: what makes a file of it that holds records
-    ".csv": lambda at: (_csv(at), (at / "a").rename(at / "a.csv")),
-    ".tsv": lambda at: (_csv(at, "\t"), (at / "a").rename(at / "a.tsv")),
-    ".xz": lambda at: _packed(at, "xz", "a.jsonl"),
-    ".bz2": lambda at: _packed(at, "bzip2", "a.jsonl"),
-    ".zip": _zipped,
-    ".tar": lambda at: _packed(at, "tar", "-cf", "a.tar", "--remove-files", "a.jsonl"),
-    ".tgz": lambda at: _packed(at, "tar", "-czf", "a.tgz", "--remove-files", "a.jsonl"),
-    ".tbz2": lambda at: _packed(at, "tar", "-cjf", "a.tbz2", "--remove-files", "a.jsonl"),
-    ".txz": lambda at: _packed(at, "tar", "-cJf", "a.txz", "--remove-files", "a.jsonl"),
-}
-
-
-def of_packed_file(ending: str) -> Situation:
-    """Records in a file of another kind; the command of the message is run in a shell, with the file's name."""
-
-    def situation(at: Path) -> Iterator[Call]:
-        folder = at / "records"
-        folder.mkdir()
-        UNPACKED[ending](folder)
-        (file,) = folder.iterdir()
-        line = f"{TUNING} --output {at / 'made'} --input {folder}"
-        said = yield failing(line)
-        shell = re.search(r"`([^`]*)`", said.rpartition("; ")[2] if "import" not in said else said)[1]
-        subprocess.run(["bash", "-c", shell.replace("FILE", file.name)], cwd=folder, check=True)
-        yield failing(line)
-
-    return situation
-
-
-def of_columns(at: Path) -> Iterator[Call]:
-    folder = at / "records"
-    folder.mkdir()
-    columns = {key: [row[key] for row in ROWS_OF_TEXT] for key in ROWS_OF_TEXT[0]}
-    (folder / "a.json").write_text(json.dumps(columns))
-    line = f"{TUNING} --output {at / 'made'} --input"
-    said = yield failing(f"{line} {folder / 'a.json'}")
-    shell = re.search(r"`(python -c .*)` > FILE\.jsonl|`(python -c .*)`", said)
-    words = re.search(r"`(python -c [^`]*)`( > FILE\.jsonl)?", said)
-    assert shell is not None
-    subprocess.run(["bash", "-c", f"{words[1]} > a.jsonl".replace("FILE", "a.json")], cwd=folder, check=True)
-    yield failing(f"{line} {folder / 'a.jsonl'}")
-
-
-def of_encoding(at: Path) -> Iterator[Call]:
-    (at / "a.jsonl").write_bytes(b'{"prompt": "caf\xe9", "completion": "x"}\n' * 3)
-    line = f"{TUNING} --output {at / 'made'} --input"
-    said = yield failing(f"{line} {at / 'a.jsonl'}")
-    shell = re.search(r"`(iconv [^`]*)`", said)[1].replace("ENCODING", "latin1")
-    new = shell.replace("FILE", "a.jsonl").replace("NEW", "b.jsonl")
-    subprocess.run(["bash", "-c", new], cwd=at, check=True)
-    yield failing(f"{line} {at / 'b.jsonl'}")
-
-
-def of_notebook(at: Path) -> Iterator[Call]:
+def notebook(at: Path) -> None:
     cells = [{"cell_type": "markdown", "source": ["# a"]}]
     cells += [{"cell_type": "code", "source": Path("one/a.py").read_text().splitlines(True)}]
-    (at / "in").mkdir()
-    (at / "in/a.ipynb").write_text(json.dumps({"cells": cells}))
-    line = f"prepare --workers 1 --validation-share 0 --input {at / 'in'} --output {at / 'made'}"
-    said = yield failing(line)
-    shell = re.search(r"`(python -c .*?` *$|python -c .*)`", said)[1]
-    subprocess.run(["bash", "-c", shell.replace("FILE", "a.ipynb")], cwd=at / "in", check=True)
-    yield failing(line)
-
-
-def of_twice_packed(at: Path) -> Iterator[Call]:
-    (at / "records").mkdir()
-    _packed(at / "records", "gzip", "a.jsonl")
-    once = (at / "records/a.jsonl.gz").read_bytes()
-    (at / "records/a.jsonl.gz").write_bytes(gzip.compress(once))
-    line = f"{TUNING} --output {at / 'made'} --input"
-    said = yield failing(f"{line} {at / 'records'}")
-    shell = re.search(r"`(gunzip [^`]*)`", said)[1].replace("FILE", "a.jsonl.gz").replace("NEW", "../b.jsonl.gz")
-    subprocess.run(["bash", "-c", shell], cwd=at / "records", check=True)
-    yield failing(f"{line} {at / 'b.jsonl.gz'}")
+    put(at, {"a.ipynb": {"cells": cells}})
 
 
 SHELL: dict[str, Situation] = {
-    ".ipynb": of_notebook,
-    "packed twice": of_twice_packed,
-    **{ending: of_packed_file(ending) for ending in UNPACKED},
-    "object of columns": of_columns,
-    "not UTF-8": of_encoding,
+    ".ipynb": packed(notebook, PYTHON, line="prepare --workers 1 --validation-share 0"),
+    "packed twice": packed(twice, r"`(gunzip [^`]*)`", "b.jsonl.gz"),
+    ".csv": packed(csv_file("a.csv", ","), PYTHON),
+    ".tsv": packed(csv_file("a.tsv", "\t"), PYTHON),
+    ".xz": packed("xz a.jsonl"),
+    ".bz2": packed("bzip2 a.jsonl"),
+    ".zip": packed("python -m zipfile -c a.jsonl.zip a.jsonl; rm a.jsonl"),
+    ".tar": packed("tar -cf a.tar --remove-files a.jsonl"),
+    ".tgz": packed("tar -czf a.tgz --remove-files a.jsonl"),
+    ".tbz2": packed("tar -cjf a.tbz2 --remove-files a.jsonl"),
+    ".txz": packed("tar -cJf a.txz --remove-files a.jsonl"),
+    "object of columns": packed({"a.json": COLUMNS}, PYTHON, "a.json.jsonl", given="a.json"),
+    "not UTF-8": packed(
+        {"a.jsonl": b'{"prompt": "caf\xe9", "completion": "x"}\n' * 3},
+        r"`(iconv [^`]*)`",
+        "b.jsonl",
+    ),
 }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import shlex
 import shutil
+import subprocess
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 import small_models
-from remedies_of_data import Call, Situation, instead, run
+from remedies_read import CONVERTED, now
+from remedies_shapes import AGAIN, Call, Entry, Said, Situation, each, followed, of_each, put, tried
 from small_models import FIELDS, save_adapters, save_run
 
 from ms_codegeex.base.files import write_json
@@ -52,24 +53,32 @@ def opened(path: Path, known: dict[str, Any] | None = None) -> object:
 
 def changed(
     make: Callable[[Path], object],
-    spoil: Callable[[Path], object],
+    spoil: Callable[[Path], object] = lambda path: None,
     mend: Callable[[Path], object] | None = None,
     call: Callable[[Path], object] = opened,
 ) -> Situation:
     """What `make` writes to a path and `spoil` changes; `mend`: what the user does, None: the same files again."""
 
-    def situation(at: Path) -> Iterator[Call]:
-        path = at / "model"
+    def anew(path: Path) -> None:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
         make(path)
-        spoil(path)
-        yield partial(call, path)
-        if mend is None:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-            make(path)
-        else:
-            mend(path)
 
-    return situation
+    do = lambda step: lambda at: step(at / "model")  # noqa: E731
+    return tried((do(make), do(spoil), do(call)), (do(mend or anew), AGAIN))
+
+
+def copy(old: str, new: str) -> Callable[[Path], object]:
+    """Copies a file or a folder of the situation."""
+    return lambda at: (shutil.copytree if (at / old).is_dir() else shutil.copy)(at / old, at / new)
+
+
+def renamed(old: str, new: str) -> Callable[[Path], object]:
+    return lambda at: (at / old).rename(at / new)
+
+
+def at_path(call: Callable[..., object], name: str, *values: Any, **options: Any) -> Callable[[Path], object]:
+    """A call of a path of the situation."""
+    return lambda at: call(at / name, *values, **options)
 
 
 # --- models ---
@@ -77,6 +86,14 @@ def changed(
 
 def directory(path: Path, name: str = "small-hf") -> None:
     shutil.copytree(name, path)
+
+
+gen_directory = partial(directory, name="small-codegen-hf")
+checkpoint = partial(directory, name="small")
+of_gen = partial(opened, known=GEN)
+by_itself = partial(opened, known={})
+with_alpha = partial(opened, known=GEN | {"lora_alpha": 4})
+to_hf = partial(convert, Path("small"), "hf", progress=False)
 
 
 def megatron(path: Path, ranks: int = 1) -> None:
@@ -91,19 +108,11 @@ def ckpt(path: Path) -> Path:
     return next(path.rglob("*.ckpt"))
 
 
-def two_tensors(path: Path) -> None:
-    write_mindspore(path, {name: from_array(np.ones(2, np.float32)) for name in "ab"})
-
-
 def flipped(path: Path) -> None:
     """Other bytes in a file."""
     content = path.read_bytes()
     middle = len(content) // 5
     path.write_bytes(content[:middle] + bytes(4) + content[middle + 4 :])
-
-
-def checkpoint(path: Path) -> None:
-    shutil.copytree("small", path)
 
 
 def torch_file(path: Path, tree: object = None) -> None:
@@ -164,48 +173,16 @@ def first(arrays: dict[str, np.ndarray], part: str = "") -> str:
 # --- checkpoints ---
 
 
+def folder(name: str) -> Callable[[Path], object]:
+    return lambda at: (at / name).mkdir(parents=True)
+
+
 def manifest(path: Path, **values: Any) -> None:
     from ms_codegeex.formats.checkpoint import manifest_digest
 
     file = path / STEP / "manifest.json"
     content = read_json(file) | values
     write_json(file, content | {"sha256": manifest_digest(content)})
-
-
-def of_renamed_step(at: Path) -> Iterator[Call]:
-    checkpoint(at / "run")
-    moved = (at / "run" / STEP).rename(at / "run/checkpoints/step-00000009")
-    said = yield lambda: Checkpoint(moved)
-    new = moved.rename(moved.with_name(re.search(r"name it (\S+) again", said)[1]))
-    yield lambda: Checkpoint(new)
-
-
-def of_no_step(at: Path) -> Iterator[Call]:
-    checkpoint(at / "run")
-    said = yield lambda: resolve(at / "run", "9")
-    yield lambda: resolve(at / "run", re.search(r"give one of (\d+)", said)[1])
-
-
-def of_a_link_outside(at: Path) -> Iterator[Call]:
-    checkpoint(at / "run")
-    (at / "other/checkpoints").mkdir(parents=True)
-    (at / "other" / STEP).symlink_to(at / "run" / STEP)
-    said = yield lambda: resolve(at / "other")
-    yield lambda: resolve(Path(re.search(r"leads to (\S+), outside", said)[1]))
-
-
-def of_full_disk(at: Path) -> Iterator[Call]:
-    tensors_ = {"w": Slice((2,), (0,), np.ones(2, np.float32))}
-    (at / "checkpoints").write_text("in the way")
-    yield lambda: write_checkpoint(at / "checkpoints", 1, tensors_, {})
-    yield lambda: write_checkpoint(at / "other/checkpoints", 1, tensors_, {})
-
-
-def of_no_place(at: Path) -> Iterator[Call]:
-    tensors_ = {"w": Slice((2,), (0,), np.ones(2, np.float32))}
-    (at / "file").write_text("")
-    yield lambda: write_ranks(at / "file/step-00000001", 1, {}, [tensors_])
-    yield lambda: write_ranks(at / "step-00000001", 1, {}, [tensors_])
 
 
 def adapted(at: Path, name: str = "codegen", **options: Any) -> tuple[Path, Path]:
@@ -216,87 +193,58 @@ def adapted(at: Path, name: str = "codegen", **options: Any) -> tuple[Path, Path
     return at / "base", at / "adapter"
 
 
-def peft(spoil: Callable[[Path], object], mend: Callable[[Path, Path], object] | None = None) -> Situation:
-    """Adapters that are changed. `mend(adapter, base)`; None: the same files again."""
-
-    def situation(at: Path) -> Iterator[Call]:
-        base, adapter = adapted(at)
-        shutil.copytree(adapter, at / "whole")
-        spoil(adapter)
-        yield lambda: open_adapters(adapter, open_source(base))
-        if mend is not None:
-            yield lambda: mend(adapter, base)
-        else:
-            shutil.rmtree(adapter)
-            shutil.copytree(at / "whole", adapter)
-
-    return situation
+def adapters(name: str = "adapter", of: str = "base", **options: Any) -> Callable[[Path], object]:
+    """Opens adapters, for a model of the situation or else of the place."""
+    return lambda at: open_adapters(at / name, open_source(at / of if (at / of).exists() else Path(of)), **options)
 
 
-def merged_by_peft(adapter: Path, base: Path) -> None:
+def another(path: Path) -> None:
+    save_run(path, "codegen", small_models.parameters("codegen", seed=9))
+
+
+def peft(spoil: Callable[[Path], object], mend: Callable[[Path], object] | None = None) -> Situation:
+    """Adapters that are changed. `mend(adapter)`, and they are opened again; BASE: the base model alone is; None: with
+    the same files again."""
+    again = (lambda at: shutil.rmtree(at / "adapter"), copy("whole", "adapter"), AGAIN)
+    if mend is not None:
+        again = at_path(by_itself, "base") if mend is BASE else (lambda at: mend(at / "adapter"), AGAIN)
+    return tried((adapted, copy("adapter", "whole"), lambda at: spoil(at / "adapter"), adapters()), again)
+
+
+def BASE(path: Path) -> None:
     """What merge_and_unload makes is a model directory, which is read."""
-    opened(base, {})
 
 
-def of_adapters_of_another_model(at: Path) -> Iterator[Call]:
-    adapted(at)
-    other = at / "other"
-    save_run(other, "codegen", small_models.parameters("codegen", seed=9))
-    said = yield lambda: open_adapters(at / "tuned", open_source(other))
-    yield lambda: open_adapters(at / "tuned", open_source(Path(re.search(r"which was at (\S+)$", said)[1])))
-
-
-def of_adapters_of_another_size(at: Path) -> Iterator[Call]:
-    base, _ = adapted(at)
-    yield lambda: open_adapters(at / "tuned", open_source(Path("small")))
-    yield lambda: open_adapters(at / "tuned", open_source(base))
-
-
-def of_a_moved_base(at: Path) -> Iterator[Call]:
-    base, _ = adapted(at)
-    base.rename(at / "moved")
-    said = yield lambda: open_source(at / "tuned")
-    merge = re.search(r"it is now: (ms-codegeex adapter merge .*?); ", said)[1]
-    words = shlex.split(merge.replace("MODEL", str(at / "moved")).replace("DIR", str(at / "merged")))
-    run(shlex.join(words[1:]))
-    yield lambda: open_source(at / "merged")
-    yield lambda: open_adapters(at / "tuned", open_source(at / "moved"))
-
-
-def of_another_base(at: Path) -> Iterator[Call]:
-    base, _ = adapted(at)
-    before = shutil.copytree(base, at / "before")
-    shutil.rmtree(base)
-    save_run(base, "codegen", small_models.parameters("codegen", seed=9))
-    yield lambda: open_source(at / "tuned")
-    shutil.rmtree(base)
-    before.rename(base)
-
-
-def of_base_with_adapters(at: Path) -> Iterator[Call]:
-    base, adapter = adapted(at)
-    yield lambda: open_adapters(adapter, open_source(at / "tuned"))
-    yield lambda: open_adapters(adapter, open_source(base))
-    run(f"adapter merge --model {base} --adapter {at / 'tuned'} --output {at / 'merged'}")
-    yield lambda: open_adapters(adapter, open_source(at / "merged"), check_fingerprint=False)
-
-
-def of_adapters_as_model(at: Path) -> Iterator[Call]:
-    base, adapter = adapted(at)
-    said = yield lambda: open_source(adapter)
-    merge = said.partition("merge them into theirs: ")[2]
-    run(merge.replace("MODEL", str(base)).replace("DIR", str(at / "merged")).removeprefix("ms-codegeex "))
-    yield lambda: open_source(at / "merged")
-
-
-def of_missing_adapters(at: Path) -> Iterator[Call]:
-    _, adapter = adapted(at)
-    yield lambda: adapters_path(at / "nothing")
-    yield lambda: adapters_path(at / "tuned")
-    yield lambda: adapters_path(adapter)
+MERGED = "adapter merge --model {at}/base --adapter {at}/tuned --output {at}/merged"
+SLICES = {"w": Slice((2,), (0,), np.ones(2, np.float32))}
 
 
 # --- targets and numbers ---
+
+
+def there(path: Path, **options: Any) -> object:
+    return to_hf(path / "there", **options)
+
+
+def choices(call: Callable[[Any], object], wrong: Any, kind: Callable[[str], Any] = str) -> Situation:
+    """A value that is not known; each of those that the message lists."""
+
+    def chosen(at: Path, listed: str) -> None:
+        for value in listed.split(", "):
+            call(kind(value))
+
+    return tried(lambda at: call(wrong), Said("(?:one of|expected one of) ([^;]*)$", chosen))
+
+
+def ones(shape: Any = 2, kind: Any = np.float32, times: float = 1) -> Any:
+    return from_array(np.full(shape, times, kind))
+
+
+def mixed(path: Path) -> None:
+    """A run in which one matrix has another type."""
+    arrays = small_models.parameters("codegen")
+    name = first(arrays, "attention.key.weight")
+    save_run(path, "codegen", arrays | {name: arrays[name].astype(np.float16)})
 
 
 def target(output: str, **options: Any) -> Situation:
@@ -312,48 +260,6 @@ def target(output: str, **options: Any) -> Situation:
         yield lambda: free_target(at / "another", at / "source", False)
 
     return situation
-
-
-def of_foreign_output(at: Path) -> Iterator[Call]:
-    convert(Path("small"), "hf", at / "there", progress=False)
-    (at / "there/notes").write_text("mine")
-    yield lambda: convert(Path("small"), "hf", at / "there", progress=False, replace=True)
-    (at / "there/notes").rename(at / "notes")
-    yield lambda: convert(Path("small"), "hf", at / "there", progress=False, replace=True)
-    yield lambda: convert(Path("small"), "hf", at / "another", progress=False)
-
-
-def of_output_there(at: Path) -> Iterator[Call]:
-    convert(Path("small"), "hf", at / "there", progress=False)
-    yield lambda: convert(Path("small"), "hf", at / "there", progress=False)
-    yield lambda: convert(Path("small"), "hf", at / "another", progress=False)
-    yield lambda: convert(Path("small"), "hf", at / "there", progress=False, replace=True)
-
-
-def of_choices(wrong: Callable[[], object], right: Callable[[str], object]) -> Situation:
-    """A value that is not known; each of those that the message lists."""
-
-    def situation(at: Path) -> Iterator[Call]:
-        said = yield wrong
-        for each in re.search(r"(?:one of|expected one of) ([^;]*)$", said)[1].split(", "):
-            yield partial(right, each)
-
-    return situation
-
-
-def of_mixed_types(at: Path) -> Iterator[Call]:
-    arrays = small_models.parameters("codegen")
-    name = next(name for name in arrays if "attention.key.weight" in name)
-    arrays[name] = arrays[name].astype(np.float16)
-    save_run(at / "run", "codegen", arrays)
-    yield lambda: convert(at / "run", "hf", at / "out", progress=False)
-    yield lambda: convert(at / "run", "hf", at / "out", progress=False, dtype="fp32")
-
-
-def of_large_numbers(at: Path) -> Iterator[Call]:
-    tensor = from_array(np.full(2, 1e30, np.float32))
-    yield lambda: cast("w", tensor, "float16").array()
-    yield lambda: cast("w", tensor, "float32").array()
 
 
 def of_four_bits(at: Path) -> Iterator[Call]:
@@ -379,6 +285,18 @@ def of_checksums(at: Path) -> Iterator[Call]:
 
 
 # --- strategies ---
+
+
+def packed(at: Path) -> None:
+    directory(at / "inside")
+    subprocess.run(["tar", "-cf", at / "model.tar", "-C", at, "inside"], check=True)
+    (at / "there").mkdir()
+
+
+def with_a_nan(path: Path) -> None:
+    arrays = small_models.parameters("codegeex")
+    arrays["embedding.word.weight"][0, 0] = np.nan
+    save_run(path, "codegeex", arrays)
 
 
 def parts(path: Path, ranks: int = 2) -> None:
@@ -421,70 +339,21 @@ def layout(**values: Any) -> Callable[[Path], None]:
     return change
 
 
+def sets(*words: str) -> Situation:
+    """What is given to --set; "": nothing."""
+    return each(edits.assignments, *([word] if word else [] for word in words))
+
+
 def mindformers(path: Path) -> None:
     """A checkpoint of two ranks in mindformers' newer layout."""
     described = small_models.two_ranks(path / "iteration_00000002", small_models.parameters("codegen"))
     write_json(path / "iteration_00000002/metadata.json", described)
 
 
-def of_gen(path: Path) -> object:
-    return opened(path, GEN)
-
-
 MERGE = "merge the adapters with PEFT (merge_and_unload) and give that model"
 FILES_OF_STATE = "restore the files, or make the model again from what it was made from"
-
-
-def of_undescribed_change(at: Path) -> Iterator[Call]:
-    convert(Path("small"), "hf", at / "made", progress=False)
-    kept = (at / "made/config.json").read_bytes()
-    setting("config.json", hidden_act="relu")(at / "made")
-    yield lambda: provenance.check(at / "made")
-    (at / "made/config.json").write_bytes(kept)
-    yield lambda: provenance.check(at / "made")
-    setting("config.json", hidden_act="relu")(at / "made")
-    convert(Path("small"), "hf", at / "again", progress=False)
-    yield lambda: provenance.check(at / "again")
-
-
-def of_edited_tokenizer(at: Path) -> Iterator[Call]:
-    convert(Path("model"), "hf", at / "made", progress=False)
-    kept = (at / "made/tokenizer_config.json").read_bytes()
-    (at / "chat.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
-    edit = setting("tokenizer_config.json", chat_template=(at / "chat.jinja").read_text())
-    edit(at / "made")
-    said = yield lambda: provenance.check(at / "made")
-    command = re.search(r"`ms-codegeex (.*?)`", said)[1].replace("@FILE", f"@{at / 'chat.jinja'}")
-    (at / "made/tokenizer_config.json").write_bytes(kept)
-    yield lambda: provenance.check(at / "made")
-    edit(at / "made")
-    run(command)
-    yield lambda: provenance.check(at / "made")
-
-
-def of_set(word: str, *right: str) -> Situation:
-    return instead(
-        lambda at: edits.assignments([word]), *(lambda at, r=r: edits.assignments([r] if r else []) for r in right)
-    )
-
-
-def of_misspelt_setting(at: Path) -> Iterator[Call]:
-    said = yield lambda: edits.assignments(["licences=mit"])
-    yield lambda: edits.assignments([f"{re.search(chr(39) + '(.*)' + chr(39), said.rpartition(';')[2])[1]}=mit"])
-
-
-def of_a_checkpoints_facts(at: Path) -> Iterator[Call]:
-    checkpoint(at / "run")
-    (at / "run/config.yaml").write_text("")
-    said = yield lambda: edits.directories(at / "run" / STEP)
-    yield lambda: edits.directories(Path(re.search(r"give its run, (\S+)$", said)[1]))
-
-
-def of_two_variants(at: Path) -> Iterator[Call]:
-    for kind in ("fp16", "bf16"):
-        safetensors(at / f"model.{kind}.safetensors", weights())
-    said = yield lambda: opened(at)
-    yield lambda: opened(Path(re.search(r"name a file, as (\S+)$", said)[1]))
+TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
+RELU, CHAT = setting("config.json", hidden_act="relu"), setting("tokenizer_config.json", chat_template=TEMPLATE)
 
 
 def shards(path: Path) -> None:
@@ -496,38 +365,6 @@ def shards(path: Path) -> None:
         safetensors(path / f"model-0000{number}-of-00002.safetensors", {name: arrays[name] for name in part_})
     table = {name: f"model-0000{1 if name in names[:9] else 2}-of-00002.safetensors" for name in names}
     write_json(path / "model.safetensors.index.json", {"metadata": {}, "weight_map": table})
-
-
-def of_pointer(at: Path) -> Iterator[Call]:
-    for name in ("a", "b"):
-        (at / name).mkdir()
-        megatron(at / name / "model.pt")
-    (at / "latest").write_text("c")
-    said = yield lambda: opened(at)
-    (at / "latest").write_text(Path(re.search(r"such as (\S+)$", said)[1]).name)
-
-
-def of_pointer_to_nothing(at: Path) -> Iterator[Call]:
-    (at / "run").mkdir()
-    (at / "run/latest").write_text("c")
-    megatron(at / "other.pt")
-    yield lambda: opened(at / "run")
-    yield lambda: opened(at / "other.pt")
-
-
-def of_no_such_checkpoint(at: Path) -> Iterator[Call]:
-    checkpoint(at / "run")
-    directory(at / "model")
-    yield lambda: opened(chosen_place(at / "model", "last"))
-    yield lambda: opened(chosen_place(at / "model", None))
-    yield lambda: opened(chosen_place(at / "run", "last"))
-
-
-def of_unknown_step(at: Path) -> Iterator[Call]:
-    checkpoint(at / "run")
-    yield lambda: chosen_place(at / "run", "newest")
-    for which in ("last", "4"):
-        yield lambda which=which: chosen_place(at / "run", which)
 
 
 def of_rank_parts(at: Path) -> Iterator[Call]:
@@ -559,14 +396,23 @@ def described(change: Callable[[dict[str, Any]], object]) -> Situation:
 UP = "blocks.1.feed_forward.up.weight"
 
 
-def torch_tree_of_model(tree: object) -> Situation:
+def torch_tree(tree: object) -> Situation:
     """A `.pt` file of something else than a model, and a model."""
+    return changed(partial(torch_file, tree=tree), mend=lambda path: (path.unlink(), megatron(path)))
 
-    def mend(path: Path) -> None:
-        path.unlink()
-        megatron(path)
 
-    return changed(lambda path: torch_file(path, tree), lambda path: None, mend)
+def widened(path: Path) -> None:
+    """The small CodeGen with a larger feed-forward layer."""
+    gen_directory(path)
+    tensors(lambda arrays: arrays.update({n: np.repeat(a, 2, 0) for n, a in arrays.items() if "fc_in" in n}))(path)
+    tensors(lambda arrays: arrays.update({n: np.repeat(a, 2, 1) for n, a in arrays.items() if "fc_out.w" in n}))(path)
+    setting("config.json", n_inner=2 * weights("small-codegen-hf")["transformer.h.0.mlp.fc_in.bias"].size)(path)
+
+
+def continued(at: Path, run: str, base: str, untied: bool = False) -> None:
+    """Adapters of a run that continue as others."""
+    save_adapters(at / run, "codegen", at / base, untied=untied)
+    as_trained(checkpoint_adapters(resolve(at / run)), small_models.config("codegen").table, run)
 
 
 def arrays_folder(path: Path) -> None:
@@ -574,16 +420,6 @@ def arrays_folder(path: Path) -> None:
     path.mkdir(exist_ok=True)
     for name, array in small_models.parameters("codegeex").items():
         np.save(path / f"{name}.npy", array)
-
-
-def of_a_larger_model(at: Path) -> Iterator[Call]:
-    base, adapter = adapted(at)
-    wide = shutil.copytree("small-codegen-hf", at / "wide")
-    tensors(lambda arrays: arrays.update({n: np.repeat(a, 2, 0) for n, a in arrays.items() if "fc_in" in n}))(wide)
-    tensors(lambda arrays: arrays.update({n: np.repeat(a, 2, 1) for n, a in arrays.items() if "fc_out.w" in n}))(wide)
-    setting("config.json", n_inner=2 * weights("small-codegen-hf")["transformer.h.0.mlp.fc_in.bias"].size)(wide)
-    yield lambda: open_adapters(adapter, open_source(wide), check_fingerprint=False)
-    yield lambda: open_adapters(adapter, open_source(base))
 
 
 def of_mindpet(path: Path, alone: bool = False, rank: int = 2, **arrays: np.ndarray) -> None:
@@ -599,66 +435,7 @@ def of_mindpet(path: Path, alone: bool = False, rank: int = 2, **arrays: np.ndar
     write_mindspore(path / "model.ckpt", stored if alone else {**own, **stored})
 
 
-def of_alpha(at: Path) -> Iterator[Call]:
-    of_mindpet(at / "model")
-    said = yield lambda: opened(at / "model", GEN)
-    number = re.search(r"--set lora_alpha=N", said) and 4
-    yield lambda: opened(at / "model", GEN | {"lora_alpha": number})
-
-
-def of_two_ranks_of_alpha(at: Path) -> Iterator[Call]:
-    of_mindpet(at / "model")
-    write_json(at / "model/adapter_config.json", {"lora_alpha": 4, "r": 8})
-    yield lambda: opened(at / "model/model.ckpt", GEN)
-    write_json(at / "model/adapter_config.json", {"lora_alpha": 4, "r": 2})
-
-
-def of_untied_adapters(at: Path) -> Iterator[Call]:
-    shutil.copytree("small-codegen-hf", at / "base")
-
-    def continued(run_: str, base: str, untied: bool = False) -> None:
-        save_adapters(at / run_, "codegen", at / base, untied=untied)
-        adapters = checkpoint_adapters(resolve(at / run_))
-        as_trained(adapters, small_models.config("codegen").table, run_)
-
-    said = yield lambda: continued("old", "base", untied=True)
-    verb = re.search(r"`ms-codegeex (.*?)`", said)[1]
-    run(f"{verb} --model {at / 'base'} --adapter {at / 'old'} --output {at / 'merged'}")
-    yield lambda: continued("new", "merged")
-
-
-def of_infinite(at: Path) -> Iterator[Call]:
-    arrays = small_models.parameters("codegeex")
-    arrays["embedding.word.weight"][0, 0] = np.nan
-    save_run(at / "run", "codegeex", arrays)
-    words = f"convert --model {at / 'run'} --to hf --tokenizer codegeex --output {at / 'out'}"
-    said = yield lambda: convert(at / "run", "hf", at / "out", progress=False)
-    run(f"{words} {re.search(r'--allow-non-finite', said)[0]}")
-    yield lambda: opened(at / "out", {})
-
-
-def of_archive(at: Path) -> Iterator[Call]:
-    import subprocess
-
-    directory(at / "inside")
-    subprocess.run(["tar", "-cf", at / "model.tar", "-C", at, "inside"], check=True)
-    said = yield lambda: opened(at / "model.tar")
-    command = re.search(r"\((tar [^)]*)\)", said)[1]
-    (at / "there").mkdir()
-    subprocess.run(shlex.split(command), check=True, cwd=at / "there")
-    yield lambda: opened(at / "there/inside")
-
-
-def of_gguf(at: Path) -> Iterator[Call]:
-    run(f"convert --model model --to gguf --output {at / 'gguf'}")
-    said = yield lambda: opened(at / "gguf")
-    command = re.search(r"first: ms-codegeex (.*)$", said)[1].replace("DIR", str(at / "made"))
-    run(command)
-    yield lambda: opened(at / "made", {})
-
-
-FORMATS: dict[str, Situation | tuple[Situation, ...] | str] = {
-    # checkpoints
+FORMATS: dict[str, Entry] = {
     "copy it again": (
         changed(
             checkpoint, lambda p: (p / STEP / "manifest.json").write_text("{}"), None, lambda p: Checkpoint(p / STEP)
@@ -677,63 +454,96 @@ FORMATS: dict[str, Situation | tuple[Situation, ...] | str] = {
         described(lambda c: c["state_dict_metadata"][UP]["chunk"].pop()),
         described(lambda c: c.pop("storage_data")),
     ),
-    "use a checkpoint of this model": instead(
-        lambda at: resolve(Path("small")).shape("nothing"),
-        lambda at: resolve(Path("small")).shape("embedding.word.weight"),
+    "use a checkpoint of this model": each(
+        lambda name: resolve(Path("small")).shape(name), "nothing", "embedding.word.weight"
     ),
-    "name it {} again": of_renamed_step,
-    "expected a checkpoint or run directory": instead(lambda at: resolve(at), lambda at: resolve(Path("small"))),
-    "give one of {}": of_no_step,
-    "give that checkpoint itself": of_a_link_outside,
-    "expected at least 1": instead(lambda at: prune(at, 0, 0), lambda at: prune(at, 1, 0)),
-    "the previous checkpoint is unchanged, {}": of_full_disk,
-    "{} of checkpoint_writing": of_no_place,
-    "give a checkpoint directory or a run directory": instead(
-        lambda at: checkpoints_in(at),
-        lambda at: checkpoints_in(Path("small")),
-        lambda at: checkpoints_in(Path("small") / STEP),
-    ),
-    "use another checkpoint": (
-        changed(
-            checkpoint,
-            lambda p: manifest(p, config={}),
-            checkpoint_again := (lambda p: (shutil.rmtree(p), checkpoint(p))),
-            opened,
+    "name it {} again": tried(
+        (
+            at_path(checkpoint, "run"),
+            renamed(f"run/{STEP}", "run/checkpoints/step-00000009"),
+            at_path(Checkpoint, "run/checkpoints/step-00000009"),
         ),
-        changed(
-            checkpoint,
-            lambda p: manifest(p, config={"model": {"family": "codegeex"}, "lora": 4}),
-            checkpoint_again,
-            opened,
+        Said(
+            r"name it (\S+) again",
+            lambda at, name: Checkpoint((at / "run/checkpoints/step-00000009").rename(at / "run/checkpoints" / name)),
         ),
     ),
-    # adapters
-    "give adapters with another one": instead(lambda at: checked_scale(0, "a"), lambda at: checked_scale(2, "a")),
-    "give theirs, which was at {}": of_adapters_of_another_model,
-    "use the model it was trained on": of_adapters_of_another_size,
-    "`generate` and `evaluate` also take --model MODEL --adapter RUN": of_a_moved_base,
-    "put the first back": of_another_base,
-    "give the model that they are for, or merge them first": of_base_with_adapters,
-    "merge them into theirs: ms-codegeex adapter merge --model MODEL --adapter {} --output DIR": of_adapters_as_model,
-    "give a run with adapters, or a directory in PEFT's layout": of_missing_adapters,
-    "give a run that trained some (lora.rank), or a folder with adapter_config.json": instead(
+    "expected a checkpoint or run directory": tried(resolve, lambda at: resolve(Path("small"))),
+    "give one of {}": tried(
+        lambda at: resolve(Path("small"), "9"),
+        Said(r"give one of (\d+)", lambda at, step: resolve(Path("small"), step)),
+    ),
+    "give that checkpoint itself": tried(
+        (
+            at_path(checkpoint, "run"),
+            folder("other/checkpoints"),
+            lambda at: (at / "other" / STEP).symlink_to(at / "run" / STEP),
+            at_path(resolve, "other"),
+        ),
+        Said(r"leads to (\S+), outside", lambda at, path: resolve(Path(path))),
+    ),
+    "expected at least 1": of_each(lambda at, count: prune(at, count, 0), 0, 1),
+    "the previous checkpoint is unchanged, {}": tried(
+        ({"checkpoints": "in the way"}, at_path(write_checkpoint, "checkpoints", 1, SLICES, {})),
+        at_path(write_checkpoint, "other/checkpoints", 1, SLICES, {}),
+    ),
+    "{} of checkpoint_writing": tried(
+        ({"file": ""}, at_path(write_ranks, "file/step-00000001", 1, {}, [SLICES])),
+        at_path(write_ranks, "step-00000001", 1, {}, [SLICES]),
+    ),
+    "give a checkpoint directory or a run directory": tried(
+        checkpoints_in, lambda at: checkpoints_in(Path("small")), lambda at: checkpoints_in(Path("small") / STEP)
+    ),
+    "use another checkpoint": tuple(
+        changed(checkpoint, lambda p, config=config: manifest(p, config=config))
+        for config in ({}, {"model": {"family": "codegeex"}, "lora": 4})
+    ),
+    "give adapters with another one": each(lambda scale: checked_scale(scale, "a"), 0, 2),
+    "give theirs, which was at {}": tried(
+        (adapted, at_path(another, "other"), adapters("tuned", "other")),
+        Said(r"which was at (\S+)$", lambda at, path: open_adapters(at / "tuned", open_source(Path(path)))),
+    ),
+    "use the model it was trained on": tried((adapted, adapters("tuned", "small")), adapters("tuned")),
+    "`generate` and `evaluate` also take --model MODEL --adapter RUN": tried(
+        (adapted, renamed("base", "moved"), at_path(open_source, "tuned")),
+        (
+            followed(r"it is now: ms-codegeex (adapter merge .*?); ", MODEL="{at}/moved", DIR="{at}/merged"),
+            at_path(open_source, "merged"),
+        ),
+        adapters("tuned", "moved"),
+    ),
+    "put the first back": tried(
+        (adapted, renamed("base", "before"), at_path(another, "base"), at_path(open_source, "tuned")),
+        (lambda at: shutil.rmtree(at / "base"), renamed("before", "base"), AGAIN),
+    ),
+    "give the model that they are for, or merge them first": tried(
+        (adapted, adapters(of="tuned")), adapters(), (MERGED, adapters(of="merged", check_fingerprint=False))
+    ),
+    "merge them into theirs: ms-codegeex adapter merge --model MODEL --adapter {} --output DIR": tried(
+        (adapted, at_path(open_source, "adapter")),
+        (
+            followed("merge them into theirs: ms-codegeex (.*)", MODEL="{at}/base", DIR="{at}/merged"),
+            at_path(open_source, "merged"),
+        ),
+    ),
+    "give a run with adapters, or a directory in PEFT's layout": tried(
+        (adapted, at_path(adapters_path, "nothing")), at_path(adapters_path, "tuned"), at_path(adapters_path, "adapter")
+    ),
+    "give a run that trained some (lora.rank), or a folder with adapter_config.json": tried(
         lambda at: adapters_path(Path("small-hf")),
-        lambda at: (adapted(at), adapters_path(at / "tuned")),
-        lambda at: adapters_path(at / "adapter"),
+        (adapted, at_path(adapters_path, "tuned")),
+        at_path(adapters_path, "adapter"),
     ),
-    "give a run that trained some (lora.rank)": instead(
+    "give a run that trained some (lora.rank)": tried(
         lambda at: write_peft(open_source(Path("small-codegen")), at / "out"),
-        lambda at: (adapted(at), write_peft(open_source(at / "tuned"), at / "out")),
+        (adapted, lambda at: write_peft(open_source(at / "tuned"), at / "out")),
     ),
     MERGE: (
-        peft(
-            lambda p: tensors(lambda a: a.clear() or a.update(x=np.ones(2, "f")), "adapter_model.safetensors")(p),
-            merged_by_peft,
-        ),
-        peft(setting("adapter_config.json", use_dora=True), merged_by_peft),
-        peft(setting("adapter_config.json", init_lora_weights="pissa"), merged_by_peft),
+        peft(tensors(lambda a: a.clear() or a.update(x=np.ones(2, "f")), "adapter_model.safetensors"), BASE),
+        peft(setting("adapter_config.json", use_dora=True), BASE),
+        peft(setting("adapter_config.json", init_lora_weights="pissa"), BASE),
     ),
-    f"{MERGE}, if it can": peft(setting("adapter_config.json", peft_type="IA3"), merged_by_peft),
+    f"{MERGE}, if it can": peft(setting("adapter_config.json", peft_type="IA3"), BASE),
     "copy both files of the adapters again": peft(
         tensors(lambda a: [a.pop(name) for name in [*a][:2]], "adapter_model.safetensors")
     ),
@@ -746,48 +556,61 @@ FORMATS: dict[str, Situation | tuple[Situation, ...] | str] = {
     "give both files of the same adapters": peft(setting("adapter_config.json", r=3)),
     "write the names of the modules instead": peft(
         setting("adapter_config.json", rank_pattern={"(?<=x)y": 2}),
-        lambda adapter, base: (
-            setting("adapter_config.json", rank_pattern={"fc_in": 2})(adapter),
-            open_adapters(adapter, open_source(base)),
-        ),
+        setting("adapter_config.json", rank_pattern={"fc_in": 2}),
     ),
     "give a checkpoint of all parameters (mindformers' save_trainable_params writes adapters alone)": changed(
-        lambda p: of_mindpet(p, alone=True), lambda p: None, of_mindpet, lambda p: opened(p, GEN | {"lora_alpha": 4})
+        partial(of_mindpet, alone=True), mend=of_mindpet, call=with_alpha
     ),
-    "look for lora_alpha in the run's YAML file: {}": of_alpha,
-    # edits
-    "give its run, {}": of_a_checkpoints_facts,
-    "give the directory of a model, an adapter or a run, from which other files are made again": instead(
-        lambda at: edits.directories(at / "x"), lambda at: edits.directories(Path("model"))
+    "look for lora_alpha in the run's YAML file: {}": tried(
+        (at_path(of_mindpet, "model"), at_path(of_gen, "model")),
+        Said("(--set lora_alpha=N)", lambda at, option: with_alpha(at / "model")),
     ),
-    "expected KEY=VALUE, such as --set licence=apache-2.0": of_set("licence", "licence=apache-2.0"),
+    "give its run, {}": tried(
+        (at_path(checkpoint, "run"), {"run/config.yaml": ""}, at_path(edits.directories, f"run/{STEP}")),
+        Said(r"give its run, (\S+)$", lambda at, path: edits.directories(Path(path))),
+    ),
+    "give the directory of a model, an adapter or a run, from which other files are made again": tried(
+        at_path(edits.directories, "x"), lambda at: edits.directories(Path("model"))
+    ),
+    "expected KEY=VALUE, such as --set licence=apache-2.0": sets("licence", "licence=apache-2.0"),
     "leave it out": (
-        of_set("step=4", ""),
-        instead(lambda at: opened(Path("small-hf"), {"lora_alpha": 4}), lambda at: opened(Path("small-hf"), {})),
+        sets("step=4", ""),
+        each(partial(opened, Path("small-hf")), {"known": {"lora_alpha": 4}}, {"known": {}}),
     ),
-    "did you mean '{}'?": of_misspelt_setting,
-    "known here: {}": of_set("qqqq=1", "licence=mit"),
-    FILES_OF_STATE: of_undescribed_change,
-    "restore it, or record a chat template with `ms-codegeex inspect {} --set chat=@FILE`": of_edited_tokenizer,
-    "restore it, or delete it if the model needs none": (
-        changed(
-            lambda p: convert(Path("small"), "hf", p, progress=False),
-            lambda p: (p / "provenance.json").write_text("{}"),
-            lambda p: (p / "provenance.json").unlink(),
-            provenance.check,
+    "did you mean '{}'?": tried(
+        lambda at: edits.assignments(["licences=mit"]),
+        Said(".*;.*'(.*)'", lambda at, key: edits.assignments([f"{key}=mit"])),
+    ),
+    "known here: {}": sets("qqqq=1", "licence=mit"),
+    FILES_OF_STATE: tried(
+        (there, copy("there/config.json", "kept"), at_path(RELU, "there"), at_path(provenance.check, "there")),
+        (copy("kept", "there/config.json"), AGAIN),
+        (at_path(to_hf, "again"), at_path(provenance.check, "again")),
+    ),
+    "restore it, or record a chat template with `ms-codegeex inspect {} --set chat=@FILE`": tried(
+        (
+            {"chat.jinja": TEMPLATE},
+            lambda at: convert(Path("model"), "hf", at / "made", progress=False),
+            copy("made/tokenizer_config.json", "kept"),
+            at_path(CHAT, "made"),
+            at_path(provenance.check, "made"),
         ),
+        (copy("kept", "made/tokenizer_config.json"), AGAIN),
+        (at_path(CHAT, "made"), followed(FILE="{at}/chat.jinja"), AGAIN),
     ),
-    # configurations
+    "restore it, or delete it if the model needs none": changed(
+        to_hf,
+        lambda p: (p / "provenance.json").write_text("{}"),
+        without("provenance.json"),
+        provenance.check,
+    ),
     "write it there{}": changed(
-        lambda p: directory(p, "small-codegen-hf"),
-        setting("config.json", n_head=...),
-        setting("config.json", n_head=GEN["num_heads"]),
-        lambda p: opened(p, {}),
+        gen_directory, setting("config.json", n_head=...), setting("config.json", n_head=GEN["num_heads"]), by_itself
     ),
     "give a value like {}": changed(
         directory, setting("config.json", layer_norm_eps="x"), setting("config.json", layer_norm_eps=1e-5)
     ),
-    "set it to {}": instead(
+    "set it to {}": tried(
         lambda at: small_models.formats("codegen").from_json({"model_type": "x"}),
         lambda at: small_models.formats("codegen").from_json(read_json(Path("small-codegen-hf/config.json"))),
     ),
@@ -795,47 +618,58 @@ FORMATS: dict[str, Situation | tuple[Situation, ...] | str] = {
         directory,
         tensors(lambda a: a.update({first(a, "weight").replace(".weight", ".qweight"): np.ones((2, 2), np.int32)})),
     ),
-    # files and folders
-    "leave only one there": (
-        changed(
-            parts,
-            lambda p: shutil.copy(p / "rank_0/net-1_2.ckpt", p / "rank_0/net-3_4.ckpt"),
-            lambda p: (p / "rank_0/net-3_4.ckpt").unlink(),
-            joined,
-        ),
-        changed(
-            parts,
-            lambda p: shutil.copy(p / "rank_0/net-1_2.ckpt", p / "rank_0/other-1_2.ckpt"),
-            lambda p: (p / "rank_0/other-1_2.ckpt").unlink(),
-            joined,
-        ),
-        changed(
-            lambda p: megatron(p, 2),
-            lambda p: shutil.copy(p / "mp_rank_01_model_states.pt", p / "mp_rank_1_b.pt"),
-            lambda p: (p / "mp_rank_1_b.pt").unlink(),
-        ),
+    "leave only one there": tuple(
+        changed(make, copy(old, new), without(new), call)
+        for make, old, new, call in (
+            (parts, "rank_0/net-1_2.ckpt", "rank_0/net-3_4.ckpt", joined),
+            (parts, "rank_0/net-1_2.ckpt", "rank_0/other-1_2.ckpt", joined),
+            (partial(megatron, ranks=2), "mp_rank_01_model_states.pt", "mp_rank_1_b.pt", opened),
+        )
     ),
     "copy all files of the ranks": (
-        changed(lambda p: megatron(p, 2), without("mp_rank_00_model_states.pt")),
+        changed(partial(megatron, ranks=2), without("mp_rank_00_model_states.pt")),
         described(lambda c: c["storage_data"].update({str((UP, (0, 0))): [{"file_name": "../x"}]})),
     ),
     "copy all the files of one model again, each under its own name, and give their folder": changed(
-        lambda p: megatron(p, 2),
-        lambda p: shutil.copy(p / "mp_rank_00_model_states.pt", p / "mp_rank_01_model_states.pt"),
+        partial(megatron, ranks=2), copy("mp_rank_00_model_states.pt", "mp_rank_01_model_states.pt")
     ),
     "copy it too, or give {} if each rank has the whole model": of_rank_parts,
     "give one checkpoint's files": described(lambda c: c["state_dict_metadata"].pop(UP)),
-    "give the files of one checkpoint": (
-        described(lambda c: c["state_dict_metadata"][UP]["chunk"][1]["local_shape"].append(1)),
+    "give the files of one checkpoint": described(
+        lambda c: c["state_dict_metadata"][UP]["chunk"][1]["local_shape"].append(1)
     ),
     "save it with fewer ranks": described(
         lambda c: c["state_dict_metadata"][UP].update(chunk=c["state_dict_metadata"][UP]["chunk"] * 3000)
     ),
-    "give one that is, such as {}": of_pointer,
-    "give another folder": of_pointer_to_nothing,
-    "leave it out, or name one of a run with --model": of_no_such_checkpoint,
-    "expected last, best or the number of a step": of_unknown_step,
-    "name a file, as {}": of_two_variants,
+    "give one that is, such as {}": tried(
+        (
+            *(folder(name) for name in "ab"),
+            *(at_path(megatron, f"{name}/model.pt") for name in "ab"),
+            {"latest": "c"},
+            opened,
+        ),
+        (Said(r"such as (\S+)$", lambda at, path: put(at, {"latest": Path(path).name})), AGAIN),
+    ),
+    "give another folder": tried(
+        ({"run/latest": "c"}, at_path(opened, "run")), (at_path(megatron, "other.pt"), at_path(opened, "other.pt"))
+    ),
+    "leave it out, or name one of a run with --model": tried(
+        *(
+            lambda at, name=name, which=which: opened(chosen_place(Path(name), which))
+            for name, which in (("small-hf", "last"), ("small-hf", None), ("small", "last"))
+        )
+    ),
+    "expected last, best or the number of a step": each(partial(chosen_place, Path("small")), "newest", "last", "4"),
+    "name a file, as {}": tried(
+        (
+            *(
+                lambda at, kind=kind: safetensors(at / f"model.{kind}.safetensors", weights())
+                for kind in ("fp16", "bf16")
+            ),
+            opened,
+        ),
+        Said(r"name a file, as (\S+)$", lambda at, path: opened(Path(path))),
+    ),
     "copy all, with the index": changed(
         shards,
         lambda p: [(p / n).unlink() for n in ("model.safetensors.index.json", "model-00002-of-00002.safetensors")],
@@ -857,50 +691,34 @@ FORMATS: dict[str, Situation | tuple[Situation, ...] | str] = {
     "expected config.json and model.safetensors (or model.safetensors.index.json) in it": changed(
         directory, without("config.json"), None, ModelDirectory
     ),
-    "write it there": (
-        changed(directory, setting("config.json", model_type=...), setting("config.json", model_type="codegeex")),
-        changed(
-            directory,
-            setting("config.json", model_type=...),
-            setting("config.json", model_type="codegeex"),
-            describe_model,
-        ),
+    "write it there": tuple(
+        changed(directory, setting("config.json", model_type=...), setting("config.json", model_type="codegeex"), call)
+        for call in (opened, describe_model)
     ),
     "give a model of one of these": changed(directory, setting("config.json", model_type="foo")),
-    "give a model that has it": (
-        changed(
-            lambda p: directory(p, "small-codegen-hf"), setting("config.json", activation_function="relu"), None, of_gen
-        ),
+    "give a model that has it": changed(
+        gen_directory, setting("config.json", activation_function="relu"), None, of_gen
     ),
     "rename or remove the key": changed(
-        lambda p: directory(p, "small-codegen-hf"),
+        gen_directory,
         setting("config.json", n_layers=GEN["num_layers"], n_layer=...),
         setting("config.json", n_layers=..., n_layer=GEN["num_layers"]),
-        lambda p: opened(p, {}),
+        by_itself,
     ),
-    "choose --to hf": instead(
-        lambda at: convert(Path("small"), "gptj", at / "out", progress=False),
-        lambda at: convert(Path("small"), "hf", at / "out", progress=False),
-    ),
-    "choose one of {}": (
-        of_choices(lambda: check_bits(3), lambda each: check_bits(int(each))),
-        of_choices(lambda: check_bits(4, 3), lambda each: check_bits(4, int(each))),
-    ),
-    "expected one of {}": of_choices(
-        lambda: cast("w", from_array(np.ones(2, np.float32)), "float8").array(),
-        lambda each: cast("w", from_array(np.ones(2, np.float32)), each).array(),
-    ),
+    "choose --to hf": of_each(lambda at, to: convert(Path("small"), to, at / "out", progress=False), "gptj", "hf"),
+    "choose one of {}": (choices(check_bits, 3, int), choices(partial(check_bits, 4), 3, int)),
+    "expected one of {}": choices(lambda kind: cast("w", ones(), kind).array(), "float8"),
     "give all the files of one model": (
         changed(directory, tensors(lambda a: a.pop(first(a)))),
         changed(directory, tensors(lambda a: a.update({first(a): a[first(a)][:1]}))),
     ),
-    "restore either": changed(
-        lambda p: directory(p, "small-codegen-hf"), setting("config.json", n_layer=10**6), None, lambda p: opened(p, {})
+    "restore either": changed(gen_directory, setting("config.json", n_layer=10**6), None, by_itself),
+    "choose one with --dtype": tried(
+        (at_path(mixed, "run"), lambda at: convert(at / "run", "hf", at / "out", progress=False)),
+        lambda at: convert(at / "run", "hf", at / "out", progress=False, dtype="fp32"),
     ),
-    "choose one with --dtype": of_mixed_types,
-    "convert with --dtype fp32": of_large_numbers,
+    "convert with --dtype fp32": each(lambda kind: cast("w", ones(times=1e30), kind).array(), "float16", "float32"),
     "choose another number of devices, or 8 bits": of_four_bits,
-    # files of other programs
     "copy it again, or save it again with mindspore.save_checkpoint without a key": changed(
         mindspore, lambda p: ckpt(p).write_bytes(ckpt(p).read_bytes()[:200])
     ),
@@ -918,68 +736,92 @@ FORMATS: dict[str, Situation | tuple[Situation, ...] | str] = {
         directory,
         lambda p: (without("model.safetensors")(p), torch_file(p / "pytorch_model.bin", {"a": {"b": {"c": "text"}}})),
     ),
-    "save the model's state dict": changed(
-        lambda p: torch_file(p, [1]), lambda p: None, lambda p: (p.unlink(), megatron(p))
-    ),
+    "save the model's state dict": torch_tree([1]),
     "if that was meant, save it without the metadata keys that begin with '{}'": of_checksums,
     "expected a MindSpore checkpoint": changed(
         mindspore, lambda p: ckpt(p).write_bytes(b""), None, lambda p: read_mindspore(ckpt(p))
     ),
-    # strategies
     "expected a strategy file of a partitioned run": strategy(setting("strategy.json", parallel_layout_item={})),
     "give a folder with rank_0/*.ckpt, rank_1/*.ckpt ... or model0-50.ckpt, model1-50.ckpt ...": strategy(
         lambda p: [shutil.rmtree(p / f"rank_{rank}") for rank in (0, 1)]
     ),
     "give the checkpoint of rank {} too": strategy(lambda p: shutil.rmtree(p / "rank_1")),
-    "expected one for each part of the model": instead(
-        lambda at: merge_slices({}, {}), lambda at: (parts(at / "p"), joined(at / "p"))
+    "expected one for each part of the model": tried(
+        lambda at: merge_slices({}, {}), (at_path(parts, "p"), at_path(joined, "p"))
     ),
     "give the strategy file of this run": strategy(
         lambda p: [part(rank, w=np.ones((2, 2, 2), np.float32) * rank)(p) for rank in (0, 1)]
     ),
-    "give the files of one run": strategy(lambda p: layout(tensor_shape=[9, 9])(p)),
-    "copy the files of all ranks again": strategy(
-        lambda p: shutil.copy(p / "rank_0/net-1_2.ckpt", p / "rank_1/net-1_2.ckpt")
-    ),
+    "give the files of one run": strategy(layout(tensor_shape=[9, 9])),
+    "copy the files of all ranks again": strategy(copy("rank_0/net-1_2.ckpt", "rank_1/net-1_2.ckpt")),
     "give the files of one {}": strategy(part(1, w=np.ones((4, 4), np.float16))),
     "give all the files of one run": strategy(part(1, v=np.ones((4, 4), np.float32))),
     "give the strategy file of this run, saved with all parameters": strategy(
         part(0, w=np.ones((4, 4), np.float32), v=np.ones((4, 4), np.float32))
     ),
     "give the strategy files of one run": strategy(
-        lambda p: (shutil.copy(p / "strategy.json", p / "strategy_1.json"), layout(dev_matrix=[4])(p)),
-        lambda p: shutil.copy(p / "strategy_1.json", p / "strategy.json"),
+        lambda p: (copy("strategy.json", "strategy_1.json")(p), layout(dev_matrix=[4])(p)),
+        copy("strategy_1.json", "strategy.json"),
     ),
-    "give one run's": of_two_ranks_of_alpha,
+    "give one run's": tried(
+        (
+            at_path(of_mindpet, "model"),
+            {"model/adapter_config.json": {"lora_alpha": 4, "r": 8}},
+            at_path(of_gen, "model/model.ckpt"),
+        ),
+        ({"model/adapter_config.json": {"lora_alpha": 4, "r": 2}}, AGAIN),
+    ),
     "now fused layers share one, as in PEFT, so merge these adapters into their model with `ms-codegeex adapter merge` "
-    "and train new ones on that": of_untied_adapters,
-    "add {}": "sizes to convert",
-    "{} of sources": "sizes in no file",
-    "{} of convert": ("an option for ranks", "ranks for mindformers"),
-    "{} of family": instead(lambda at: megatron(at / "out", 3), lambda at: megatron(at / "out", 2)),
+    "and train new ones on that": tried(
+        (at_path(gen_directory, "base"), lambda at: continued(at, "old", "base", untied=True)),
+        (
+            followed(more="--model {at}/base --adapter {at}/old --output {at}/merged"),
+            lambda at: continued(at, "new", "merged"),
+        ),
+    ),
+    "add {}": now("convert --model small.ckpt --to hf --output {at}/o", 1, {"N": "4"}),
+    "{} of sources": now("quantize --model small.ckpt --bits 8 --output {at}/o", 1, CONVERTED),
+    "{} of convert": (
+        now("convert --model small --to hf --output {at}/o --tensor-parallel 2"),
+        now("convert --model small --to mindspore --layout mindformers --output {at}/o --tensor-parallel 2"),
+    ),
+    "{} of family": of_each(lambda at, ranks: megatron(at / "out", ranks), 3, 2),
     "expected a run directory, a checkpoint directory, a model directory (config.json and *.safetensors or "
     "pytorch_model*.bin), a Megatron .pt file or mp_rank_XX files, a MindSpore .ckpt file or rank files, or a folder "
-    "of .npy": instead(lambda at: opened(at), lambda at: opened(Path("small"))),
-    "save it again with a single stage": torch_tree_of_model({"model0": {}, "model1": {}}),
-    "convert the model again": torch_tree_of_model({"module": {}, RECORD: "{"}),
-    "{} of files": (of_archive, of_gguf),
+    "of .npy": tried(opened, lambda at: opened(Path("small"))),
+    "save it again with a single stage": torch_tree({"model0": {}, "model1": {}}),
+    "convert the model again": torch_tree({"module": {}, RECORD: "{"}),
+    "{} of files": (
+        tried(
+            (packed, at_path(opened, "model.tar")),
+            (
+                Said(r"\((tar [^)]*)\)", lambda at, line: subprocess.run(line.split(), check=True, cwd=at / "there")),
+                at_path(opened, "there/inside"),
+            ),
+        ),
+        tried(
+            ("convert --model model --to gguf --output {at}/gguf", at_path(opened, "gguf")),
+            (followed("first: ms-codegeex (.*)$", DIR="{at}/made"), at_path(by_itself, "made")),
+        ),
+    ),
     "give the stages of one model": changed(
         lambda p: (p.mkdir(), [torch_file(p / f"mp_rank_00_00{stage}.pt") for stage in (0, 1)]),
-        lambda p: None,
-        lambda p: (shutil.rmtree(p), megatron(p)),
+        mend=lambda p: (shutil.rmtree(p), megatron(p)),
     ),
     "save it as float32": changed(
         arrays_folder, lambda p: np.save(p / "final_norm.bias.npy", np.ones(8, np.uint16)), arrays_folder
     ),
     "expected once, save the file again": changed(
-        two_tensors, lambda p: p.write_bytes(2 * p.read_bytes()[:-TRAILER_BYTES]), None, read_mindspore
+        lambda p: write_mindspore(p, {name: ones() for name in "ab"}),
+        lambda p: p.write_bytes(2 * p.read_bytes()[:-TRAILER_BYTES]),
+        None,
+        read_mindspore,
     ),
-    "drop it": instead(
-        lambda at: write_mindspore(at / "a.ckpt", {"w": from_array(np.ones(0, np.float32))}),
-        lambda at: write_mindspore(at / "a.ckpt", {"v": from_array(np.ones(2, np.float32))}),
-    ),
+    "drop it": of_each(lambda at, size: write_mindspore(at / "a.ckpt", {"w": ones(size)}), 0, 2),
     "{} of model_directory": changed(shards, lambda p: (p / "model-00001-of-00002.safetensors").write_bytes(b"")),
-    "give the model that the adapters were trained on": of_a_larger_model,
+    "give the model that the adapters were trained on": tried(
+        (adapted, at_path(widened, "wide"), adapters(of="wide", check_fingerprint=False)), adapters()
+    ),
     "save the adapters alone": peft(
         tensors(
             lambda a: a.update({n.replace("base_model.model.", "base_model.model.module."): a[n] for n in [*a][:2]}),
@@ -990,36 +832,35 @@ FORMATS: dict[str, Situation | tuple[Situation, ...] | str] = {
         lambda p: of_mindpet(
             p, **{f"blocks.1.attention.key.mindpet_delta_lora_{k}": np.ones((3, 3), "f") for k in "ab"}
         ),
-        lambda p: None,
-        of_mindpet,
-        lambda p: opened(p, GEN | {"lora_alpha": 4}),
+        mend=of_mindpet,
+        call=with_alpha,
     ),
-    "give a model of {}": torch_tree_of_model({"w": from_array(np.ones(2, np.float32))}),
-    "give the model that it was made from": instead(
-        lambda at: ((at / "quantised.json").write_text("{}"), opened(at)), lambda at: opened(Path("small"))
-    ),
-    "leave the option out": "no code",
-    "{} tensors {}": changed(
-        mindspore,
-        lambda p: write_mindspore(ckpt(p), {f"Parameter#{n}": from_array(np.ones(2, np.float32)) for n in (1, 2)}),
-    ),
+    "give a model of {}": torch_tree({"w": ones()}),
+    "give the model that it was made from": tried(({"quantised.json": "{}"}, opened), lambda at: opened(Path("small"))),
+    "leave the option out": now("convert --model small --to hf --output {at}/o --keep-code"),
+    "{} tensors {}": changed(mindspore, lambda p: write_mindspore(ckpt(p), {f"Parameter#{n}": ones() for n in (1, 2)})),
     "save the weights of one model": changed(
         directory, tensors(lambda a: a.update({f"module.{first(a)}": a[first(a)]}))
     ),
-    "{} of tensors": of_infinite,
+    "{} of tensors": tried(
+        (at_path(with_a_nan, "run"), lambda at: convert(at / "run", "hf", at / "out", progress=False)),
+        (
+            Said("(--allow-non-finite)", "convert --model {at}/run --to hf --tokenizer codegeex --output {at}/out {0}"),
+            at_path(by_itself, "out"),
+        ),
+    ),
     "refused, because {}": changed(
         torch_file, lambda p: rewritten(p, lambda n, c: b"cos\nsystem\n." if "data.pkl" in n else c), None, read_torch
     ),
-    # outputs
-    "choose another --output": (
-        target("source"),
-        target("source/inside"),
-        target("loop"),
-        target("x" * 300),
-        target("link"),
+    "choose another --output": tuple(map(target, ("source", "source/inside", "loop", "x" * 300, "link"))),
+    "choose another --output or add --replace": tried(
+        (there, there), at_path(to_hf, "another"), lambda at: there(at, replace=True)
     ),
-    "choose another --output or add --replace": of_output_there,
-    "move that elsewhere or choose another --output": of_foreign_output,
+    "move that elsewhere or choose another --output": tried(
+        (there, {"there/notes": "mine"}, lambda at: there(at, replace=True)),
+        (renamed("there/notes", "notes"), AGAIN),
+        at_path(to_hf, "another"),
+    ),
 }
 FORMATS_UNTRIED = {
     "see its log": "needs a rank that fails",
