@@ -159,25 +159,43 @@ class Editor:
         self.page.locator(".tabs-container .tab", has_text=self.file.name).wait_for()
         self.page.locator(".editor-instance .monaco-editor .view-lines").first.wait_for()
         self.page.locator(".statusbar-item", has_text="CodeGeeX").wait_for()
+        self.focus()
+
+    def focus(self) -> None:
+        """Give the keyboard to the text."""
         self.page.locator(".editor-instance .monaco-editor .view-lines").first.click()
+
+    def pick(self, name: str) -> None:
+        """Choose the entry of a list that is shown."""
+        self.page.locator(".quick-input-list .monaco-list-row.focused", has_text=name).wait_for()
+        self.press("Enter")
+
+    def answer(self, button: str) -> None:
+        """Press the button of a message."""
+        self.page.locator(".notification-list-item a", has_text=button).click()
+
+    def complete(self, typed: str, shown: str, then: str) -> None:
+        """Type, and accept the suggestion that is shown: the file is this text then."""
+        self.type(typed)
+        self.ghost_text(shown)
+        self.press("Tab")
+        self.save(then)
 
     def switch(self, name: str) -> None:
         """Show another file of the folder in the same window."""
         self.press("Control+p")
         self.page.locator(".quick-input-box input").wait_for()
         self.page.keyboard.type(name)
-        self.page.locator(".quick-input-list .monaco-list-row.focused", has_text=name).wait_for()
-        self.press("Enter")
+        self.pick(name)
         self.page.locator(".tabs-container .tab.active", has_text=name).wait_for()
-        self.page.locator(".editor-instance .monaco-editor .view-lines").first.click()
+        self.focus()
 
     def command(self, name: str) -> None:
         """Run a command by its name."""
         self.press("F1")
         self.page.locator(".quick-input-box input").wait_for()
         self.page.keyboard.type(name)
-        self.page.locator(".quick-input-list .monaco-list-row.focused", has_text=name).wait_for()
-        self.press("Enter")
+        self.pick(name)
 
     def type(self, text: str) -> None:
         """As fast as a user does."""

@@ -97,7 +97,7 @@ def main() -> None:
             editor.file.write_text("")
             editor.open(address)
             editor.press("Control+b")  # no side bar
-            page.locator(".editor-instance .monaco-editor .view-lines").first.click()
+            editor.focus()
             editor.type(START)
             editor.ghost_text("return averages")
             page.screenshot(path=IMAGES / "vscode-suggestion.png")
@@ -113,8 +113,7 @@ def main() -> None:
             server.backend.said = EXPLANATION
             editor.press("Control+a")
             editor.press("Alt+t")
-            page.locator(".quick-input-list .monaco-list-row.focused", has_text="Explain").wait_for()
-            editor.press("Enter")
+            editor.pick("Explain")
             page.locator(".view-line", has_text="values in it").wait_for()
             page.wait_for_timeout(1000)
             page.screenshot(path=IMAGES / "vscode-explanation.png")
@@ -127,7 +126,7 @@ def draw_panels(editor: Editor, server) -> None:
     page.set_viewport_size({"width": 1200, "height": 560})
     editor.press("Escape")
     editor.command("View: Close Editors in Other Groups")
-    page.locator(".editor-instance .monaco-editor .view-lines").first.click()
+    editor.focus()
     server.backend.said = ANSWER
     editor.press("Control+a")
     editor.command("CodeGeeX: Chat")

@@ -10,7 +10,7 @@ import time
 import httpx
 import pytest
 from conftest import ROOT
-from fake_backend import TEXT, FakeBackend, fake_settings
+from fake_backend import TEXT, FakeBackend, fake_settings, key_file
 from over_http import served
 
 NGINX = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
@@ -67,9 +67,7 @@ def nginx(directory, port, replicas):
 
 @pytest.fixture(scope="module")
 def replicas(tmp_path_factory):
-    keys = tmp_path_factory.mktemp("keys") / "keys"
-    keys.write_text("\n".join(KEYS))
-    keys.chmod(0o600)
+    keys = key_file(tmp_path_factory.mktemp("keys") / "keys", "\n".join(KEYS))
     make = lambda: FakeBackend(fake_settings(api_key_file=keys))  # noqa: E731
     with served(make) as first, served(make) as second:
         yield first, second

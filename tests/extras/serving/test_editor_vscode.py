@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from code_server import Editor, browser_page, code_server, missing
 from conftest import ROOT
-from fake_backend import FakeBackend, fake_model, fake_settings
+from fake_backend import FakeBackend, fake_model, fake_settings, key_file
 from over_http import served as served_over_http
 from recited_model import save_recited
 from run_processes import wait_for
@@ -109,10 +109,7 @@ def editor(visual_studio, page, request):
 
 def test_a_suggestion_is_shown_and_tab_accepts_it(editor, server):
     asked = len(server.backend.asked)
-    editor.type("import os")
-    editor.ghost_text("import sys")
-    editor.press("Tab")
-    editor.save("import os\nimport sys")  # the paragraph, not what follows it
+    editor.complete("import os", "import sys", "import os\nimport sys")  # the paragraph, not what follows it
     prompts = [server.backend.model.tokenizer.decode(answer.ids) for answer in server.backend.asked[asked:]]
     assert "# language: Python\nimport os" in prompts
 
@@ -145,10 +142,7 @@ def test_thirty_candidates_are_cycled_in_the_text(editor):
 
 
 def test_a_bracket_that_the_editor_has_closed_is_not_doubled(editor):
-    editor.type("print(")
-    editor.ghost_text('"hello"')
-    editor.press("Tab")
-    editor.save('print("hello")')
+    editor.complete("print(", '"hello"', 'print("hello")')
 
 
 def test_a_suggestion_continues_the_chosen_entry_of_the_list_of_words(editor):
@@ -201,7 +195,7 @@ def test_the_status_bar_turns_suggestions_off_and_on(editor, server):
     def click(then):
         editor.page.locator(".statusbar-item a", has_text="CodeGeeX").click()
         editor.page.locator(f"[aria-label='CodeGeeX: {then}']").first.wait_for()
-        editor.page.locator(".editor-instance .monaco-editor .view-lines").first.click()
+        editor.focus()
 
     click("off")
     asked = len(server.backend.asked)
@@ -238,8 +232,7 @@ def test_an_explanation_opens_next_to_the_code(editor):
     editor.type(EXPLAINED)
     editor.press("Control+a")
     editor.press("Alt+t")
-    editor.page.locator(".quick-input-list .monaco-list-row.focused", has_text="Explain").wait_for()
-    editor.press("Enter")
+    editor.pick("Explain")
     editor.page.locator(".tab", has_text="Explanation").wait_for()
     editor.page.locator(".view-line", has_text="The name `os` is imported.").wait_for()
     editor.page.locator(".view-line", has_text="It is not used.").wait_for()
@@ -256,9 +249,8 @@ def test_a_template_of_the_users_is_filled_and_continued(editor, server, name):
     editor.press("Alt+t")
     editor.page.locator(".quick-input-list .monaco-list-row.focused", has_text="Explain").wait_for()
     editor.type(name)
-    editor.page.locator(".quick-input-list .monaco-list-row.focused", has_text=name).wait_for()
-    editor.press("Enter")
-    editor.page.locator(".notification-list-item a", has_text="Replace Selection").click()
+    editor.pick(name)
+    editor.answer("Replace Selection")
     editor.save("def twice(x):\n    # twice: the sum\n    return x + x")
     prompt = server.backend.model.tokenizer.decode(server.backend.asked[-1].ids)
     assert prompt == f"# language: Python\n# Example\nx = 1\n\n{code}\n\n# Why?\ndef twice(x):\n"
@@ -272,7 +264,7 @@ def test_a_wish_changes_the_selection(editor, server):
     editor.page.locator(".quick-input-title", has_text="changed").wait_for()
     editor.type("use sums")
     editor.press("Enter")
-    editor.page.locator(".notification-list-item a", has_text="Replace Selection").click()
+    editor.answer("Replace Selection")
     editor.save("def twice(x):\n    return x + x")
 
 
@@ -289,7 +281,7 @@ def test_the_first_page_connects_checks_and_tells_what_is_wrong(editor, server):
     assert page.locator("li.passed").count() == 3
     assert "2048 tokens of context" in page.locator("li").nth(1).inner_text()
     editor.press("Control+w")
-    editor.page.locator(".editor-instance .monaco-editor .view-lines").first.click()
+    editor.focus()
     editor.type("import os")
     editor.ghost_text("import sys")
 
@@ -317,7 +309,7 @@ def test_a_translation_into_the_language_of_the_file_is_inserted_below(editor):
     editor.page.locator(".quick-input-title", has_text="from Kotlin to").wait_for()
     editor.press("Enter")  # Python, the first
     editor.page.locator(".tab", has_text="Translation").wait_for()
-    editor.page.locator(".notification-list-item a", has_text="Insert Below").click()
+    editor.answer("Insert Below")
     editor.save("val value = 1\nvalue = 1")
 
 
@@ -376,11 +368,11 @@ def test_a_hostile_text_in_a_suggestion_candidates_and_an_explanation_does_nothi
     assert panel.locator("button").inner_text().startswith("<script>alert(1)</script>")
     assert panel.locator("ol a, ol img, ol script").count() == 0
     editor.press("Control+w")
-    editor.page.locator(".editor-instance .monaco-editor .view-lines").first.click()
+    editor.focus()
     editor.press("Control+a")
     editor.command("CodeGeeX: Explain Selection")
     editor.page.locator(".view-line", has_text="<script>alert(1)</script>").last.wait_for()
-    editor.page.locator(".editor-instance .monaco-editor .view-lines").first.click()
+    editor.focus()
     editor.press("Control+End")
     editor.type("\n# https://y.test/")
     editor.page.locator(".detected-link").first.wait_for()  # so links are looked for
@@ -404,9 +396,7 @@ def test_the_interface_is_chinese_where_vs_code_is(vsix, page, server, tmp_path)
 
 def test_a_model_served_by_our_command_with_a_key_completes_code_and_its_end_is_told_once(vsix, page, tmp_path):
     model = save_recited(tmp_path / "model", PROMPT, ANSWER)
-    directory, keys = tmp_path / "vscode", tmp_path / "keys"
-    keys.touch(0o600)
-    keys.write_text(f"me {KEY}\n")
+    directory, keys = tmp_path / "vscode", key_file(tmp_path / "keys", f"me {KEY}\n")
     with contextlib.ExitStack() as stack:
         with served(model, tmp_path / "serve.log", "--api-key-file", keys) as server:
             address = stack.enter_context(code_server(directory, vsix, {**QUICK, "msCodegeex.server": server.url}))
@@ -414,16 +404,13 @@ def test_a_model_served_by_our_command_with_a_key_completes_code_and_its_end_is_
             editor.file.write_text("")
             editor.open(address)
             editor.type("def total(")
-            page.locator(".notification-list-item a", has_text="Set API Key").click()
+            editor.answer("Set API Key")
             page.locator(".quick-input-box input[type=password]").wait_for()
             editor.type(KEY)
             editor.press("Enter")
-            page.locator(".editor-instance .monaco-editor .view-lines").first.click()
+            editor.focus()
             editor.press("Control+a")
-            editor.type(PROMPT)
-            editor.ghost_text(ANSWER)
-            editor.press("Tab")
-            editor.save(PROMPT + ANSWER)
+            editor.complete(PROMPT, ANSWER, PROMPT + ANSWER)
             assert server.end() == 0
         shown = page.locator(".notification-list-item", has_text="no server answers at")
         for _ in range(3):

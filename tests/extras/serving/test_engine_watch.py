@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from asking import running
+from asking import running, until
 from fake_backend import fake_model, fake_settings
 
 from ms_codegeex.base.errors import RunFailure, UserError
@@ -62,11 +62,6 @@ def engines(monkeypatch, *scripts, pauses=None):
     monkeypatch.setattr(engine.EngineProcess, "start", start)
     monkeypatch.setattr(engine.asyncio, "sleep", short)
     return EngineBackend(fake_model(), fake_settings(hang=0.01)), made
-
-
-async def until(condition):
-    while not condition():
-        await asyncio.sleep(0)
 
 
 async def test_an_engine_that_hangs_is_killed_and_started_again(monkeypatch, capsys):

@@ -6,11 +6,10 @@ from collections import defaultdict
 import openai
 import pytest
 from all_routes import BODIES, routes
-from asking import answered, ask, ask_all, events
-from fake_backend import TEXT, FakeBackend, fake_model
+from asking import answered, ask, ask_all, client_of, events
+from fake_backend import TEXT, tuned
 from over_http import served
 
-from ms_codegeex.data.conversations import TEMPLATES
 from ms_codegeex.extras.serving import foreign_fields, schemas
 from ms_codegeex.extras.serving.routes.llama_cpp import InfillRequest, TemplateRequest
 from ms_codegeex.extras.serving.routes.responses import ResponsesRequest
@@ -69,10 +68,6 @@ def within(value):
         case {"of": known}:
             return {name: "auto" if given == "any" else given for name, given in known.items()}
     return value
-
-
-def tuned():
-    return FakeBackend(model=fake_model(chat=TEMPLATES["plain"]))
 
 
 def test_every_route_that_takes_a_body_is_tested():
@@ -291,7 +286,7 @@ def test_requests_of_chat_clients(client):
 
 def test_openais_client_with_its_typed_fields():
     question = [{"role": "user", "content": "x"}]
-    with served(tuned) as server, openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+    with served(tuned) as server, client_of(server) as client:
         found = client.chat.completions.create(
             model="fake",
             messages=question,

@@ -2,7 +2,6 @@
 llama.vscode and llama.cpp's own tests send them."""
 
 import asyncio
-import json
 
 import pytest
 from asking import answered, ask, events
@@ -97,14 +96,6 @@ def test_the_bodies_of_llama_cpps_tests():
     assert infill(body)[0].json()["content"] and infill({**body, "input_extra": [extra]})[0].status_code == 200
     twice = infill({**body, "n_predict": 5, "max_tokens": 6})[0]
     assert (twice.status_code, twice.json()["error"]["param"]) == (400, "max_tokens")
-
-
-def test_a_streamed_answer_ends_with_an_event_that_says_so():
-    response, _ = infill({**LLAMA_VSCODE, "stream": True, "return_tokens": True})
-    found = [json.loads(part.removeprefix("data: ")) for part in response.text.split("\n\n") if part]
-    *parts, last = found
-    assert "".join(part["content"] for part in parts) == "count();\n    return 0;"
-    assert {part["stop"] for part in parts} == {False} and last["stop"] is True and last["timings"]["predicted_n"] > 3
 
 
 def test_a_line_with_less_indentation_is_the_end():

@@ -5,18 +5,13 @@ import os
 import subprocess
 
 import pytest
+from fake_backend import key_file
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.extras.serving.admission import Limits
 from ms_codegeex.extras.serving.keys import MAXIMUM, Keys, read_keys
 
 KEY, OTHER = "0123456789abcdef", "fedcba9876543210-_.~"
-
-
-def key_file(path, text, mode=0o600):
-    path.write_text(text)
-    path.chmod(mode)
-    return path
 
 
 def test_plain_and_hashed_keys_have_names_and_limits(tmp_path):

@@ -13,7 +13,7 @@ import httpx
 import openai
 import pytest
 from conftest import ROOT, command_here
-from fake_backend import TEXT, FakeBackend, fake_model, fake_settings
+from fake_backend import TEXT, FakeBackend, fake_model, fake_settings, key_file
 from openai_server import Server
 from over_http import served
 from pseudo_terminal import Terminal
@@ -186,9 +186,7 @@ def test_no_server_names_both_ways_to_get_one(monkeypatch):
 
 
 def test_keys_are_read_from_a_file(tmp_path):
-    keys, key = tmp_path / "keys", tmp_path / "key"
-    keys.write_text("me correct-horse-battery\n")
-    keys.chmod(0o600)
+    keys, key = key_file(tmp_path / "keys", "me correct-horse-battery\n"), tmp_path / "key"
     with served(lambda: FakeBackend(fake_settings(api_key_file=keys))) as server:
         refused = complete(server, "x")
         assert refused.returncode == 2 and "--api-key-file" in refused.stderr
