@@ -63,6 +63,11 @@ def client_of(server: Any, **options: Any) -> openai.OpenAI:
     return openai.OpenAI(**{"base_url": f"{server.url}/v1", "api_key": "none", "max_retries": 0, **options})
 
 
+def bearer(key: str) -> dict[str, str]:
+    """Headers with an API key."""
+    return {"Authorization": f"Bearer {key}"}
+
+
 def raw(body: Any, *headers: str) -> bytes:
     """The bytes of a POST for a completion."""
     data = json.dumps(body).encode()

@@ -57,6 +57,10 @@ class FakeBackend(Backend):
         self.dropped: list[StreamedAnswer] = []  # those that the engine need not finish
         self._tasks: dict[int, asyncio.Task | None] = {}  # those that wait have none
 
+    def prompt(self, number: int = -1) -> str:
+        """The text that the engine was asked to continue."""
+        return self.model.tokenizer.decode(self.asked[number].ids)
+
     def _begin(self, answer: StreamedAnswer) -> None:
         self.asked.append(answer)
         self._tasks[answer.number] = None

@@ -169,7 +169,7 @@ def test_pieces_of_files_that_were_left_are_sent_but_never_secret_or_ignored_one
     asked = len(server.backend.asked)
     editor.type("import os")
     editor.ghost_text("import sys")
-    prompt = server.backend.model.tokenizer.decode(server.backend.asked[-1].ids)
+    prompt = server.backend.prompt()
     assert len(server.backend.asked) > asked
     assert "# helper.py\nHELPER_0 = make_the_value_of(0)" in prompt
     assert prompt.endswith(f"# {editor.file.name}\nimport os")
@@ -252,7 +252,7 @@ def test_a_template_of_the_users_is_filled_and_continued(editor, server, name):
     editor.pick(name)
     editor.answer("Replace Selection")
     editor.save("def twice(x):\n    # twice: the sum\n    return x + x")
-    prompt = server.backend.model.tokenizer.decode(server.backend.asked[-1].ids)
+    prompt = server.backend.prompt()
     assert prompt == f"# language: Python\n# Example\nx = 1\n\n{code}\n\n# Why?\ndef twice(x):\n"
 
 
@@ -345,7 +345,7 @@ def test_a_conversation_about_the_selection_and_code_that_enters_only_by_a_click
     assert panel.locator("article.assistant p").first.inner_text().startswith("<script>alert(1)</script> [a](command:")
     assert "[U+202E]" in panel.locator("article.assistant pre").inner_text()
     assert panel.locator("article a, article img, article script").count() == 0
-    prompt = server.backend.model.tokenizer.decode(server.backend.asked[-1].ids)
+    prompt = server.backend.prompt()
     assert "Make it better\n\n```python\nold = 1\n\n```" in prompt
     assert editor.file.read_text() == ""
     panel.locator("article.assistant button", has_text="Replace Selection").click()

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
-from asking import connected, raw, running, until
+from asking import bearer, connected, raw, running, until
 from conftest import ROOT
 from fake_backend import TEXT, FakeBackend, fake_settings, key_file
 from over_http import served
@@ -35,10 +35,6 @@ SETTINGS = SamplingSettings(128, temperature=0.0)
 @pytest.fixture
 def keys(tmp_path):
     return key_file(tmp_path / "keys", f"greedy {GREEDY}\nfew {FEW} concurrent=2\nother {OTHER}\n")
-
-
-def bearer(key):
-    return {"Authorization": f"Bearer {key}"}
 
 
 def test_a_key_that_retries_on_many_connections_leaves_room_for_another(keys):

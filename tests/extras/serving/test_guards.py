@@ -8,7 +8,7 @@ from unittest.mock import create_autospec
 
 import pytest
 from all_routes import WITHOUT_KEY, routes
-from asking import ask, connected, running, until
+from asking import ask, bearer, connected, running
 from fake_backend import FakeBackend, fake_settings, key_file
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -32,15 +32,11 @@ OTHERS = [("GET", "/openapi.json"), ("GET", "/docs"), ("GET", "/nothing"), ("OPT
 
 @pytest.fixture
 def keys(tmp_path):
-    return key_file(tmp_path / "keys", f"me {KEY}\nslow {OTHER} requests-per-minute=1 concurrent=1\n")
+    return key_file(tmp_path / "keys", f"me {KEY}\nslow {OTHER} requests-per-minute=1\n")
 
 
 def guarded(keys, **settings):
     return lambda: FakeBackend(fake_settings(api_key_file=keys, **settings))
-
-
-def bearer(key):
-    return {"Authorization": f"Bearer {key}"}
 
 
 async def test_every_route_needs_a_key(keys):
@@ -113,20 +109,6 @@ async def test_the_limit_of_a_server_without_keys_names_none():
         _, refused = [await client.post(PATH, json=BODY) for _ in range(2)]
     message = refused.json()["error"]["message"]
     assert message.startswith("Rate limit reached: at most 1 answers in a minute. Please")
-
-
-async def test_one_answer_of_a_key_at_once(keys):
-    keys.write_text(f"one {KEY} concurrent=1\n")
-    backend = guarded(keys)()
-    backend.paused = True
-    async with connected(backend) as client:
-        first = asyncio.ensure_future(client.post(PATH, json=BODY, headers=bearer(KEY)))
-        await until(lambda: backend.answers)
-        second = await client.post(PATH, json=BODY, headers=bearer(KEY))
-        backend.paused = False
-        await first
-        third = await client.post(PATH, json=BODY, headers=bearer(KEY))
-    assert [response.status_code for response in (await first, second, third)] == [200, 429, 200]
 
 
 OWN_HOSTS = ["127.0.0.1", "127.0.0.1:8000", "localhost:8000", "LOCALHOST.", "[::1]:8000", "127.8.9.1"]
@@ -255,19 +237,6 @@ def test_prompts_are_logged_if_asked_for(tmp_path):
     make = lambda: FakeBackend(fake_settings(access_log=str(log), log_prompts=True))  # noqa: E731
     ask("POST", PATH, make, json={"prompt": ["a = ", "b\n"], "max_tokens": 1})
     assert lines_of(log)[0]["prompts"] == ["a = ", "b\n"]
-
-
-async def test_a_client_that_leaves_is_in_the_log_and_frees_its_slot(tmp_path):
-    log = tmp_path / "access.jsonl"
-    backend = FakeBackend(fake_settings(access_log=str(log)))
-    backend.paused = True
-    async with connected(backend) as client:
-        request = asyncio.ensure_future(client.post(PATH, json=BODY))
-        await until(lambda: backend.answers)
-        request.cancel()
-        await asyncio.wait({request})
-    assert backend.idle
-    assert lines_of(log)[0]["status"] == 499
 
 
 def test_the_log_on_standard_output(capfd):

@@ -40,8 +40,9 @@ async def listening(backend):
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("moment", ["queued", "before the first piece", "between pieces"])
-async def test_a_client_that_leaves_frees_its_slot(stream, moment):
-    backend = FakeBackend(slots=1)
+async def test_a_client_that_leaves_frees_its_slot_and_is_in_the_log(stream, moment, tmp_path):
+    log = tmp_path / "log"
+    backend = FakeBackend(fake_settings(access_log=str(log)), slots=1)
     async with listening(backend) as address:
         backend.paused = True
         others = [backend.answer([1], SETTINGS)] if moment == "queued" else []
@@ -58,7 +59,8 @@ async def test_a_client_that_leaves_frees_its_slot(stream, moment):
         for answer in others:
             assert not answer.ended
             answer.close()
-        await until(lambda: backend.idle)
+        await until(lambda: backend.idle and log.read_text())
+    assert json.loads(log.read_text())["status"] == 499
 
 
 async def test_several_answers_are_taken_together_or_not_at_all():

@@ -70,6 +70,11 @@ def backend_of(sign, *texts):
     return partial(FakeBackend, model=model, texts=texts)
 
 
+def asked_for(sign, *texts, **fields):
+    """The response to a request with tools, and the backend."""
+    return answered(CHAT, {"messages": QUESTION, "tools": TOOLS, **fields}, backend_of(sign, *texts))
+
+
 def asked(make, path=CHAT, **fields):
     """The message of an answer and why it ended, which are the same in a stream."""
     body = {"messages": QUESTION, "tools": TOOLS, "seed": 1, "max_tokens": 1000, **fields}
@@ -125,7 +130,7 @@ def test_a_model_without_a_place_for_tools_answers_in_text_and_says_so(capsys):
         plain, other = answered(path, {**body, "tools": []}, backend_of("", PARIS))
         assert backend.asked[0].ids == other.asked[0].ids and "x-unused-fields" not in plain.headers
     assert capsys.readouterr().err.count("its chat template has no place for tools") <= 1  # once in a process
-    response, _ = answered(CHAT, {"messages": QUESTION, "tools": TOOLS, "tool_choice": "none"}, backend_of("", PARIS))
+    response, _ = asked_for("", PARIS, tool_choice="none")
     assert "x-unused-fields" not in response.headers
 
 
@@ -136,8 +141,7 @@ def test_an_answer_that_has_to_call_follows_the_functions_schema(choice, sign):
     message, finish = asked(backend_of(sign, PARIS), tool_choice=choice)
     assert (message["content"], finish) == (None, "tool_calls")
     assert json.loads(message["tool_calls"][0]["function"]["arguments"]) == ARGUMENTS[0]
-    body = {"messages": QUESTION, "tools": TOOLS, "tool_choice": choice}
-    response, backend = answered(CHAT, body, backend_of(sign, PARIS))
+    response, backend = asked_for(sign, PARIS, tool_choice=choice)
     assert "x-unused-fields" not in response.headers
     schema = json.loads(backend.asked[0].settings.json_schema)
     jsonschema.validate(json.loads(PARIS), schema)
@@ -146,7 +150,7 @@ def test_an_answer_that_has_to_call_follows_the_functions_schema(choice, sign):
             jsonschema.validate(json.loads(wrong), schema)
     other = jsonschema.Draft202012Validator(schema).is_valid(json.loads(DEEP))
     assert other is (choice == "required")
-    prompt = backend.model.tokenizer.decode(backend.asked[0].ids)
+    prompt = backend.prompt()
     assert prompt.endswith("<tool_call>\n" if sign else "Assistant:\n") and '"weather"' in prompt
 
 
@@ -156,13 +160,12 @@ def test_several_forced_calls_if_they_are_asked_for(sign):
     library = pytest.importorskip("llguidance")
     between = tool_use([Tool.model_validate(tool).function for tool in TOOLS], "required", True, sign, "m").between
     several = between.join([PARIS, DEEP, PARIS])
-    for text, count, finish in ((several, 3, "tool_calls"), (several[:-3], 3, "tool_calls"), (PARIS, 1, "tool_calls")):
-        message, found = asked(backend_of(sign, text), tool_choice="required", parallel_tool_calls=True)
+    for text, count in ((several, 3), (several[:-3], 3), (PARIS, 1)):
+        message, finish = asked(backend_of(sign, text), tool_choice="required", parallel_tool_calls=True)
         arguments = [call["function"]["arguments"] for call in message["tool_calls"]]
-        assert (len(arguments), found, message["content"]) == (count, finish, None)
-        assert [json.loads(each) for each in arguments[: 2 if count > 1 else 1]] == ARGUMENTS[: 2 if count > 1 else 1]
-    body = {"messages": QUESTION, "tools": TOOLS, "tool_choice": "required"}
-    _, backend = answered(CHAT, {**body, "parallel_tool_calls": True}, backend_of(sign, PARIS))
+        assert (len(arguments), finish, message["content"]) == (count, "tool_calls", None)
+        assert [json.loads(each) for each in arguments[:2]] == ARGUMENTS[:count]
+    _, backend = asked_for(sign, PARIS, tool_choice="required", parallel_tool_calls=True)
     matcher, tokens = library.LLMatcher, library.LLTokenizer("byte")
     many = [between.join([PARIS] * count) for count in (8, 9)]
     for text, allowed in ((several, True), (many[0], True), (many[1], False), (f"{PARIS} {DEEP}", False)):
@@ -170,7 +173,7 @@ def test_several_forced_calls_if_they_are_asked_for(sign):
         ids = tokens.tokenize_str(text)
         assert (one.validate_tokens(ids) == len(ids)) is allowed
     for fields in ({}, {"parallel_tool_calls": False}):
-        _, backend = answered(CHAT, {**body, **fields}, backend_of(sign, PARIS))
+        _, backend = asked_for(sign, PARIS, tool_choice="required", **fields)
         assert not backend.asked[0].settings.between
 
 
@@ -196,25 +199,23 @@ def test_a_form_of_the_answer_beside_tools_is_that_of_its_text(sign):
     one, answer = f"{opening}{PARIS}{closing}", '{"depth": 2}'
     two = f"{opening}{PARIS}{between}{DEEP}{closing}"
     for text, count in ((one, 1), (answer, 0), *([(two, 2)] if between else [])):
-        body = {"messages": QUESTION, "tools": TOOLS, **form}
-        response, backend = answered(CHAT, body, backend_of(sign, text))
+        response, backend = asked_for(sign, text, **form)
         choice = response.json()["choices"][0]
         assert len(choice["message"].get("tool_calls", ())) == count and (count or choice["message"]["content"] == text)
         assert follows(backend.asked[0].settings, text) and not follows(backend.asked[0].settings, "I look.")
-    body |= {"parallel_tool_calls": False}
-    _, backend = answered(CHAT, body, backend_of(sign, answer))
+    form |= {"parallel_tool_calls": False}
+    _, backend = asked_for(sign, answer, **form)
     assert follows(backend.asked[0].settings, one) and not follows(backend.asked[0].settings, two)
-    _, backend = answered(CHAT, {**body, "tool_choice": "required"}, backend_of(sign, PARIS))
+    _, backend = asked_for(sign, PARIS, tool_choice="required", **form)
     assert follows(backend.asked[0].settings, PARIS) and not follows(backend.asked[0].settings, answer)
     tool = {"name": "weather", "parameters": {"not": {}}}  # which a grammar cannot follow
-    _, backend = answered(CHAT, {**body, "tools": [{"type": "function", "function": tool}]}, backend_of(sign, answer))
+    _, backend = asked_for(sign, answer, tools=[{"type": "function", "function": tool}], **form)
     assert follows(backend.asked[0].settings, one) and not follows(backend.asked[0].settings, one.replace("wea", "a"))
 
 
 def test_a_forced_call_has_no_argument_that_the_function_does_not_name():
     pytest.importorskip("llguidance")
-    body = {"messages": QUESTION, "tools": TOOLS, "tool_choice": "required"}
-    _, backend = answered(CHAT, body, backend_of("", PARIS))
+    _, backend = asked_for("", PARIS, tool_choice="required")
     valid = jsonschema.Draft202012Validator(json.loads(backend.asked[0].settings.json_schema)).is_valid
     assert valid(json.loads(DEEP)) and valid({"name": "stop", "arguments": {}})
     for name, arguments in (("stop", {"a": 1}), ("list_files", {"depth": 2, "a": 1})):
@@ -237,14 +238,14 @@ TALK = [
 
 
 def test_calls_and_results_are_part_of_the_prompt():
-    _, backend = answered(CHAT, {"messages": TALK, "tools": TOOLS}, backend_of("<tool_call>", "warm"))
-    messages, tools = json.loads(backend.model.tokenizer.decode(backend.asked[0].ids))
+    _, backend = asked_for("<tool_call>", "warm", messages=TALK)
+    messages, tools = json.loads(backend.prompt())
     assert messages[1]["tool_calls"][0]["function"] == {"name": "weather", "arguments": {"city": "Paris"}}
     assert messages[2] == {"role": "tool", "content": "21 degrees", "tool_call_id": "call_1"}
     assert [tool["function"]["name"] for tool in tools] == ["weather", "list_files", "stop"]
     for body in ({"messages": TALK}, {"messages": TALK, "tools": TOOLS}):
         _, backend = answered(CHAT, body, backend_of("", "warm"))
-        prompt = backend.model.tokenizer.decode(backend.asked[0].ids)
+        prompt = backend.prompt()
         assert 'Assistant:\n{"name": "weather", "arguments": {"city": "Paris"}}' in prompt
         assert "User:\nweather returned:\n21 degrees" in prompt
 
@@ -286,7 +287,7 @@ def test_the_same_conversation_as_items_is_the_same_prompt():
         {"type": "function_call", "id": "fc_1", "call_id": "call_1", **CALL["function"]},
         {"type": "function_call_output", "call_id": "call_1", "output": "21 degrees"},
     ]
-    _, one = answered(CHAT, {"messages": TALK, "tools": TOOLS}, backend_of("<tool_call>", "warm"))
+    _, one = asked_for("<tool_call>", "warm", messages=TALK)
     _, other = answered(RESPONSES, {"input": items, "tools": FLAT}, backend_of("<tool_call>", "warm"))
     assert one.asked[0].ids == other.asked[0].ids
 
@@ -328,15 +329,14 @@ def test_tools_of_other_types_are_left_out_and_the_answer_says_so():
     done = json.loads(response.text.split("data: ")[-1])["response"]
     assert [item["type"] for item in done["output"]] == ["function_call"]
     assert [tool["name"] for tool in done["tools"]] == [tool["name"] for tool in FLAT]
-    messages, tools = json.loads(backend.model.tokenizer.decode(backend.asked[0].ids))
+    messages, tools = json.loads(backend.prompt())
     assert tools == TOOLS and [each["role"] for each in messages] == ["system", "user", "assistant", "tool"]
 
 
 @pytest.mark.parametrize("choice", ["auto", "none"])
 def test_an_answer_without_any_function_is_text(choice):
     tools = [{"type": "custom", "custom": {"name": "patch"}}, {"type": "web_search_preview"}]
-    body = {"messages": QUESTION, "tools": tools, "tool_choice": choice}
-    response, _ = answered(CHAT, body, backend_of("<tool_call>", "warm"))
+    response, _ = asked_for("<tool_call>", "warm", tools=tools, tool_choice=choice)
     assert response.json()["choices"][0]["message"] == {"role": "assistant", "content": "warm"}
     assert ("x-unused-fields" in response.headers) == (choice == "auto")
 
@@ -379,22 +379,21 @@ FINE = [  # recursive, but with an end
 
 @pytest.mark.parametrize(("fields", "param", "words"), WRONG)
 def test_wrong_tools_are_a_400_that_names_the_field(fields, param, words):
-    response, backend = answered(CHAT, {"messages": QUESTION, "tools": TOOLS, **fields}, backend_of(""))
+    response, backend = asked_for("", **fields)
     error = response.json()["error"]
     assert (response.status_code, error["param"]) == (400, param) and words in error["message"] and not backend.asked
 
 
 def calling(parameters, choice="required"):
-    """A request with a function of these parameters."""
-    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
-    return {"messages": QUESTION, "tools": [tool], "tool_choice": choice}
+    """Fields of a request with a function of these parameters."""
+    return {"tools": [{"type": "function", "function": {"name": "f", "parameters": parameters}}], "tool_choice": choice}
 
 
 @pytest.mark.parametrize(("parameters", "keyword"), SCHEMAS)
 def test_a_schema_that_cannot_be_followed_is_a_400_that_names_the_keyword(parameters, keyword):
     pytest.importorskip("llguidance")
     for stream in (False, True):
-        response, backend = answered(CHAT, {**calling(parameters), "stream": stream}, backend_of(""))
+        response, backend = asked_for("", **calling(parameters), stream=stream)
         error = response.json()["error"]
         assert (response.status_code, error["param"]) == (400, "tools") and keyword in error["message"]
         assert not backend.asked
@@ -403,7 +402,7 @@ def test_a_schema_that_cannot_be_followed_is_a_400_that_names_the_keyword(parame
 @pytest.mark.parametrize("parameters", FINE)
 def test_a_recursive_schema_whose_values_end_can_be_followed(parameters):
     pytest.importorskip("llguidance")
-    assert answered(CHAT, calling(parameters), backend_of("", '{"name": "f", "arguments": {}}'))[0].status_code == 200
+    assert asked_for("", '{"name": "f", "arguments": {}}', **calling(parameters))[0].status_code == 200
 
 
 @pytest.mark.parametrize("choice", ["auto", "required"])
@@ -411,14 +410,14 @@ def test_a_schema_that_is_nested_too_deep_is_a_400(choice):
     nested = {"type": "object"}
     for _ in range(150):
         nested = {"properties": {"a": nested}}
-    response, _ = answered(CHAT, calling(nested, choice), backend_of("<tool_call>"))
+    response, _ = asked_for("<tool_call>", **calling(nested, choice))
     assert response.status_code == 400 and "nested" in response.json()["error"]["message"]
 
 
 def test_a_schema_may_call_itself():
     pytest.importorskip("llguidance")
     tree = {"type": "object", "properties": {"next": {"$ref": "#"}}, "additionalProperties": False}
-    _, backend = answered(CHAT, calling(tree), backend_of("", "{}"))
+    _, backend = asked_for("", "{}", **calling(tree))
     schema = json.loads(backend.asked[0].settings.json_schema)
     jsonschema.validate({"name": "f", "arguments": {"next": {"next": {}}}}, schema)
     assert not jsonschema.Draft202012Validator(schema).is_valid({"name": "f", "arguments": {"next": {"other": 1}}})
