@@ -70,7 +70,8 @@ def _environment(home: Path) -> dict[str, str]:
     return {**keep, **folders, "HOME": str(home)}
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
@@ -94,7 +95,7 @@ def code_server(directory: Path, extension: Path, settings: dict[str, Any], loca
         [*command, "--install-extension", extension], env=environment, capture_output=True, text=True, timeout=120
     )
     assert installation.returncode == 0, installation.stdout + installation.stderr
-    port = _free_port()
+    port = free_port()
     quiet = ["--auth=none", "--disable-telemetry", "--disable-update-check", "--disable-workspace-trust"]
     if locale:
         _add_language(directory / "user", locale)
@@ -174,10 +175,14 @@ class Editor:
         """Press the button of a message."""
         self.page.locator(".notification-list-item a", has_text=button).click()
 
-    def complete(self, typed: str, shown: str, then: str) -> None:
-        """Type, and accept the suggestion that is shown: the file is this text then."""
+    def suggested(self, typed: str, shown: str) -> str:
+        """Type until a suggestion with these words is shown; it without white space."""
         self.type(typed)
-        self.ghost_text(shown)
+        return self.ghost_text(shown)
+
+    def complete(self, typed: str, shown: str, then: str) -> None:
+        """Accept the suggestion that is shown: the file is this text then."""
+        self.suggested(typed, shown)
         self.press("Tab")
         self.save(then)
 
@@ -201,9 +206,10 @@ class Editor:
         """As fast as a user does."""
         self.page.keyboard.type(text, delay=30)
 
-    def press(self, key: str) -> None:
-        """A key, as Playwright names it."""
-        self.page.keyboard.press(key)
+    def press(self, *keys: str) -> None:
+        """Keys, as Playwright names them, one after the other."""
+        for key in keys:
+            self.page.keyboard.press(key)
 
     def ghost_text(self, expected: str) -> str:
         """Wait until a suggestion with these words is shown; it without white space."""

@@ -45,10 +45,10 @@ def key_file(path: Path, text: str, mode: int = 0o600) -> Path:
 class FakeBackend(Backend):
     """Answers `text` in steps of `step_seconds`; a log-probability is -1/8 for the token's place, from 1. `paused`: no
     steps. `texts` are given to the next answers instead, one each; `script` is the ids of all answers instead. The mean
-    of the hidden states is (3, 4, 0) times the number of ids."""
+    of the hidden states is (3, 4, 0) times the number of ids. `changes` are those of `fake_settings`."""
 
-    def __init__(self, settings=None, model=None, text=TEXT, slots=2, step_seconds=0.0, texts=(), script=None):
-        model, settings = model or fake_model(), settings or fake_settings()
+    def __init__(self, model=None, text=TEXT, slots=2, step_seconds=0.0, texts=(), script=None, **changes):
+        model, settings = model or fake_model(), fake_settings(**changes)
         adapters = [with_adapter(model, name, path) for name, path in settings.adapter]
         super().__init__(model, settings, slots, adapters)
         self.engine_ready, self.text, self.step_seconds, self.paused = True, text, step_seconds, False

@@ -7,7 +7,6 @@ import socket
 import httpx
 import pytest
 from all_routes import BODIES
-from fake_backend import FakeBackend, fake_settings
 from over_http import served
 from pydantic import ValidationError
 
@@ -22,7 +21,7 @@ JSON = {"Content-Type": "application/json"}
 
 @pytest.fixture(scope="module")
 def server():
-    with served(lambda: FakeBackend(fake_settings(max_body=MAXIMUM))) as server:
+    with served(max_body=MAXIMUM) as server:
         yield server
 
 

@@ -3,26 +3,20 @@
 import contextlib
 import re
 import shutil
-import socket
 import subprocess
 import time
 
 import httpx
 import pytest
 from asking import bearer
+from code_server import free_port
 from conftest import ROOT
-from fake_backend import TEXT, FakeBackend, fake_settings, key_file
+from fake_backend import TEXT, key_file
 from over_http import served
 
 NGINX = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
 KEYS = [f"{number:x}" * 16 for number in range(16)]
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(NGINX is None, reason="nginx is not installed")]
-
-
-def free_port():
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
 
 
 @contextlib.contextmanager
@@ -57,8 +51,7 @@ def nginx(directory, port, replicas):
 @pytest.fixture(scope="module")
 def replicas(tmp_path_factory):
     keys = key_file(tmp_path_factory.mktemp("keys") / "keys", "\n".join(KEYS))
-    make = lambda: FakeBackend(fake_settings(api_key_file=keys))  # noqa: E731
-    with served(make) as first, served(make) as second:
+    with served(api_key_file=keys) as first, served(api_key_file=keys) as second:
         yield first, second
 
 

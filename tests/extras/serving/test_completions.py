@@ -1,6 +1,7 @@
 """`/v1/completions` in OpenAI's shape, without an engine."""
 
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -104,7 +105,7 @@ def test_the_list_of_models():
 
 def given(body):
     """The answers that the engine is asked for."""
-    response, backend = answered(PATH, {"prompt": PROMPT, **body}, lambda: FakeBackend(slots=8))
+    response, backend = answered(PATH, {"prompt": PROMPT, **body}, partial(FakeBackend, slots=8))
     assert response.status_code == 200
     return backend.asked
 
@@ -192,7 +193,7 @@ def test_a_block_ends_where_its_language_says():
 )
 def test_a_block_does_not_end_in_a_string_streamed_or_not(language, prompt, text, rest):
     body = {"prompt": prompt, "language": language, "stop_at": "block"}
-    make = lambda: FakeBackend(text=text + rest)  # noqa: E731
+    make = partial(FakeBackend, text=text + rest)
     whole = post(body, make).json()["choices"][0]["text"]
     found = events(post({**body, "stream": True}, make))
     assert whole == "".join(event["choices"][0]["text"] for event in found) == text + "\n" * (language == "Python")

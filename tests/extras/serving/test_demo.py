@@ -20,7 +20,7 @@ FILES = sorted(path for path in ASSETS.iterdir() if path.suffix in TYPES)
 
 def served(**changes):
     """What asks a server with these settings."""
-    backend = FakeBackend(fake_settings(**changes))
+    backend = FakeBackend(**changes)
     transport = httpx.ASGITransport(create_app(backend.settings, backend))
 
     async def asked(path):

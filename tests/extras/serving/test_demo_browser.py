@@ -8,7 +8,7 @@ import math
 
 import pytest
 from code_server import chromium
-from fake_backend import TEXT, FakeBackend, fake_model, fake_settings, key_file
+from fake_backend import TEXT, fake_model, key_file
 from over_http import served
 from run_processes import wait_for
 
@@ -28,7 +28,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright
 
 @pytest.fixture(scope="module")
 def server():
-    with served(lambda: FakeBackend(fake_settings(demo=True), fake_model(context=2048), slots=4)) as server:
+    with served(demo=True, model=fake_model(context=2048), slots=4) as server:
         yield server
 
 
@@ -264,9 +264,8 @@ def demo_of_adapters(browser, tmp_path):
         (tmp_path / name / "adapter_config.json").write_text("{}")
     (tmp_path / "talk" / "serving.json").write_text(json.dumps({"chat": "codegeex2"}))
     adapters = tuple((name, tmp_path / name) for name in ("sql", "talk"))
-    settings = fake_settings(demo=True, adapter=adapters)
     with (
-        served(lambda: FakeBackend(settings, fake_model(context=2048))) as server,
+        served(demo=True, adapter=adapters, model=fake_model(context=2048)) as server,
         contextlib.closing(Demo(browser, server.url).loaded()) as demo,
     ):
         yield demo, server
@@ -534,8 +533,7 @@ def test_small_screens_need_no_sideways_scrolling(browser, server, width):
 
 def test_a_key_is_asked_for_and_kept_in_this_tab_only(browser, tmp_path):
     keys = key_file(tmp_path / "keys", "me correct-horse-battery\n")
-    settings = fake_settings(demo=True, api_key_file=keys)
-    with served(lambda: FakeBackend(settings)) as server, contextlib.closing(Demo(browser, server.url)) as demo:
+    with served(demo=True, api_key_file=keys) as server, contextlib.closing(Demo(browser, server.url)) as demo:
         dialog = demo.page.get_by_role("dialog", name="Key")
         expect(dialog).to_be_visible()
         assert demo.page.locator("#key-wrong").is_hidden()

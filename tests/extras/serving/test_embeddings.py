@@ -4,12 +4,13 @@ import asyncio
 import base64
 import json
 import struct
+from functools import partial
 
 import httpx
 import openai
 import pytest
 from asking import answered, ask, client_of, connected, until
-from fake_backend import FakeBackend, fake_model, fake_settings, key_file, tuned
+from fake_backend import FakeBackend, fake_model, key_file, tuned
 from over_http import served
 
 from ms_codegeex.extras.serving.errors import ApiError
@@ -22,7 +23,7 @@ UNIT = pytest.approx([0.6, 0.8, 0.0])  # the fake backend's (3, 4, 0) times the 
 
 @pytest.fixture(scope="module")
 def server():
-    with served(lambda: FakeBackend(slots=3)) as server:
+    with served(slots=3) as server:
         yield server
 
 
@@ -74,14 +75,14 @@ def test_the_limits_of_a_key_count_inputs(tmp_path):
     keys = key_file(tmp_path / "keys", "me 0123456789abcdef requests-per-minute=5 concurrent=2\n")
     headers = {"Authorization": "Bearer 0123456789abcdef"}
     for count, status in ((5, 200), (6, 400)):  # two at once; six are never allowed
-        make = lambda: FakeBackend(fake_settings(api_key_file=keys), slots=4)  # noqa: E731
+        make = partial(FakeBackend, api_key_file=keys, slots=4)
         response, backend = answered("/v1/embeddings", {"input": ["x"] * count}, make, headers=headers)
         assert response.status_code == status and len(backend.asked) == count * (status == 200)
 
 
 async def test_a_request_without_room_at_its_start_is_refused_and_not_counted(tmp_path):
     keys = key_file(tmp_path / "keys", "me 0123456789abcdef requests-per-minute=45 concurrent=2\n")
-    backend = FakeBackend(fake_settings(api_key_file=keys), slots=4)
+    backend = FakeBackend(api_key_file=keys, slots=4)
     async with connected(backend) as client:
         client.headers["Authorization"] = "Bearer 0123456789abcdef"
         backend.paused = True
@@ -122,7 +123,7 @@ def test_later_inputs_wait_for_room():
 
 
 async def test_the_deadline_is_that_of_all_inputs():
-    backend = FakeBackend(fake_settings(deadline=0.3), slots=1, step_seconds=0.1)
+    backend = FakeBackend(deadline=0.3, slots=1, step_seconds=0.1)
     async with connected(backend) as client:
         response = await client.post("/v1/embeddings", json={"input": ["x"] * 30})
         idle, count = backend.idle, len(backend.asked)

@@ -269,34 +269,6 @@ def test_a_ping_is_answered_between_passes():
     assert [place for place, message in enumerate(messages) if not message] == [0, 3] and len(passes) == 3
 
 
-class LostEngine:
-    """In place of an `EngineProcess`: its connection ends at once, its process does not."""
-
-    def __init__(self, backend):
-        self.backend, self.messages, self.states = backend, [{"slots": 1}, None], []
-
-    async def receive(self):
-        return self.messages.pop(0)
-
-    async def status(self):
-        self.states.append((self.backend.ready, self.backend.idle))
-
-    async def end(self):
-        self.states.append("end")
-
-
-async def test_an_engine_is_not_ready_from_the_end_of_its_connection(monkeypatch):
-    backend = EngineBackend(fake_model(), fake_settings())
-    lost = LostEngine(backend)
-
-    async def start(options):
-        return lost
-
-    monkeypatch.setattr(EngineProcess, "start", start)
-    assert await backend._serve() is None
-    assert lost.states == [(False, True), "end"]
-
-
 async def test_a_process_that_goes_on_without_its_connection_has_no_exit_status(monkeypatch):
     monkeypatch.setattr(engine, "END_SECONDS", 0.0)
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)

@@ -6,7 +6,7 @@ from collections import Counter
 import mindspore as ms
 import pytest
 from asking import connected
-from fake_backend import FakeBackend, fake_settings, key_file
+from fake_backend import FakeBackend, key_file
 from stepped_engine import NumberedEngine, SteppedBackend
 
 from ms_codegeex.extras.serving.keys import read_keys
@@ -225,7 +225,7 @@ async def test_a_stop_text_is_found_across_a_break():
 
 async def test_the_limit_of_a_minute_counts_answers(tmp_path):
     path = key_file(tmp_path / "keys", f"alice {ALICE} requests-per-minute=5\n")
-    backend = FakeBackend(fake_settings(api_key_file=path), slots=8)
+    backend = FakeBackend(api_key_file=path, slots=8)
     async with connected(backend) as client:
         client.headers["Authorization"] = f"Bearer {ALICE}"
         bodies = [{"n": 3}, {"prompt": ["x", "y", "z"]}, {"n": 2}, {}, {"n": 6}]
@@ -238,7 +238,7 @@ async def test_the_limit_of_a_minute_counts_answers(tmp_path):
 
 
 async def test_more_answers_than_a_minute_has_are_never_possible():
-    async with connected(FakeBackend(fake_settings(requests_per_minute=5), slots=8)) as client:
+    async with connected(FakeBackend(requests_per_minute=5, slots=8)) as client:
         response = await client.post(PATH, json={"prompt": "x", "n": 8})
     assert response.status_code == 400 and response.json()["error"]["param"] == "n"
 
@@ -246,7 +246,7 @@ async def test_more_answers_than_a_minute_has_are_never_possible():
 async def test_a_weight_in_the_file_of_keys(tmp_path):
     path = key_file(tmp_path / "keys", f"alice {ALICE} weight=3\nflooder {FLOODER}\n")
     assert [key.weight for key in read_keys(path)] == [3, 1]
-    backend = FakeBackend(fake_settings(api_key_file=path))
+    backend = FakeBackend(api_key_file=path)
     async with connected(backend) as client:
         await client.post(PATH, json={"prompt": "x"}, headers={"Authorization": f"Bearer {ALICE}"})
     assert backend.asked[0].weight == 3

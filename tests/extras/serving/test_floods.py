@@ -18,7 +18,7 @@ import httpx
 import pytest
 from asking import bearer, connected, raw, running, until
 from conftest import ROOT
-from fake_backend import TEXT, FakeBackend, fake_settings, key_file
+from fake_backend import TEXT, FakeBackend, key_file
 from over_http import served
 
 from ms_codegeex.extras.serving.admission import Admission, Caller
@@ -59,8 +59,7 @@ def test_a_key_that_retries_on_many_connections_leaves_room_for_another(keys):
         await asyncio.gather(*greedy)
         return [response.status_code for response in found]
 
-    make = lambda: FakeBackend(fake_settings(api_key_file=keys, max_queue=4), step_seconds=0.002)  # noqa: E731
-    with served(make) as server:
+    with served(api_key_file=keys, max_queue=4, step_seconds=0.002) as server:
         assert running(asked(server.url)) == [200] * 20
     assert statuses.count(200) > 20  # the slots are used by both
 
@@ -69,7 +68,7 @@ def test_a_key_that_retries_on_many_connections_leaves_room_for_another(keys):
 async def test_a_caller_without_a_place_is_refused_before_its_body_is_parsed(path):
     """The refusal is the queue's, though the body is not JSON; other routes are answered."""
     wrong_body = {"content": b"{", "headers": {"Content-Type": "application/json"}}
-    backend = FakeBackend(fake_settings(max_queue=0), slots=1)
+    backend = FakeBackend(max_queue=0, slots=1)
     async with connected(backend) as client:
         backend.paused = True
         first = asyncio.ensure_future(client.post(PATH, json={"prompt": "x", "max_tokens": 1}))
@@ -92,8 +91,10 @@ def test_an_answer_that_was_closed_a_moment_ago_does_not_count(keys):
         connection.request("POST", PATH, body, {"Content-Type": "application/json", **bearer(FEW)})
         return connection.getresponse()
 
-    make = lambda: FakeBackend(fake_settings(api_key_file=keys), slots=4, step_seconds=0.01)  # noqa: E731
-    with served(make) as server, contextlib.closing(http.client.HTTPConnection(*place(server.url), timeout=60)) as kept:
+    with (
+        served(api_key_file=keys, slots=4, step_seconds=0.01) as server,
+        contextlib.closing(http.client.HTTPConnection(*place(server.url), timeout=60)) as kept,
+    ):
         for _ in range(20):
             streaming = http.client.HTTPConnection(*place(server.url), timeout=60)
             response = ask(streaming, True)
@@ -108,9 +109,8 @@ def test_an_answer_that_was_closed_a_moment_ago_does_not_count(keys):
 def test_a_refusal_reaches_a_client_that_sends_all_of_a_long_body_first(keys):
     """urllib, which closes its connection after each request."""
     body = json.dumps({"prompt": "x" * 3_000_000}).encode()
-    make = lambda: FakeBackend(fake_settings(api_key_file=keys), slots=4)  # noqa: E731
 
-    with served(make) as server, socket.create_connection(place(server.url)) as held:
+    with served(api_key_file=keys, slots=4) as server, socket.create_connection(place(server.url)) as held:
         server.backend.paused = True
         held.sendall(raw({"prompt": "x", "n": 2}, AUTHORIZED.format(FEW)))
         while server.backend.active < 2:
@@ -124,7 +124,7 @@ def test_a_refusal_reaches_a_client_that_sends_all_of_a_long_body_first(keys):
 
 
 async def test_the_newest_answers_of_the_client_with_the_most_give_way():
-    backend = FakeBackend(fake_settings(max_queue=6), slots=1)
+    backend = FakeBackend(max_queue=6, slots=1)
     backend.paused = True
 
     def asked(client):
@@ -176,8 +176,7 @@ def test_a_keys_concurrent_counts_answers_and_not_connections(keys):
             wrong = await client.post(PATH, json={"prompt": 5})
             return [second, many, wrong, tokens, await client.post(PATH, json={"prompt": "x", "n": 2})]
 
-    make = lambda: FakeBackend(fake_settings(api_key_file=keys), slots=4)  # noqa: E731
-    with served(make) as server, contextlib.ExitStack() as stack:
+    with served(api_key_file=keys, slots=4) as server, contextlib.ExitStack() as stack:
         for _ in range(2):  # connections whose request has not come yet count for nothing
             idle = stack.enter_context(socket.create_connection(place(server.url)))
             idle.sendall(raw("x", AUTHORIZED.format(FEW))[:-3])
@@ -202,10 +201,7 @@ def status(url, path="/health"):
 
 
 def test_idle_connections_make_room_for_new_ones(capsys):
-    with (
-        served(lambda: FakeBackend(fake_settings(max_connections=12), slots=4)) as server,
-        contextlib.ExitStack() as stack,
-    ):
+    with served(max_connections=12, slots=4) as server, contextlib.ExitStack() as stack:
         server.backend.paused = True
         busy = stack.enter_context(socket.create_connection(place(server.url)))
         busy.sendall(raw({"prompt": "x"}, "Connection: close"))
@@ -226,10 +222,7 @@ def test_idle_connections_make_room_for_new_ones(capsys):
 
 
 def test_a_connection_beyond_the_limit_gets_a_503_if_all_others_are_busy(capsys):
-    with (
-        served(lambda: FakeBackend(fake_settings(max_connections=3), slots=4)) as server,
-        contextlib.ExitStack() as stack,
-    ):
+    with served(max_connections=3, slots=4) as server, contextlib.ExitStack() as stack:
         server.backend.paused = True
         for _ in range(3):
             stack.enter_context(socket.create_connection(place(server.url))).sendall(raw({"prompt": "x"}))
@@ -248,10 +241,7 @@ def test_a_connection_beyond_the_limit_gets_a_503_if_all_others_are_busy(capsys)
 
 def test_requests_without_the_end_of_their_bodies_do_not_keep_others_out(capsys, keys):
     """Also of a client with a key."""
-    with (
-        served(lambda: FakeBackend(fake_settings(max_connections=12, api_key_file=keys))) as server,
-        contextlib.ExitStack() as stack,
-    ):
+    with served(max_connections=12, api_key_file=keys) as server, contextlib.ExitStack() as stack:
         begun = raw({"prompt": "x"}, AUTHORIZED.format(GREEDY))[:-5]
         for _ in range(60):
             stack.enter_context(socket.create_connection(place(server.url))).sendall(begun)
@@ -351,25 +341,3 @@ def test_a_flood_is_reported_once_and_the_next_one_again(capsys):
     now[0] += QUIET_SECONDS
     flood.report("again")
     assert capsys.readouterr().err == "again\n"
-
-
-@pytest.mark.slow
-def test_1200_idle_sockets_leave_the_server_in_good_health(capsys):
-    """More than `--max-connections`; half of them have sent the beginning of a request."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < 8000:
-        pytest.skip("needs 8,000 descriptors for both sides")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 8000), hard))
-    try:
-        with served(FakeBackend) as server, contextlib.ExitStack() as stack:
-            for number in range(1200):
-                idle = stack.enter_context(socket.create_connection(place(server.url), 60))
-                if number % 2:
-                    idle.sendall(f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\n".encode())
-                if number % 100 == 99:
-                    assert status(server.url) == 200
-            response = httpx.post(f"{server.url}{PATH}", json={"prompt": "x", "max_tokens": 4}, timeout=60)
-            assert response.status_code == 200
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert len(capsys.readouterr().err.splitlines()) < 10

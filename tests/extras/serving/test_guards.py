@@ -4,6 +4,7 @@ import asyncio
 import errno
 import json
 import os
+from functools import partial
 from unittest.mock import create_autospec
 
 import pytest
@@ -36,7 +37,7 @@ def keys(tmp_path):
 
 
 def guarded(keys, **settings):
-    return lambda: FakeBackend(fake_settings(api_key_file=keys, **settings))
+    return lambda: FakeBackend(api_key_file=keys, **settings)
 
 
 async def test_every_route_needs_a_key(keys):
@@ -105,7 +106,7 @@ async def test_limits_of_a_key_and_of_the_server(keys):
 
 
 async def test_the_limit_of_a_server_without_keys_names_none():
-    async with connected(FakeBackend(fake_settings(requests_per_minute=1))) as client:
+    async with connected(FakeBackend(requests_per_minute=1)) as client:
         _, refused = [await client.post(PATH, json=BODY) for _ in range(2)]
     message = refused.json()["error"]["message"]
     assert message.startswith("Rate limit reached: at most 1 answers in a minute. Please")
@@ -173,7 +174,7 @@ OTHER_PAGES = [
 async def test_origins_are_named_by_patterns_and_as_users_write_them(entry):
     """Others are refused also where a browser asks nobody first: a form can post text/plain, and work is done."""
     asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Private-Network": "true"}
-    async with connected(FakeBackend(fake_settings(cors=(entry,)))) as client:
+    async with connected(FakeBackend(cors=(entry,))) as client:
         for origin in [*NAMED[entry], *OTHER_PAGES]:
             response = await client.post(PATH, json=BODY, headers={"Origin": origin})
             preflight = await client.options(PATH, headers={"Origin": origin, **asked})
@@ -196,7 +197,7 @@ NO_ORIGINS = [
 @pytest.mark.parametrize("origin", NO_ORIGINS)
 def test_origins_that_no_browser_sends_are_refused(origin):
     async def made():
-        backend = FakeBackend(fake_settings(cors=(origin,)))
+        backend = FakeBackend(cors=(origin,))
         create_app(backend.settings, backend)
 
     with pytest.raises(UserError, match="--cors"):
@@ -234,13 +235,13 @@ def test_the_access_log_says_who_asked_what_and_no_text(keys, tmp_path):
 
 def test_prompts_are_logged_if_asked_for(tmp_path):
     log = tmp_path / "access.jsonl"
-    make = lambda: FakeBackend(fake_settings(access_log=str(log), log_prompts=True))  # noqa: E731
+    make = partial(FakeBackend, access_log=str(log), log_prompts=True)
     ask("POST", PATH, make, json={"prompt": ["a = ", "b\n"], "max_tokens": 1})
     assert lines_of(log)[0]["prompts"] == ["a = ", "b\n"]
 
 
 def test_the_log_on_standard_output(capfd):
-    ask("GET", "/health", lambda: FakeBackend(fake_settings(access_log="-")))
+    ask("GET", "/health", partial(FakeBackend, access_log="-"))
     assert json.loads(capfd.readouterr().out)["route"] == "/health"
 
 
@@ -288,7 +289,7 @@ def test_lines_for_which_there_was_no_room_follow(record, tmp_path, monkeypatch,
 
 async def test_a_log_that_was_moved_away_is_opened_again(tmp_path):
     log = tmp_path / "access.jsonl"
-    async with connected(FakeBackend(fake_settings(access_log=str(log)))) as client:
+    async with connected(FakeBackend(access_log=str(log))) as client:
         await client.get("/health")
         log.rename(tmp_path / "old.jsonl")
         await client.get("/ready")
@@ -299,7 +300,7 @@ async def test_a_log_that_was_moved_away_is_opened_again(tmp_path):
 
 def test_a_log_that_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(UserError, match="--access-log"):
-        ask("GET", "/health", lambda: FakeBackend(fake_settings(access_log=str(tmp_path / "no" / "file"))))
+        ask("GET", "/health", lambda: FakeBackend(access_log=str(tmp_path / "no" / "file")))
 
 
 NO_IDS = ["", "a" * 65, "a b", "a\tb", "é", "%0d%0aSet-Cookie: a=b", "<script>", "a\x0bSet-Cookie: a=b"]
@@ -314,7 +315,7 @@ def test_a_request_id_is_kept_if_it_is_harmless(given):
 def test_a_mistake_of_the_server_has_an_id_and_a_line_in_the_log(tmp_path, monkeypatch):
     broken = create_autospec(FakeBackend.check_room, side_effect=ZeroDivisionError("secret"))
     monkeypatch.setattr(FakeBackend, "check_room", broken)
-    make = lambda: FakeBackend(fake_settings(access_log=str(tmp_path / "log")))  # noqa: E731
+    make = partial(FakeBackend, access_log=str(tmp_path / "log"))
     response = ask("POST", PATH, make, json=BODY, headers={"X-Request-Id": "abc"})
     assert (response.status_code, response.headers["X-Request-Id"]) == (500, "abc")
     assert response.json()["error"]["type"] == "server_error" and "secret" not in response.text
@@ -356,7 +357,7 @@ def test_readiness_is_red_while_the_model_loads_and_when_the_server_ends():
     assert states() == (200, "ready")
     assert states(engine_ready=False) == (503, "loading")
     assert states(draining=True) == (503, "draining")
-    assert ask("GET", "/health", lambda: FakeBackend()).json() == {"status": "ok"}
+    assert ask("GET", "/health", FakeBackend).json() == {"status": "ok"}
 
 
 def test_default_settings_are_closed():

@@ -7,7 +7,7 @@ import httpx
 import openai
 import pytest
 from asking import client_of
-from fake_backend import TEXT, FakeBackend, fake_settings, key_file
+from fake_backend import TEXT, FakeBackend, key_file
 from over_http import served
 
 KEY = "0123456789abcdef"
@@ -19,8 +19,7 @@ TOKENS = len(FakeBackend().model.tokenizer.encode(TEXT))
 def server(tmp_path_factory):
     text = f"me {KEY}\nslow fedcba9876543210 requests-per-minute=1\n"
     keys = key_file(tmp_path_factory.mktemp("keys") / "keys", text)
-    settings = fake_settings(api_key_file=keys, max_queue=2, max_body=20_000, deadline=20.0)
-    with served(lambda: FakeBackend(settings)) as server:
+    with served(api_key_file=keys, max_queue=2, max_body=20_000, deadline=20.0) as server:
         yield server
 
 

@@ -18,7 +18,7 @@ import pytest
 import small_models
 import yaml
 from conftest import ROOT, command
-from fake_backend import FakeBackend, fake_model, fake_settings, key_file
+from fake_backend import FakeBackend, fake_model, key_file
 from over_http import served
 from prometheus_client.parser import text_string_to_metric_families
 from served import served as served_model
@@ -50,7 +50,7 @@ def table(heading):
 def server(tmp_path_factory):
     model, adapter = fake_model(name="codegeex-13b", context=512), tmp_path_factory.mktemp("sql")
     (adapter / "adapter_config.json").write_text("{}")
-    with served(lambda: FakeBackend(fake_settings(demo=True, adapter=(("sql", adapter),)), model)) as server:
+    with served(demo=True, adapter=(("sql", adapter),), model=model) as server:
         yield server
 
 

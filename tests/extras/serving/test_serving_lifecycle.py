@@ -13,7 +13,7 @@ import httpx
 import pytest
 from asking import connected, events, raw, running, until
 from conftest import ROOT
-from fake_backend import TEXT, FakeBackend, fake_settings
+from fake_backend import TEXT, FakeBackend
 
 from ms_codegeex.extras.serving import connections, guards
 from ms_codegeex.extras.serving.app import create_app
@@ -42,7 +42,7 @@ async def listening(backend):
 @pytest.mark.parametrize("moment", ["queued", "before the first piece", "between pieces"])
 async def test_a_client_that_leaves_frees_its_slot_and_is_in_the_log(stream, moment, tmp_path):
     log = tmp_path / "log"
-    backend = FakeBackend(fake_settings(access_log=str(log)), slots=1)
+    backend = FakeBackend(access_log=str(log), slots=1)
     async with listening(backend) as address:
         backend.paused = True
         others = [backend.answer([1], SETTINGS)] if moment == "queued" else []
@@ -64,7 +64,7 @@ async def test_a_client_that_leaves_frees_its_slot_and_is_in_the_log(stream, mom
 
 
 async def test_several_answers_are_taken_together_or_not_at_all():
-    backend = FakeBackend(fake_settings(max_queue=2), slots=2)
+    backend = FakeBackend(max_queue=2, slots=2)
     backend.paused = True
     async with connected(backend) as client:
         first = asyncio.ensure_future(client.post(PATH, json={"prompt": "x", "n": 2}))
@@ -79,7 +79,7 @@ async def test_several_answers_are_taken_together_or_not_at_all():
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_deadline_ends_a_request_wherever_it_is(stream):
-    backend = FakeBackend(fake_settings(deadline=0.2), slots=1)
+    backend = FakeBackend(deadline=0.2, slots=1)
     backend.paused = True
     async with connected(backend) as client:
         asked = [client.post(PATH, json={"prompt": "x", "stream": stream}) for _ in range(3)]
@@ -90,7 +90,7 @@ async def test_a_deadline_ends_a_request_wherever_it_is(stream):
 
 
 async def test_a_stream_that_fails_ends_with_an_error_event():
-    backend = FakeBackend(fake_settings(deadline=0.3), slots=1, step_seconds=0.05)
+    backend = FakeBackend(deadline=0.3, slots=1, step_seconds=0.05)
     async with connected(backend) as client:
         response = await client.post(PATH, json={"prompt": "x", "stream": True})
     lines = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
@@ -141,14 +141,14 @@ async def test_a_client_that_sends_all_before_it_reads_gets_its_413(chunked, mon
             client.sendall(b"0\r\n\r\n" if chunked else b"")
             return client.recv(100)
 
-    async with listening(FakeBackend(fake_settings(max_body=size))) as address:
+    async with listening(FakeBackend(max_body=size)) as address:
         found = await asyncio.to_thread(exchange, address)
     assert found.startswith(b"HTTP/1.1 413 ")
 
 
 async def test_reading_after_a_413_ends(monkeypatch):
     monkeypatch.setattr(guards, "DRAIN_SECONDS", 0.1)
-    async with listening(FakeBackend(fake_settings(max_body=10))) as address:
+    async with listening(FakeBackend(max_body=10)) as address:
         reader, writer = await asyncio.open_connection(*address)
         writer.write(CLOSING + b"Content-Length: 11\r\n\r\n")
         answer = await reader.read()  # to the end of the connection
@@ -158,7 +158,7 @@ async def test_reading_after_a_413_ends(monkeypatch):
 
 async def test_a_client_that_leaves_within_its_body_is_not_counted_as_wrong(tmp_path):
     log = tmp_path / "log"
-    async with listening(FakeBackend(fake_settings(access_log=str(log)))) as address:
+    async with listening(FakeBackend(access_log=str(log))) as address:
         _, writer = await asyncio.open_connection(*address)
         writer.write(raw({"prompt": "x"})[:-5])
         await writer.drain()

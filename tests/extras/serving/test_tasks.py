@@ -1,6 +1,7 @@
 """`/v1/code/...` over HTTP, without an engine."""
 
 import asyncio
+from functools import partial
 
 import pytest
 from asking import answered, ask, connected, events
@@ -31,7 +32,7 @@ ANSWERS = {  # what the model writes, and what the client gets
 
 def task(name, answer=None, **body):
     languages = {"source_language": "py", "target_language": "C++"} if name == "translate" else {"language": "Python"}
-    make = lambda: FakeBackend(text=answer or ANSWERS[name][0])  # noqa: E731
+    make = partial(FakeBackend, text=answer or ANSWERS[name][0])
     return answered(f"/v1/code/{name}", {"code": CODE, **languages, **body}, make)
 
 
@@ -121,5 +122,5 @@ def test_unknown_tasks_and_models():
 def test_codegen_gets_no_tag_lines():
     tokenizer = load_tokenizer("codegen-multi")
     model = fake_model(family="codegen", tokenizer=tokenizer, allowed=tokenizer.vocab_size, context=1024)
-    _, backend = answered("/v1/code/explain", {"code": CODE, "language": "Python"}, lambda: FakeBackend(model=model))
+    _, backend = answered("/v1/code/explain", {"code": CODE, "language": "Python"}, partial(FakeBackend, model=model))
     assert "language:" not in tokenizer.decode(backend.asked[0].ids)

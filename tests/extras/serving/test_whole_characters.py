@@ -131,7 +131,7 @@ def test_infill_gives_no_half_character():
     ids = cached_tokenizer().encode(ANSWER)
     for count in range(1, len(ids) + 1):
         body = {"input_prefix": "x = 1  ", "input_suffix": "", "n_predict": count}
-        text = ask("POST", "/infill", lambda: FakeBackend(text=ANSWER), json=body).json()["content"]
+        text = ask("POST", "/infill", partial(FakeBackend, text=ANSWER), json=body).json()["content"]
         assert REPLACEMENT not in text and ANSWER.startswith(text)
 
 

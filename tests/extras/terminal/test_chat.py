@@ -7,11 +7,26 @@ import sys
 
 import pytest
 from conftest import command_here
+from fake_backend import fake_model
+from over_http import served
 from pseudo_terminal import Terminal
 
 from ms_codegeex.extras.shared.server_answers import AnswerPart
 from ms_codegeex.extras.terminal.chat import Chat, edit_lines
 from ms_codegeex.generation.sampling import SamplingSettings
+
+
+@pytest.fixture(scope="module")
+def serving():
+    with served(model=fake_model(context=1024)) as serving:
+        yield serving
+
+
+@pytest.fixture
+def server(serving):
+    yield serving
+    serving.backend.asked.clear()
+    serving.backend.texts.clear()
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import httpx
 import openai
 import pytest
 from conftest import ROOT, command_here
-from fake_backend import TEXT, FakeBackend, fake_settings, key_file
+from fake_backend import TEXT, fake_model, key_file
 from openai_server import Server
 from over_http import served
 from pseudo_terminal import Terminal
@@ -22,6 +22,19 @@ from ms_codegeex import cli
 from ms_codegeex.extras.shared.server_answers import AnswerPart
 
 HOSTILE = "a\x1b[31mb\x1b]0;owned\x07\u202ec\r\n"
+
+
+@pytest.fixture(scope="module")
+def serving():
+    with served(model=fake_model(context=1024)) as serving:
+        yield serving
+
+
+@pytest.fixture
+def server(serving):
+    yield serving
+    serving.backend.asked.clear()
+    serving.backend.texts.clear()
 
 
 def complete(server, *words):
@@ -170,7 +183,7 @@ def test_no_server_names_both_ways_to_get_one(monkeypatch):
 
 def test_keys_are_read_from_a_file(tmp_path):
     keys, key = key_file(tmp_path / "keys", "me correct-horse-battery\n"), tmp_path / "key"
-    with served(lambda: FakeBackend(fake_settings(api_key_file=keys))) as server:
+    with served(api_key_file=keys) as server:
         refused = complete(server, "x")
         assert refused.returncode == 2 and "--api-key-file" in refused.stderr
         key.write_text("correct-horse-battery\n")
