@@ -278,7 +278,7 @@ async def test_a_process_that_goes_on_without_its_connection_has_no_exit_status(
 
 
 async def test_a_process_that_is_killed_is_started_again(monkeypatch, tmp_path):
-    """A made-up one; test_serving_engine.py has one with a model."""
+    """A made-up one; test_serving_faults.py has one with a model."""
     program = tmp_path / "python"
     script = Path(__file__).with_name("counting_process.py")
     program.write_text(f'#!/bin/sh\nshift 2\nexec "{sys.executable}" "{script}" "$@"\n')

@@ -1,7 +1,6 @@
 """The server with a real engine: answers are the bare engine's, whatever else happens."""
 
 import json
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -259,26 +258,3 @@ def test_a_very_low_temperature_is_greedy(server):
     (greedy,) = complete(server, **body, temperature=0)["choices"]
     for temperature in (1e-300, 1e-40, 1e-6):
         assert complete(server, **body, temperature=temperature)["choices"] == [greedy]
-
-
-@pytest.mark.slow  # test_engine_program.py has one without a model
-def test_an_engine_that_is_killed_is_started_again(server, generator):
-    """Last of the tests with this server."""
-    wanted = expected(generator, PROMPTS[0], temperature=0.0)[0].text
-    body = {"prompt": PROMPTS[0], "max_tokens": 400, "temperature": 0, "logit_bias": {"50256": -100}}
-    url, engine = f"{server.url}/v1/completions", server.engine()
-    with ThreadPoolExecutor(1) as pool, httpx.stream("POST", url, json={**body, "stream": True}, timeout=300) as stream:
-        lines = stream.iter_lines()
-        next(lines)
-        whole = pool.submit(httpx.post, url, json=body, timeout=300)
-        for _ in range(20):
-            next(lines)
-        engine.kill()
-        last = [line for line in lines if line][-1]
-        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "engine_lost"
-        assert whole.result().status_code == 503
-    while (response := httpx.post(url, json={**body, "max_tokens": 16}, timeout=300)).status_code != 200:
-        assert response.status_code == 503 and "Retry-After" in response.headers
-        assert httpx.get(f"{server.url}/health").status_code == 200
-        time.sleep(0.1)
-    assert response.json()["choices"][0]["text"] == wanted and server.engine().pid != engine.pid

@@ -145,6 +145,7 @@ def test_an_engine_that_hangs_is_replaced(model, tmp_path):
         engine.suspend()
         response = post(server, **LONG)
         assert response.status_code == 503 and response.json()["error"]["code"] == "engine_lost"
+        assert "Retry-After" in response.headers and httpx.get(f"{server.url}/health").status_code == 200
         while (response := post(server, **LONG)).status_code == 503:
             time.sleep(0.1)
         assert response.json()["choices"][0]["text"] == text and not engine.is_running()
