@@ -32,6 +32,7 @@ def post(path, body, headers=None):
     return response
 
 
+MARKS = ("user", "code_suffix", "code_prefix", "code_middle", "assistant", "endoftext")
 FILES = ["/src/", "#- coding: utf-8", "```"]
 STREAMED = {"model": "fake", "max_tokens": 64, "stream": True}
 OURS = {
@@ -46,7 +47,7 @@ BODIES = {
         **STREAMED,
         "prompt": "<|user|>\n###PATH:a.py\n###LANGUAGE:Python\n###MODE:BLOCK\n"
         f"<|code_suffix|>{SUFFIX}<|code_prefix|>{PREFIX}<|code_middle|><|assistant|>\n",
-        "stop": ["<|user|>", "<|code_suffix|>", "<|code_prefix|>", "<|code_middle|>", "<|assistant|>", *FILES],
+        "stop": [*(f"<|{mark}|>" for mark in MARKS), *FILES],
     },
     # `kind = "openai/completion"`: it stops reading at the first event with a finish_reason.
     **{
@@ -72,8 +73,7 @@ BODIES = {
     "llama.vscode": {
         "model": "",
         "prompt": f"<|fim_prefix|>{PREFIX}<|fim_suffix|>{SUFFIX}<|fim_middle|>",
-        "temperature": 0.1,
-        "stream": False,
+        **{"max_tokens": 64, "temperature": 0.1, "top_p": 0.99, "stream": False},
     },
     "our extension": OURS,
     "our extension with candidates": {**OURS, "n": 3, "temperature": 0.8},

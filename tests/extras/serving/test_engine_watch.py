@@ -108,7 +108,7 @@ def test_a_model_that_cannot_be_loaded_at_the_start_is_the_users_mistake(monkeyp
 
 async def test_an_engine_is_not_ready_from_the_end_of_its_connection(monkeypatch):
     """Its process may go on."""
-    backend, made = engines(monkeypatch, (HELLO, True))
+    backend, made = engines(monkeypatch, (HELLO, False))
     states = []
 
     async def status(self):
