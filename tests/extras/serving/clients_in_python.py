@@ -61,7 +61,6 @@ def mistakes(ask):
 
 
 def tools_of_openai():
-
     client, tool = openai.OpenAI(base_url=URL, api_key=KEY), openai.pydantic_function_tool(Person)
     said = {"model": "fake", "messages": [{"role": "user", "content": "x"}]}
     found = client.chat.completions.parse(**said, tools=[tool], tool_choice="required")
