@@ -52,10 +52,7 @@ OPTIONS = Actions(
             [AdaptersOptions, JsonOption],
         ),
         "merge": ("write the model directory of a model with its adapters added", [MergeOptions, JsonOption]),
-        "unmerge": (
-            "write the model directory of a merged model without its adapters",
-            [UnmergeOptions, JsonOption],
-        ),
+        "unmerge": ("write the model directory of a merged model without its adapters", [UnmergeOptions, JsonOption]),
     }
 )
 

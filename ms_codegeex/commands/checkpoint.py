@@ -93,10 +93,7 @@ OPTIONS = Actions(
             [RewriteOptions, MeshOptions, JsonOption],
         ),
         "merge": ("write complete tensors into one file", [RewriteOptions, JsonOption]),
-        "diff": (
-            "show which tensors differ and by how much; exit status 1 if any does",
-            [DiffOptions, JsonOption],
-        ),
+        "diff": ("show which tensors differ and by how much; exit status 1 if any does", [DiffOptions, JsonOption]),
     }
 )
 

@@ -64,14 +64,8 @@ WRITTEN = (TableOptions, JsonOption)
 OPTIONS = Actions(
     {
         "make": ("make a table from hccn.conf files or lists of addresses", [ServersOptions, *WRITTEN]),
-        "merge": (
-            "merge several tables into one; ranks are renumbered in the given order",
-            [TablesOptions, *WRITTEN],
-        ),
-        "check": (
-            "check every rule and report the first violation by its JSON path",
-            [CheckOptions, JsonOption],
-        ),
+        "merge": ("merge several tables into one; ranks are renumbered in the given order", [TablesOptions, *WRITTEN]),
+        "check": ("check every rule and report the first violation by its JSON path", [CheckOptions, JsonOption]),
     }
 )
 

@@ -153,11 +153,7 @@ def ends(text: Continuation, ending: Ending, lines: IndentStop) -> Callable[[int
 
 
 def _loaded(
-    model: Path | LoadedModel,
-    adapters: Mapping[str, str],
-    prefix_bytes: int | None,
-    mixed_rows: int,
-    **options: Any,
+    model: Path | LoadedModel, adapters: Mapping[str, str], prefix_bytes: int | None, mixed_rows: int, **options: Any
 ) -> Generator:
     if options.get("device") == "gpu":
         from ms_codegeex.base.cuda.libraries import prepare

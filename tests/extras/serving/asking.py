@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
 import httpx
+import openai
 from fake_backend import FakeBackend
 
 from ms_codegeex.extras.serving.app import create_app
@@ -55,6 +56,23 @@ def ask_all(path: str, bodies: Sequence[Any], make: Callable[[], FakeBackend] = 
             return [await client.post(path, content=json.dumps(body), headers=headers) for body in bodies]
 
     return running(asked())
+
+
+def client_of(server: Any, **options: Any) -> openai.OpenAI:
+    """OpenAI's own client of a server with this `url`."""
+    return openai.OpenAI(**{"base_url": f"{server.url}/v1", "api_key": "none", "max_retries": 0, **options})
+
+
+def bearer(key: str) -> dict[str, str]:
+    """Headers with an API key."""
+    return {"Authorization": f"Bearer {key}"}
+
+
+def raw(body: Any, *headers: str) -> bytes:
+    """The bytes of a POST for a completion."""
+    data = json.dumps(body).encode()
+    lines = ["POST /v1/completions HTTP/1.1", "Host: localhost", "Content-Type: application/json", *headers]
+    return "\r\n".join([*lines, f"Content-Length: {len(data)}", "", ""]).encode() + data
 
 
 def running(work: Coroutine[Any, Any, Any]) -> Any:

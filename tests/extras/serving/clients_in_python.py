@@ -6,6 +6,9 @@ import sys
 import warnings
 from importlib.metadata import version
 
+import openai
+from pydantic import BaseModel
+
 warnings.filterwarnings("ignore")
 URL, KEY, SLOW = sys.argv[1:]
 MISTAKES = {
@@ -17,8 +20,12 @@ MISTAKES = {
 }
 
 
+class Person(BaseModel):
+    name: str
+    age: int
+
+
 def with_openai(text="x", key=KEY, model="fake", **more):
-    import openai
 
     client = openai.OpenAI(base_url=URL, api_key=key, max_retries=0)
     client.chat.completions.create(model=model, messages=[{"role": "user", "content": text}], **more)
@@ -54,13 +61,6 @@ def mistakes(ask):
 
 
 def tools_of_openai():
-    import openai
-    from pydantic import BaseModel
-
-    class Person(BaseModel):
-        name: str
-        age: int
-
     client, tool = openai.OpenAI(base_url=URL, api_key=KEY), openai.pydantic_function_tool(Person)
     said = {"model": "fake", "messages": [{"role": "user", "content": "x"}]}
     found = client.chat.completions.parse(**said, tools=[tool], tool_choice="required")
@@ -79,12 +79,6 @@ def tools_of_litellm():
 
 def tools_of_instructor():
     import instructor
-    import openai
-    from pydantic import BaseModel
-
-    class Person(BaseModel):
-        name: str
-        age: int
 
     client = instructor.from_openai(openai.OpenAI(base_url=URL, api_key=KEY))
     asked = {"model": "fake", "messages": [{"role": "user", "content": "x"}]}
@@ -135,11 +129,6 @@ def tools_of_langchains_agents():
 
 def tools_of_langchain():
     from langchain_openai import ChatOpenAI
-    from pydantic import BaseModel
-
-    class Person(BaseModel):
-        name: str
-        age: int
 
     model = ChatOpenAI(base_url=URL, api_key=KEY, model="fake")
     return model.with_structured_output(Person, method="function_calling").invoke("x").model_dump()

@@ -70,7 +70,8 @@ def _environment(home: Path) -> dict[str, str]:
     return {**keep, **folders, "HOME": str(home)}
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
@@ -94,7 +95,7 @@ def code_server(directory: Path, extension: Path, settings: dict[str, Any], loca
         [*command, "--install-extension", extension], env=environment, capture_output=True, text=True, timeout=120
     )
     assert installation.returncode == 0, installation.stdout + installation.stderr
-    port = _free_port()
+    port = free_port()
     quiet = ["--auth=none", "--disable-telemetry", "--disable-update-check", "--disable-workspace-trust"]
     if locale:
         _add_language(directory / "user", locale)
@@ -159,33 +160,56 @@ class Editor:
         self.page.locator(".tabs-container .tab", has_text=self.file.name).wait_for()
         self.page.locator(".editor-instance .monaco-editor .view-lines").first.wait_for()
         self.page.locator(".statusbar-item", has_text="CodeGeeX").wait_for()
+        self.focus()
+
+    def focus(self) -> None:
+        """Give the keyboard to the text."""
         self.page.locator(".editor-instance .monaco-editor .view-lines").first.click()
+
+    def pick(self, name: str) -> None:
+        """Choose the entry of a list that is shown."""
+        self.page.locator(".quick-input-list .monaco-list-row.focused", has_text=name).wait_for()
+        self.press("Enter")
+
+    def answer(self, button: str) -> None:
+        """Press the button of a message."""
+        self.page.locator(".notification-list-item a", has_text=button).click()
+
+    def suggested(self, typed: str, shown: str) -> str:
+        """Type until a suggestion with these words is shown; it without white space."""
+        self.type(typed)
+        return self.ghost_text(shown)
+
+    def complete(self, typed: str, shown: str, then: str) -> None:
+        """Accept the suggestion that is shown: the file is this text then."""
+        self.suggested(typed, shown)
+        self.press("Tab")
+        self.save(then)
 
     def switch(self, name: str) -> None:
         """Show another file of the folder in the same window."""
         self.press("Control+p")
         self.page.locator(".quick-input-box input").wait_for()
         self.page.keyboard.type(name)
-        self.page.locator(".quick-input-list .monaco-list-row.focused", has_text=name).wait_for()
-        self.press("Enter")
+        self.pick(name)
         self.page.locator(".tabs-container .tab.active", has_text=name).wait_for()
-        self.page.locator(".editor-instance .monaco-editor .view-lines").first.click()
+        self.focus()
 
     def command(self, name: str) -> None:
         """Run a command by its name."""
         self.press("F1")
         self.page.locator(".quick-input-box input").wait_for()
         self.page.keyboard.type(name)
-        self.page.locator(".quick-input-list .monaco-list-row.focused", has_text=name).wait_for()
-        self.press("Enter")
+        self.pick(name)
 
     def type(self, text: str) -> None:
         """As fast as a user does."""
         self.page.keyboard.type(text, delay=30)
 
-    def press(self, key: str) -> None:
-        """A key, as Playwright names it."""
-        self.page.keyboard.press(key)
+    def press(self, *keys: str) -> None:
+        """Keys, as Playwright names them, one after the other."""
+        for key in keys:
+            self.page.keyboard.press(key)
 
     def ghost_text(self, expected: str) -> str:
         """Wait until a suggestion with these words is shown; it without white space."""

@@ -16,7 +16,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[2]), str(HERE.parents[1]), str(HERE)]
 
-from fake_backend import FakeBackend, fake_model, fake_settings  # noqa: E402
+from fake_backend import FakeBackend, fake_model  # noqa: E402
 from over_http import served  # noqa: E402
 from playwright.sync_api import expect, sync_playwright  # noqa: E402
 from test_demo_browser import CHROMIUM, FLAGS, Demo  # noqa: E402
@@ -91,10 +91,10 @@ def draw_chat(browser) -> None:
         adapter.mkdir()
         (adapter / "adapter_config.json").write_text("{}")
         (adapter / "serving.json").write_text('{"chat": "codegeex2"}')
-        settings = fake_settings(demo=True, adapter=(("chat", adapter),))
+        adapters = (("chat", adapter),)
         model = fake_model(name="codegeex2-6b", context=8192)
         with (
-            served(lambda: Drawn(settings, model, slots=4)) as server,
+            served(Drawn, demo=True, adapter=adapters, model=model, slots=4) as server,
             closing(Demo(browser, server.url, viewport={"width": 1200, "height": 640}).loaded()) as demo,
         ):
             demo.page.locator("#adapter").select_option("chat")
@@ -112,10 +112,8 @@ def main() -> None:
     """All pictures."""
     model = fake_model(name="codegeex-13b", context=2048)
 
-    def make() -> Drawn:
-        return Drawn(fake_settings(demo=True), model, slots=4, step_seconds=0.03)
-
-    with served(make) as server, sync_playwright() as driver:
+    made = {"demo": True, "model": model, "slots": 4, "step_seconds": 0.03}
+    with served(Drawn, **made) as server, sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         draw(browser, server.url, "demo-light", server.backend, shape=(1200, 810, "light", False, 2))
         draw(browser, server.url, "demo-dark", server.backend, shape=(1200, 810, "dark", True, 1))

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "extras" / "serving")]
 
 from code_server import Editor, browser_page, code_server  # noqa: E402
-from fake_backend import FakeBackend, fake_model, fake_settings  # noqa: E402
+from fake_backend import FakeBackend, fake_model  # noqa: E402
 from over_http import served  # noqa: E402
 
 from ms_codegeex.data.conversations import TEMPLATES  # noqa: E402
@@ -81,7 +81,7 @@ class Made(FakeBackend):
 def made() -> Made:
     """A server's model, which is tuned for conversations."""
     model = fake_model(name="codegeex2-6b", context=8192, chat=TEMPLATES["codegeex2"])
-    return Made(fake_settings(), model, slots=3)
+    return Made(model=model, slots=3)
 
 
 def main() -> None:
@@ -97,9 +97,8 @@ def main() -> None:
             editor.file.write_text("")
             editor.open(address)
             editor.press("Control+b")  # no side bar
-            page.locator(".editor-instance .monaco-editor .view-lines").first.click()
-            editor.type(START)
-            editor.ghost_text("return averages")
+            editor.focus()
+            editor.suggested(START, "return averages")
             page.screenshot(path=IMAGES / "vscode-suggestion.png")
             editor.press("Control+Enter")
             editor.frame("button[aria-label='Insert candidate 3']").locator("button:focus").wait_for()
@@ -107,14 +106,11 @@ def main() -> None:
             editor.press("ArrowDown")
             page.wait_for_timeout(500)
             page.screenshot(path=IMAGES / "vscode-candidates.png")
-            editor.press("ArrowUp")
-            editor.press("Enter")
+            editor.press("ArrowUp", "Enter")
             editor.save((START + CANDIDATES[0]).rstrip())
             server.backend.said = EXPLANATION
-            editor.press("Control+a")
-            editor.press("Alt+t")
-            page.locator(".quick-input-list .monaco-list-row.focused", has_text="Explain").wait_for()
-            editor.press("Enter")
+            editor.press("Control+a", "Alt+t")
+            editor.pick("Explain")
             page.locator(".view-line", has_text="values in it").wait_for()
             page.wait_for_timeout(1000)
             page.screenshot(path=IMAGES / "vscode-explanation.png")
@@ -127,7 +123,7 @@ def draw_panels(editor: Editor, server) -> None:
     page.set_viewport_size({"width": 1200, "height": 560})
     editor.press("Escape")
     editor.command("View: Close Editors in Other Groups")
-    page.locator(".editor-instance .monaco-editor .view-lines").first.click()
+    editor.focus()
     server.backend.said = ANSWER
     editor.press("Control+a")
     editor.command("CodeGeeX: Chat")

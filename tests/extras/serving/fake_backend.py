@@ -7,6 +7,7 @@ import struct
 from functools import cache
 from pathlib import Path
 
+from ms_codegeex.data.conversations import TEMPLATES
 from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
 from ms_codegeex.extras.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.extras.serving.model import ServedModel, with_adapter
@@ -34,21 +35,31 @@ def fake_settings(**changes) -> ServeSettings:
     return ServeSettings(**{"model": Path("fake"), **changes})
 
 
+def key_file(path: Path, text: str, mode: int = 0o600) -> Path:
+    """A file of API keys, as the server takes it by default."""
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
 class FakeBackend(Backend):
     """Answers `text` in steps of `step_seconds`; a log-probability is -1/8 for the token's place, from 1. `paused`: no
     steps. `texts` are given to the next answers instead, one each; `script` is the ids of all answers instead. The mean
-    of the hidden states is (3, 4, 0) times the number of ids."""
+    of the hidden states is (3, 4, 0) times the number of ids. `changes` are those of `fake_settings`."""
 
-    def __init__(self, settings=None, model=None, text=TEXT, slots=2, step_seconds=0.0):
-        model, settings = model or fake_model(), settings or fake_settings()
+    def __init__(self, model=None, text=TEXT, slots=2, step_seconds=0.0, texts=(), script=None, **changes):
+        model, settings = model or fake_model(), fake_settings(**changes)
         adapters = [with_adapter(model, name, path) for name, path in settings.adapter]
         super().__init__(model, settings, slots, adapters)
         self.engine_ready, self.text, self.step_seconds, self.paused = True, text, step_seconds, False
-        self.texts: list[str] = []
-        self.script: list[int] | None = None
+        self.texts, self.script = [*texts], script
         self.asked: list[StreamedAnswer] = []  # all answers, in the order in which the engine got them
         self.dropped: list[StreamedAnswer] = []  # those that the engine need not finish
         self._tasks: dict[int, asyncio.Task | None] = {}  # those that wait have none
+
+    def prompt(self, number: int = -1) -> str:
+        """The text that the engine was asked to continue."""
+        return self.model.tokenizer.decode(self.asked[number].ids)
 
     def _begin(self, answer: StreamedAnswer) -> None:
         self.asked.append(answer)
@@ -84,3 +95,8 @@ class FakeBackend(Backend):
         self._tasks.pop(own, None)
         self._fill()
         self.feed(own, [], "length" if room <= len(ids) else "eos")
+
+
+def tuned(chat: str = "plain", **changes) -> FakeBackend:
+    """A backend whose model is tuned for conversations."""
+    return FakeBackend(model=fake_model(chat=TEMPLATES[chat]), **changes)

@@ -9,7 +9,7 @@ set -euo pipefail
 node=24.19.0
 code_server=4.139.1 # VS Code 1.139.1
 
-root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd -P)
+root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../../.." && pwd -P)
 target=$root/build/code-server
 mkdir -p "$target/bin"
 cd -- "$target"

@@ -7,6 +7,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import uvicorn
 from fake_backend import FakeBackend
@@ -24,14 +25,14 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(make: Callable[[], FakeBackend] = FakeBackend) -> Iterator[Served]:
-    """A server of its own."""
+def served(make: Callable[..., FakeBackend] = FakeBackend, **values: Any) -> Iterator[Served]:
+    """A server of its own, of the backend that `make` makes of these values."""
     started: list[Served] = []
     servers: list[uvicorn.Server] = []
     ready = threading.Event()
 
     async def serve() -> None:
-        backend = make()
+        backend = make(**values)
         servers.append(http_server(create_app(backend.settings, backend), backend.settings))
         with bound("127.0.0.1", 0) as listening:
             started.append(Served(address(listening), backend))

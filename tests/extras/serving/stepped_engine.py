@@ -6,6 +6,7 @@ Messages between them are those of the real connection.
 from __future__ import annotations
 
 import json
+import time
 from collections import defaultdict
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from ms_codegeex.extras.serving.engine_program import EngineLoop
 from ms_codegeex.extras.serving.messages import packed
 from ms_codegeex.generation.sampling import ChosenToken
 from ms_codegeex.generation.scheduler import Request, Scheduler
+from ms_codegeex.generation.shares import Shares
 from ms_codegeex.generation.slots import shared
 
 
@@ -48,12 +50,13 @@ class NumberedEngine:
 
 
 class SteppedBackend(EngineBackend):
-    """An `EngineBackend` whose engine works in `step`."""
+    """An `EngineBackend` whose engine works in `step`; `clock` is the scheduler's."""
 
-    def __init__(self, engine, capacity, prefixes=None, **settings):
+    def __init__(self, engine, capacity, prefixes=None, clock=time.monotonic, **settings):
         model = fake_model(context=capacity)
         super().__init__(model, fake_settings(**settings))
         scheduler = Scheduler(engine, prefixes=prefixes)
+        scheduler._shares = Shares(clock=clock)
 
         def submit(ids, wanted, prompt_best=None, group="", weight=1):
             request = Request(ids, wanted, capacity, prompt_best=prompt_best, group=group, weight=weight)
@@ -76,7 +79,13 @@ class SteppedBackend(EngineBackend):
         self.outputs[number] += [chosen.token for chosen in tokens]
         super().feed(number, tokens, finish, computed)
 
-    def step(self):
-        """One step of the scheduler, and its messages."""
-        self.loop.scheduler.step()
-        self.loop._report()
+    def step(self, count=1):
+        """Steps of the scheduler, and their messages."""
+        for _ in range(count):
+            self.loop.scheduler.step()
+            self.loop._report()
+
+    def finish(self, answer=None):
+        """Steps until an answer has ended, or all have."""
+        while not (answer.ended if answer else self.idle):
+            self.step()

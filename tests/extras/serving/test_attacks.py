@@ -7,7 +7,6 @@ import socket
 import httpx
 import pytest
 from all_routes import BODIES
-from fake_backend import FakeBackend, fake_settings
 from over_http import served
 from pydantic import ValidationError
 
@@ -22,7 +21,7 @@ JSON = {"Content-Type": "application/json"}
 
 @pytest.fixture(scope="module")
 def server():
-    with served(lambda: FakeBackend(fake_settings(max_body=MAXIMUM))) as server:
+    with served(max_body=MAXIMUM) as server:
         yield server
 
 
@@ -42,7 +41,7 @@ def the_server_goes_on(server, client):
 
 def refused(response, *statuses):
     assert response.status_code in (statuses or (400,)), response.text
-    error = response.json()["error"]
+    error = json.loads(response.text, parse_constant=pytest.fail)["error"]  # a strict reader takes no NaN
     assert error["message"] and error["type"] and error.keys() == {"message", "type", "param", "code"}
     assert "Traceback" not in response.text
     return error
@@ -109,69 +108,14 @@ def test_many_wrong_items_are_few_errors(body, name, value):
     assert caught.value.error_count() < 10
 
 
-FIELDS = [
-    {"top_k": 1 << 31},
-    {"top_k": 10**400},
-    {"logit_bias": {str(number): 1.0 for number in range(301)}},
-    {"n": 10**6},
-    {"n": -1},
-    {"best_of": 10**9},
-    {"n": 128, "best_of": 128, "prompt": ["x"] * 128},
-    {"logprobs": 10**6},
-    {"max_tokens": -5},
-    {"stop": ["a"] * 10_000},
-    {"stop": [None]},
-    {"top_k": -2},
-    {"top_k": 1.5},
-    {"seed": "x"},
-    {"logit_bias": {"1": 1e300}},
-    {"logit_bias": {"-1": 1}},
-    {"logit_bias": {"9" * 5000: 1}},
-    {"logit_bias": [1]},
-    {"prompt": [[]]},
-    {"prompt": ["x", 1]},
-    {"prompt": [1, "x"]},
-    {"prompt": [2**70]},
-    {"prompt": [-1]},
-    {"prompt": [True]},
-    {"prompt": {"x": 1}},
-    {"prompt": ["x"] * 5000},
-    {"language": "x" * 50_000},
-    {"language": "\n# language: C"},
-    {"model": "../../etc/passwd"},
-    {"model": "x" * 10_000},
-    {"stop_at": "block", "language": "SQL"},
-    {"stream": "yes"},
-    {"stream_options": [1]},
-]
-
-
-def test_values_out_of_range(client):
-    for fields in FIELDS:
+def test_too_many_answers_and_other_models(client):
+    for fields in ({"n": 128, "best_of": 128, "prompt": ["x"] * 128}, {"model": "../../etc/passwd"}):
         refused(client.post("/v1/completions", json={"prompt": "x", "max_tokens": 1, **fields}), 400, 404)
 
 
 def test_any_whole_number_is_a_seed(client):
     for value in (10**30, -(10**30), 2**64, -1):
         assert client.post("/v1/completions", json={"prompt": "x", "max_tokens": 1, "seed": value}).status_code == 200
-
-
-def test_half_of_a_character(client):
-    """In a user's text it is read as U+FFFD (`test_whole_characters.py`); where characters count, it is refused."""
-    half = '"a\\ud800b"'
-    for path, name, value in (
-        ("/tokenize", "content", half),
-        ("/v1/completions", "stop", f"[{half}]"),
-        ("/v1/completions", "logit_bias", f"{{{half}: 1}}"),
-    ):
-        error = refused(client.post(path, content=f'{{"{name}": {value}}}', headers=JSON))
-        assert error["param"] in (name, None) and "surrogate" in error["message"] and "file" not in error["message"]
-
-
-def test_half_of_a_character_elsewhere(client):
-    for name in ("stop", "suffix", "user", "model", "language"):
-        body = f'{{"prompt": "x", "max_tokens": 1, "{name}": "\\ud800"}}'
-        assert client.post("/v1/completions", content=body, headers=JSON).status_code in (200, 400, 404)
 
 
 def test_long_stop_texts_and_suffixes_cost_little(client):
@@ -201,22 +145,16 @@ def test_a_length_that_is_a_lie(server):
         assert answered(server, f"{head}Content-Length: {length}\r\n\r\n{{}}").split()[1:2] in (["413"], ["400"])
 
 
-def answered(server, text, encoding="latin-1"):
+def answered(server, text):
     """The head of the answer to raw bytes; empty if the connection was closed."""
     with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), 30) as connection:
-        connection.sendall(text.encode(encoding))
+        connection.sendall(text.encode("latin-1"))
         connection.shutdown(socket.SHUT_WR)
         data = b""
         with contextlib.suppress(ConnectionResetError):
             while more := connection.recv(65536):
                 data += more
     return data.decode("latin-1")
-
-
-def test_a_request_id_cannot_carry_a_header(server):
-    for identifier in ("a\tb", "a b", "é", "x" * 65, "%0d%0aSet-Cookie: a=b", "<script>", "a\x0bSet-Cookie: a=b"):
-        head = answered(server, f"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Request-Id: {identifier}\r\n\r\n")
-        assert "set-cookie" not in head.lower().partition("\r\n\r\n")[0] and identifier not in head
 
 
 TEXTS = [
@@ -270,16 +208,6 @@ def test_an_error_does_not_repeat_a_long_input(client):
 def test_deep_json_with_unknown_fields_is_read_or_refused(client):
     body = b'{"prompt": "x", "max_tokens": 1, "more": ' + b"[" * 40_000 + b"]" * 40_000 + b"}"
     assert client.post("/v1/completions", content=body, headers=JSON).status_code in (200, 400)
-
-
-def test_errors_are_json_that_a_strict_reader_takes(client):
-    body = '{"prompt": "x", "temperature": NaN}'
-    text = client.post("/v1/completions", content=body, headers=JSON).text
-
-    def none(name):
-        raise AssertionError(name)
-
-    json.loads(text, parse_constant=none)
 
 
 def test_accepted_connections_have_the_options_of_the_listening_one():

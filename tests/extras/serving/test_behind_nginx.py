@@ -3,14 +3,15 @@
 import contextlib
 import re
 import shutil
-import socket
 import subprocess
 import time
 
 import httpx
 import pytest
+from asking import bearer
+from code_server import free_port
 from conftest import ROOT
-from fake_backend import TEXT, FakeBackend, fake_settings
+from fake_backend import TEXT, key_file
 from over_http import served
 
 NGINX = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
@@ -18,28 +19,11 @@ KEYS = [f"{number:x}" * 16 for number in range(16)]
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(NGINX is None, reason="nginx is not installed")]
 
 
-def free_port():
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
-
-
 @contextlib.contextmanager
 def nginx(directory, port, replicas):
     """nginx with the page's configuration: its own port, certificate and replicas."""
     names = directory / "code.pem", directory / "code.key"
-    openssl = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "1",
-        "-subj",
-        "/CN=code.example.com",
-    ]
+    openssl = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=code.example.com"]
     subprocess.run([*openssl, "-out", names[0], "-keyout", names[1]], check=True, capture_output=True)
     site = re.search(r"```nginx\n(.*?)```", (ROOT / "docs" / "serve.md").read_text(), re.DOTALL)[1]
     site = site.replace("listen 443", f"listen 127.0.0.1:{port}")
@@ -47,9 +31,8 @@ def nginx(directory, port, replicas):
         site = site.replace(there, here.url.removeprefix("http://"))
     for there, here in zip(("code.example.com.pem", "code.example.com.key"), names, strict=True):
         site = site.replace(f"/etc/nginx/{there}", str(here))
-    paths = "".join(
-        f"{kind}_temp_path {directory}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    paths = "".join(f"{kind}_temp_path {directory}/{kind};" for kind in kinds)
     (directory / "nginx.conf").write_text(
         f"daemon off; master_process off; pid {directory}/pid; error_log {directory}/error.log;\n"
         f"events {{}}\nhttp {{ access_log off; {paths}\n{site} }}\n"
@@ -67,21 +50,15 @@ def nginx(directory, port, replicas):
 
 @pytest.fixture(scope="module")
 def replicas(tmp_path_factory):
-    keys = tmp_path_factory.mktemp("keys") / "keys"
-    keys.write_text("\n".join(KEYS))
-    keys.chmod(0o600)
-    make = lambda: FakeBackend(fake_settings(api_key_file=keys))  # noqa: E731
-    with served(make) as first, served(make) as second:
+    keys = key_file(tmp_path_factory.mktemp("keys") / "keys", "\n".join(KEYS))
+    with served(api_key_file=keys) as first, served(api_key_file=keys) as second:
         yield first, second
 
 
 @pytest.fixture(scope="module")
 def client(replicas, tmp_path_factory):
     directory = tmp_path_factory.mktemp("nginx")
-    with (
-        nginx(directory, free_port(), replicas) as url,
-        httpx.Client(base_url=url, verify=False, timeout=60) as client,
-    ):
+    with nginx(directory, free_port(), replicas) as url, httpx.Client(base_url=url, verify=False, timeout=60) as client:
         while True:
             with contextlib.suppress(httpx.ConnectError):
                 client.get("/health")
@@ -91,8 +68,7 @@ def client(replicas, tmp_path_factory):
 
 
 def ask(client, key, **body):
-    headers = {"Authorization": f"Bearer {key}"}
-    return client.post("/v1/completions", json={"prompt": "x", "max_tokens": 64, **body}, headers=headers)
+    return client.post("/v1/completions", json={"prompt": "x", "max_tokens": 64, **body}, headers=bearer(key))
 
 
 def test_a_key_always_asks_the_same_replica(client, replicas):
@@ -108,11 +84,10 @@ def test_a_key_always_asks_the_same_replica(client, replicas):
 def test_events_come_through_as_they_are_made(client, replicas):
     for replica in replicas:
         replica.backend.step_seconds = 0.02
-    headers, body = {"Authorization": f"Bearer {KEYS[0]}"}, {"prompt": "x", "max_tokens": 64, "stream": True}
-    text = b""
-    with client.stream("POST", "/v1/completions", json=body, headers=headers) as response:
+    body = {"prompt": "x", "max_tokens": 64, "stream": True}
+    with client.stream("POST", "/v1/completions", json=body, headers=bearer(KEYS[0])) as response:
         pieces = response.iter_raw()
-        text += next(pieces)
+        text = next(pieces)
         under_way = sum(replica.backend.active for replica in replicas)
         text += b"".join(pieces)
     for replica in replicas:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import shutil
 
 import pytest
-from fake_backend import TEXT, FakeBackend, fake_model, fake_settings
+from code_server import chromium
+from fake_backend import TEXT, fake_model, key_file
 from over_http import served
+from run_processes import wait_for
 
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
-)
+CHROMIUM = chromium() or ""
 FLAGS = [  # no sandbox: tests may run as root; the rest: it looks nothing up on its own
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync"),
@@ -23,16 +22,13 @@ HOSTILE = (
     "</pre><a href='javascript:window.broken = 3'>x</a> \u202eevil\u202c &lt;b&gt; \x1b[31m\u3164\U000e0041\n"
 )
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not CHROMIUM, reason="needs Chromium (apt install chromium)"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CHROMIUM, reason="needs Chromium (apt install chromium)")]
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright (pip install playwright)")
 
 
 @pytest.fixture(scope="module")
 def server():
-    with served(lambda: FakeBackend(fake_settings(demo=True), fake_model(context=2048), slots=4)) as server:
+    with served(demo=True, model=fake_model(context=2048), slots=4) as server:
         yield server
 
 
@@ -42,6 +38,9 @@ def browser():
         started = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield started
         started.close()
+
+
+expect = playwright.expect
 
 
 class Demo:
@@ -67,11 +66,24 @@ class Demo:
         expect(self.page.locator("#model")).to_contain_text("tokens of context")
         return self
 
+    def talk(self):
+        """Choose the adapter for conversations."""
+        self.page.locator("#adapter").select_option("talk")
+        self.page.get_by_role("tab", name="Chat").click()
+
+    def bodies(self, path):
+        """Of the requests to this path."""
+        return [body for asked, body in self.requests if asked == path]
+
     def panel(self, task="complete"):
         return self.page.locator(f"#panel-{task}")
 
+    def ask(self, text, task="complete", wait=True, **settings):
+        """Fill the editor and press the button, with these decoding settings."""
+        self.page.locator(f"#{task}-code").fill(text)
+        self.start(task, wait, **settings)
+
     def start(self, task="complete", wait=True, **settings):
-        """Press the button with these decoding settings."""
         for name, value in settings.items():
             self.page.locator(f"#{name}").fill(str(value))
         self.panel(task).locator(".primary").click()
@@ -80,6 +92,10 @@ class Demo:
 
     def text(self, task="complete", card=0):
         return self.panel(task).locator(".card pre").nth(card).text_content()
+
+    def forgive(self, status):
+        """Chromium reports the status of an answer as an error."""
+        self.errors[:] = [error for error in self.errors if status not in error]
 
     def close(self):
         self.context.close()
@@ -93,10 +109,6 @@ def demo(browser, server):
         yield demo
     server.backend.text, server.backend.step_seconds = TEXT, 0.0
     server.backend.asked.clear()
-
-
-def expect(locator):
-    return playwright.expect(locator)
 
 
 def test_a_prompt_is_continued_with_its_languages_tag_and_highlighted(demo, server):
@@ -116,19 +128,16 @@ def test_a_prompt_is_continued_with_its_languages_tag_and_highlighted(demo, serv
 
 def test_no_language_adds_no_tag_and_an_error_is_shown(demo, server):
     demo.page.locator("#complete-language").select_option("")
-    demo.page.locator("#complete-code").fill("x = ")
-    demo.start()
-    assert server.backend.model.tokenizer.decode(server.backend.asked[0].ids) == "x = "
-    demo.page.locator("#complete-code").fill("word " * 3000)
-    demo.start(wait=False)
+    demo.ask("x = ")
+    assert server.backend.prompt(0) == "x = "
+    demo.ask("word " * 3000, wait=False)
     expect(demo.panel().get_by_role("alert")).to_contain_text("and the model's context is 2048: shorten the text.")
-    demo.errors[:] = [error for error in demo.errors if "400" not in error]  # Chromium reports the status
+    demo.forgive("400")
 
 
 def test_text_streams_in_and_stop_frees_the_server(demo, server):
     server.backend.text, server.backend.step_seconds = "word = 1\n" * 200, 0.03
-    demo.page.locator("#complete-code").fill("x")
-    demo.start(wait=False, length=1000)
+    demo.ask("x", wait=False, length=1000)
     stop = demo.panel().locator(".stop")
     expect(stop).to_be_focused()  # the button that was pressed is off now
     expect(demo.panel().locator(".card pre")).to_contain_text("word = 1\nword")
@@ -137,18 +146,14 @@ def test_text_streams_in_and_stop_frees_the_server(demo, server):
     expect(demo.panel().locator(".status")).to_contain_text("Stopped")
     expect(demo.panel().locator(".finish")).to_have_text("stopped")
     expect(demo.panel().locator(".primary")).to_be_focused()
-    for _ in range(200):
-        if server.backend.idle:
-            break
-        demo.page.wait_for_timeout(50)
-    assert server.backend.idle and server.backend.counters.cancelled
+    wait_for(lambda: server.backend.idle)
+    assert server.backend.counters.cancelled
     assert len(demo.text()) < len(server.backend.text) / 2
 
 
 def test_clearing_stops_the_answer_and_leaves_no_message(demo, server):
     server.backend.text, server.backend.step_seconds = "word = 1\n" * 200, 0.03
-    demo.page.locator("#complete-code").fill("x")
-    demo.start(wait=False, length=1000)
+    demo.ask("x", wait=False, length=1000)
     expect(demo.panel().locator(".card pre")).to_contain_text("word = 1\nword")
     demo.panel().locator(".clear").click()
     expect(demo.panel().locator(".primary")).to_be_enabled()
@@ -160,8 +165,7 @@ def test_clearing_stops_the_answer_and_leaves_no_message(demo, server):
 def test_candidates_stand_side_by_side_and_can_be_copied_and_appended(demo, server):
     demo.context.grant_permissions(["clipboard-read", "clipboard-write"])
     server.backend.texts = ["    first\n", "    second\n"]
-    demo.page.locator("#complete-code").fill("def f():\n")
-    demo.start(candidates=2)
+    demo.ask("def f():\n", candidates=2)
     cards = demo.panel().locator(".card")
     assert sorted(demo.text(card=number) for number in (0, 1)) == ["    first\n", "    second\n"]
     boxes = [cards.nth(number).bounding_box() for number in (0, 1)]
@@ -240,13 +244,12 @@ def test_translation_and_explanation_ask_their_routes(demo, server):
 
 
 def test_text_after_the_gap_is_sent_if_there_is_any(demo, server):
-    demo.page.locator("#complete-code").fill("x = (")
-    demo.start()
+    demo.ask("x = (")
     demo.page.locator(".suffix summary").click()
     expect(demo.page.locator("#suffix-hint")).to_contain_text("continues the prompt")
     demo.page.locator("#complete-suffix").fill(")\nprint(x)")
     demo.start()
-    first, second = (body for path, body in demo.requests if path == "/v1/completions")
+    first, second = demo.bodies("/v1/completions")
     assert "suffix" not in first and second["suffix"] == ")\nprint(x)"
     assert first["model"] == "fake"
     demo.panel().get_by_role("button", name="Clear").click()
@@ -261,9 +264,8 @@ def demo_of_adapters(browser, tmp_path):
         (tmp_path / name / "adapter_config.json").write_text("{}")
     (tmp_path / "talk" / "serving.json").write_text(json.dumps({"chat": "codegeex2"}))
     adapters = tuple((name, tmp_path / name) for name in ("sql", "talk"))
-    settings = fake_settings(demo=True, adapter=adapters)
     with (
-        served(lambda: FakeBackend(settings, fake_model(context=2048))) as server,
+        served(demo=True, adapter=adapters, model=fake_model(context=2048)) as server,
         contextlib.closing(Demo(browser, server.url).loaded()) as demo,
     ):
         yield demo, server
@@ -275,23 +277,17 @@ def test_an_adapter_can_be_chosen_and_one_for_conversations_talks(demo_of_adapte
     assert demo.page.locator("#adapter option").all_text_contents() == ["fake", "sql", "talk"]
     expect(chat).to_be_hidden()
     demo.page.locator("#adapter").select_option("sql")
-    demo.page.locator("#complete-code").fill("x")
-    demo.start()
+    demo.ask("x")
     assert server.backend.asked[-1].settings.adapter == "sql"
-    demo.page.locator("#adapter").select_option("talk")
-    chat.click()
+    demo.talk()
     server.backend.text = HOSTILE
     for question in ("What is it?", "And why?"):
-        demo.page.locator("#chat-code").fill(question)
-        demo.start("chat")
+        demo.ask(question, "chat")
         server.backend.text = TEXT
     assert panel.locator(".question").all_text_contents() == ["What is it?", "And why?"]
     assert demo.page.locator("#chat-code").input_value() == ""
-    bodies = [body for path, body in demo.requests if path == "/v1/chat/completions"]
-    assert [[turn["role"] for turn in body["messages"]] for body in bodies] == [
-        ["user"],
-        ["user", "assistant", "user"],
-    ]
+    bodies = demo.bodies("/v1/chat/completions")
+    assert [[turn["role"] for turn in body["messages"]] for body in bodies] == [["user"], ["user", "assistant", "user"]]
     assert bodies[1]["messages"][0]["content"] == "What is it?" and bodies[1]["messages"][1]["content"] == HOSTILE
     assert demo.page.evaluate("window.broken") is None and panel.locator(".card img, .card a").count() == 0
     panel.get_by_role("button", name="New conversation").click()
@@ -303,51 +299,41 @@ def test_an_adapter_can_be_chosen_and_one_for_conversations_talks(demo_of_adapte
 
 def test_a_question_without_an_answer_can_be_asked_again(demo_of_adapters):
     demo, _ = demo_of_adapters
-    demo.page.locator("#adapter").select_option("talk")
-    demo.page.get_by_role("tab", name="Chat").click()
-    demo.page.locator("#chat-code").fill("word " * 3000)
-    demo.start("chat", wait=False)
+    demo.talk()
+    demo.ask("word " * 3000, "chat", wait=False)
     expect(demo.panel("chat").get_by_role("alert")).to_contain_text("shorten the text")
     assert demo.page.locator("#chat-code").input_value() == "word " * 3000
     assert demo.panel("chat").locator(".question, .card").count() == 0
-    demo.errors[:] = [error for error in demo.errors if "400" not in error]
+    demo.forgive("400")
 
 
 def test_another_model_ends_the_answer_of_a_conversation_and_leaves_no_turn(demo_of_adapters):
     demo, server = demo_of_adapters
-    choice, chat = demo.page.locator("#adapter"), demo.page.get_by_role("tab", name="Chat")
-    choice.select_option("talk")
-    chat.click()
+    demo.talk()
     server.backend.step_seconds = 0.05
-    demo.page.locator("#chat-code").fill("first")
-    demo.start("chat", wait=False)
+    demo.ask("first", "chat", wait=False)
     expect(demo.panel("chat").locator(".card pre")).not_to_be_empty()
-    choice.select_option("sql")
+    demo.page.locator("#adapter").select_option("sql")
     expect(demo.panel().locator(".primary")).to_be_enabled()
     server.backend.step_seconds = 0.0
-    choice.select_option("talk")
-    chat.click()
+    demo.talk()
     assert demo.panel("chat").locator(".status").text_content() == ""
-    demo.page.locator("#chat-code").fill("second")
-    demo.start("chat")
-    bodies = [body for path, body in demo.requests if path == "/v1/chat/completions"]
+    demo.ask("second", "chat")
+    bodies = demo.bodies("/v1/chat/completions")
     assert [turn["content"] for turn in bodies[-1]["messages"]] == ["second"]
 
 
 def test_reading_the_models_again_keeps_the_choice_and_its_conversation(demo_of_adapters):
     demo, _ = demo_of_adapters
-    demo.page.locator("#adapter").select_option("talk")
-    demo.page.get_by_role("tab", name="Chat").click()
-    demo.page.locator("#chat-code").fill("first")
-    demo.start("chat")
+    demo.talk()
+    demo.ask("first", "chat")
     demo.page.evaluate("document.getElementById('key-change').click()")
     demo.page.locator("#key-value").fill("k")
     with demo.page.expect_response("**/demo/examples"):
         demo.page.locator("#key").get_by_role("button", name="Use").click()
-    demo.page.locator("#chat-code").fill("second")
-    demo.start("chat")
+    demo.ask("second", "chat")
     assert demo.page.locator("#adapter").input_value() == "talk"
-    bodies = [body for path, body in demo.requests if path == "/v1/chat/completions"]
+    bodies = demo.bodies("/v1/chat/completions")
     assert [turn["role"] for turn in bodies[-1]["messages"]] == ["user", "assistant", "user"]
 
 
@@ -394,13 +380,6 @@ def test_a_wrong_setting_is_shown_even_if_the_settings_are_folded(demo, server):
     demo.panel().locator(".primary").click()
     expect(demo.page.locator("#top-p")).to_be_focused()
     assert server.backend.asked == [] and demo.requests == []
-
-
-def test_examples_fill_the_editors(demo):
-    for task in ("complete", "translate", "explain"):
-        demo.page.locator(f"#tab-{task}").click()
-        demo.page.locator(f"#{task}-example").select_option(index=1)
-        assert demo.page.locator(f"#{task}-code").input_value()
 
 
 def test_all_of_it_works_with_the_keyboard_alone(demo, server):
@@ -496,8 +475,7 @@ CONTRASTS = """() => {
 
 
 def test_everything_has_a_name_and_every_id_is_single(demo):
-    demo.page.locator("#complete-code").fill("x")
-    demo.start()
+    demo.ask("x")
     assert [place for place, name in demo.page.evaluate(LABELS) if not name] == []
     ids = demo.page.evaluate("[...document.querySelectorAll('[id]')].map(node => node.id)")
     assert len(ids) == len({*ids})
@@ -548,23 +526,14 @@ def test_small_screens_need_no_sideways_scrolling(browser, server, width):
             demo.page.locator(f"#{task}-example").select_option(index=1)
             demo.start(task)
             assert demo.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), task
-            small = (
-                demo.panel(task)
-                .locator("button, select, input, textarea")
-                .evaluate_all(
-                    "nodes => nodes.filter(node => Math.min(node.clientWidth, node.clientHeight) < 24 && node.type !== "
-                    "'checkbox').map(node => node.outerHTML)"
-                )
-            )
-            assert small == []
+            controls = demo.panel(task).locator("button, select, input:not([type=checkbox]), textarea")
+            small = "nodes => nodes.filter(node => Math.min(node.clientWidth, node.clientHeight) < 24)"
+            assert controls.evaluate_all(f"{small}.map(node => node.outerHTML)") == []
 
 
 def test_a_key_is_asked_for_and_kept_in_this_tab_only(browser, tmp_path):
-    keys = tmp_path / "keys"
-    keys.write_text("me correct-horse-battery\n")
-    keys.chmod(0o600)
-    settings = fake_settings(demo=True, api_key_file=keys)
-    with served(lambda: FakeBackend(settings)) as server, contextlib.closing(Demo(browser, server.url)) as demo:
+    keys = key_file(tmp_path / "keys", "me correct-horse-battery\n")
+    with served(demo=True, api_key_file=keys) as server, contextlib.closing(Demo(browser, server.url)) as demo:
         dialog = demo.page.get_by_role("dialog", name="Key")
         expect(dialog).to_be_visible()
         assert demo.page.locator("#key-wrong").is_hidden()
@@ -574,8 +543,7 @@ def test_a_key_is_asked_for_and_kept_in_this_tab_only(browser, tmp_path):
         dialog.locator("#key-value").fill("correct-horse-battery")
         dialog.get_by_role("button").click()
         demo.loaded()
-        demo.page.locator("#complete-code").fill("x")
-        demo.start()
+        demo.ask("x")
         assert demo.text() == TEXT
         demo.page.reload()
         demo.loaded()
@@ -587,5 +555,5 @@ def test_a_key_is_asked_for_and_kept_in_this_tab_only(browser, tmp_path):
         other.page.keyboard.press("Escape")
         expect(other.panel().get_by_role("alert")).to_have_text("The server asks for a key.")
         for one in (demo, other):
-            one.errors[:] = [error for error in one.errors if "401" not in error]
+            one.forgive("401")
         other.close()

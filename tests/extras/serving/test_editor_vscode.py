@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from code_server import Editor, browser_page, code_server, missing
 from conftest import ROOT
-from fake_backend import FakeBackend, fake_model, fake_settings
+from fake_backend import FakeBackend, fake_model, key_file
 from over_http import served as served_over_http
 from recited_model import save_recited
 from run_processes import wait_for
@@ -69,7 +69,7 @@ def vsix(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server():
     """Our application with made-up answers."""
-    with served_over_http(lambda: Scripted(fake_settings(), fake_model(context=2048), slots=3)) as found:
+    with served_over_http(Scripted, model=fake_model(context=2048), slots=3) as found:
         yield found
 
 
@@ -109,29 +109,21 @@ def editor(visual_studio, page, request):
 
 def test_a_suggestion_is_shown_and_tab_accepts_it(editor, server):
     asked = len(server.backend.asked)
-    editor.type("import os")
-    editor.ghost_text("import sys")
-    editor.press("Tab")
-    editor.save("import os\nimport sys")  # the paragraph, not what follows it
+    editor.complete("import os", "import sys", "import os\nimport sys")  # the paragraph, not what follows it
     prompts = [server.backend.model.tokenizer.decode(answer.ids) for answer in server.backend.asked[asked:]]
     assert "# language: Python\nimport os" in prompts
 
 
 def test_typing_along_a_suggestion_asks_nobody(editor, server):
-    editor.type("import os")
-    editor.ghost_text("import sys")
+    editor.suggested("import os", "import sys")
     asked = len(server.backend.asked)
     editor.press("Enter")
-    editor.type("import s")
-    editor.ghost_text("ys")
+    editor.complete("import s", "ys", "import os\nimport sys")
     assert len(server.backend.asked) == asked
-    editor.press("Tab")
-    editor.save("import os\nimport sys")
 
 
 def test_thirty_candidates_are_cycled_in_the_text(editor):
-    editor.type("thirty = ")
-    first = shown = editor.ghost_text("answer_")
+    first = shown = editor.suggested("thirty = ", "answer_")
     seen = [first]
     for _ in range(30):
         editor.press("Alt+]")
@@ -145,10 +137,7 @@ def test_thirty_candidates_are_cycled_in_the_text(editor):
 
 
 def test_a_bracket_that_the_editor_has_closed_is_not_doubled(editor):
-    editor.type("print(")
-    editor.ghost_text('"hello"')
-    editor.press("Tab")
-    editor.save('print("hello")')
+    editor.complete("print(", '"hello"', 'print("hello")')
 
 
 def test_a_suggestion_continues_the_chosen_entry_of_the_list_of_words(editor):
@@ -166,16 +155,14 @@ def test_pieces_of_files_that_were_left_are_sent_but_never_secret_or_ignored_one
     names = {"helper.py": "HELPER", "ignored.py": "IGNORED", ".env": "ENVIRONMENT", "token.py": "TOKEN"}
     for name, word in names.items():
         lines = [f"{word}_{number} = make_the_value_of({number})" for number in range(6)]
-        (editor.file.parent / name).write_text(
-            "\n".join([*lines, f"{word}_PASSWORD = 'swordfish'" * (word == "TOKEN")])
-        )
+        lines.append(f"{word}_PASSWORD = 'swordfish'" * (word == "TOKEN"))
+        (editor.file.parent / name).write_text("\n".join(lines))
     for name in names:
         editor.switch(name)
     editor.switch(editor.file.name)
     asked = len(server.backend.asked)
-    editor.type("import os")
-    editor.ghost_text("import sys")
-    prompt = server.backend.model.tokenizer.decode(server.backend.asked[-1].ids)
+    editor.suggested("import os", "import sys")
+    prompt = server.backend.prompt()
     assert len(server.backend.asked) > asked
     assert "# helper.py\nHELPER_0 = make_the_value_of(0)" in prompt
     assert prompt.endswith(f"# {editor.file.name}\nimport os")
@@ -201,7 +188,7 @@ def test_the_status_bar_turns_suggestions_off_and_on(editor, server):
     def click(then):
         editor.page.locator(".statusbar-item a", has_text="CodeGeeX").click()
         editor.page.locator(f"[aria-label='CodeGeeX: {then}']").first.wait_for()
-        editor.page.locator(".editor-instance .monaco-editor .view-lines").first.click()
+        editor.focus()
 
     click("off")
     asked = len(server.backend.asked)
@@ -210,8 +197,7 @@ def test_the_status_bar_turns_suggestions_off_and_on(editor, server):
     assert len(server.backend.asked) == asked
     click("on")
     editor.press("Backspace")
-    editor.type("s")
-    editor.ghost_text("import sys")
+    editor.suggested("s", "import sys")
 
 
 def test_candidates_are_shown_side_by_side_and_enter_inserts_one(editor):
@@ -236,10 +222,8 @@ def test_a_click_inserts_a_candidate(editor):
 
 def test_an_explanation_opens_next_to_the_code(editor):
     editor.type(EXPLAINED)
-    editor.press("Control+a")
-    editor.press("Alt+t")
-    editor.page.locator(".quick-input-list .monaco-list-row.focused", has_text="Explain").wait_for()
-    editor.press("Enter")
+    editor.press("Control+a", "Alt+t")
+    editor.pick("Explain")
     editor.page.locator(".tab", has_text="Explanation").wait_for()
     editor.page.locator(".view-line", has_text="The name `os` is imported.").wait_for()
     editor.page.locator(".view-line", has_text="It is not used.").wait_for()
@@ -251,28 +235,23 @@ def test_a_template_of_the_users_is_filled_and_continued(editor, server, name):
     code = "def twice(x):\n    return 2 * x"
     editor.type("def twice(x):\nreturn 2 * x")
     editor.save(code)
-    editor.press("Escape")
-    editor.press("Control+a")
-    editor.press("Alt+t")
+    editor.press("Escape", "Control+a", "Alt+t")
     editor.page.locator(".quick-input-list .monaco-list-row.focused", has_text="Explain").wait_for()
     editor.type(name)
-    editor.page.locator(".quick-input-list .monaco-list-row.focused", has_text=name).wait_for()
-    editor.press("Enter")
-    editor.page.locator(".notification-list-item a", has_text="Replace Selection").click()
+    editor.pick(name)
+    editor.answer("Replace Selection")
     editor.save("def twice(x):\n    # twice: the sum\n    return x + x")
-    prompt = server.backend.model.tokenizer.decode(server.backend.asked[-1].ids)
-    assert prompt == f"# language: Python\n# Example\nx = 1\n\n{code}\n\n# Why?\ndef twice(x):\n"
+    assert server.backend.prompt() == f"# language: Python\n# Example\nx = 1\n\n{code}\n\n# Why?\ndef twice(x):\n"
 
 
 def test_a_wish_changes_the_selection(editor, server):
     editor.type("def twice(x):\nreturn 2 * x")
-    editor.press("Escape")
-    editor.press("Control+a")
+    editor.press("Escape", "Control+a")
     editor.command("CodeGeeX: Change Selection")
     editor.page.locator(".quick-input-title", has_text="changed").wait_for()
     editor.type("use sums")
     editor.press("Enter")
-    editor.page.locator(".notification-list-item a", has_text="Replace Selection").click()
+    editor.answer("Replace Selection")
     editor.save("def twice(x):\n    return x + x")
 
 
@@ -289,19 +268,15 @@ def test_the_first_page_connects_checks_and_tells_what_is_wrong(editor, server):
     assert page.locator("li.passed").count() == 3
     assert "2048 tokens of context" in page.locator("li").nth(1).inner_text()
     editor.press("Control+w")
-    editor.page.locator(".editor-instance .monaco-editor .view-lines").first.click()
-    editor.type("import os")
-    editor.ghost_text("import sys")
+    editor.focus()
+    editor.suggested("import os", "import sys")
 
 
 def test_accepted_suggestions_are_counted_and_shown(editor):
     for _ in range(2):
-        editor.type("counted = ")
-        editor.ghost_text("1+1")
-        editor.press("Tab")
-        editor.press("Enter")
-    editor.type("counted = ")
-    editor.ghost_text("1+1")
+        editor.suggested("counted = ", "1+1")
+        editor.press("Tab", "Enter")
+    editor.suggested("counted = ", "1+1")
     editor.command("CodeGeeX: Show Accepted Suggestions")
     cells = editor.frame("table").locator("tbody tr").first.locator("td").all_inner_texts()
     assert cells[0] == "python" and int(cells[1]) >= int(cells[2]) >= 2 and int(cells[4]) >= 10
@@ -309,15 +284,14 @@ def test_accepted_suggestions_are_counted_and_shown(editor):
 
 def test_a_translation_into_the_language_of_the_file_is_inserted_below(editor):
     editor.type("val value = 1")
-    editor.press("Control+a")
-    editor.press("Control+Alt+t")
+    editor.press("Control+a", "Control+Alt+t")
     editor.page.locator(".quick-input-list .monaco-list-row").first.wait_for()
     editor.type("Kotlin")
     editor.press("Enter")
     editor.page.locator(".quick-input-title", has_text="from Kotlin to").wait_for()
     editor.press("Enter")  # Python, the first
     editor.page.locator(".tab", has_text="Translation").wait_for()
-    editor.page.locator(".notification-list-item a", has_text="Insert Below").click()
+    editor.answer("Insert Below")
     editor.save("val value = 1\nvalue = 1")
 
 
@@ -353,8 +327,7 @@ def test_a_conversation_about_the_selection_and_code_that_enters_only_by_a_click
     assert panel.locator("article.assistant p").first.inner_text().startswith("<script>alert(1)</script> [a](command:")
     assert "[U+202E]" in panel.locator("article.assistant pre").inner_text()
     assert panel.locator("article a, article img, article script").count() == 0
-    prompt = server.backend.model.tokenizer.decode(server.backend.asked[-1].ids)
-    assert "Make it better\n\n```python\nold = 1\n\n```" in prompt
+    assert "Make it better\n\n```python\nold = 1\n\n```" in server.backend.prompt()
     assert editor.file.read_text() == ""
     panel.locator("article.assistant button", has_text="Replace Selection").click()
     editor.save(HOSTILE_CODE)
@@ -369,18 +342,17 @@ def test_a_model_that_only_continues_code_is_not_asked_questions(editor):
 
 def test_a_hostile_text_in_a_suggestion_candidates_and_an_explanation_does_nothing(talking):
     editor = talking
-    editor.type("hostile = ")
-    editor.ghost_text("<script>alert(1)</script>")
+    editor.suggested("hostile = ", "<script>alert(1)</script>")
     editor.press("Control+Enter")
     panel = editor.frame("button[aria-label='Insert candidate 1']")
     assert panel.locator("button").inner_text().startswith("<script>alert(1)</script>")
     assert panel.locator("ol a, ol img, ol script").count() == 0
     editor.press("Control+w")
-    editor.page.locator(".editor-instance .monaco-editor .view-lines").first.click()
+    editor.focus()
     editor.press("Control+a")
     editor.command("CodeGeeX: Explain Selection")
     editor.page.locator(".view-line", has_text="<script>alert(1)</script>").last.wait_for()
-    editor.page.locator(".editor-instance .monaco-editor .view-lines").first.click()
+    editor.focus()
     editor.press("Control+End")
     editor.type("\n# https://y.test/")
     editor.page.locator(".detected-link").first.wait_for()  # so links are looked for
@@ -404,9 +376,7 @@ def test_the_interface_is_chinese_where_vs_code_is(vsix, page, server, tmp_path)
 
 def test_a_model_served_by_our_command_with_a_key_completes_code_and_its_end_is_told_once(vsix, page, tmp_path):
     model = save_recited(tmp_path / "model", PROMPT, ANSWER)
-    directory, keys = tmp_path / "vscode", tmp_path / "keys"
-    keys.touch(0o600)
-    keys.write_text(f"me {KEY}\n")
+    directory, keys = tmp_path / "vscode", key_file(tmp_path / "keys", f"me {KEY}\n")
     with contextlib.ExitStack() as stack:
         with served(model, tmp_path / "serve.log", "--api-key-file", keys) as server:
             address = stack.enter_context(code_server(directory, vsix, {**QUICK, "msCodegeex.server": server.url}))
@@ -414,16 +384,13 @@ def test_a_model_served_by_our_command_with_a_key_completes_code_and_its_end_is_
             editor.file.write_text("")
             editor.open(address)
             editor.type("def total(")
-            page.locator(".notification-list-item a", has_text="Set API Key").click()
+            editor.answer("Set API Key")
             page.locator(".quick-input-box input[type=password]").wait_for()
             editor.type(KEY)
             editor.press("Enter")
-            page.locator(".editor-instance .monaco-editor .view-lines").first.click()
+            editor.focus()
             editor.press("Control+a")
-            editor.type(PROMPT)
-            editor.ghost_text(ANSWER)
-            editor.press("Tab")
-            editor.save(PROMPT + ANSWER)
+            editor.complete(PROMPT, ANSWER, PROMPT + ANSWER)
             assert server.end() == 0
         shown = page.locator(".notification-list-item", has_text="no server answers at")
         for _ in range(3):

@@ -4,15 +4,15 @@ import asyncio
 import base64
 import json
 import struct
+from functools import partial
 
 import httpx
 import openai
 import pytest
-from asking import answered, ask, connected
-from fake_backend import FakeBackend, fake_model, fake_settings
+from asking import answered, ask, client_of, connected, until
+from fake_backend import FakeBackend, fake_model, key_file, tuned
 from over_http import served
 
-from ms_codegeex.data.conversations import TEMPLATES
 from ms_codegeex.extras.serving.errors import ApiError
 from ms_codegeex.extras.serving.responding import AnswerPlan
 from ms_codegeex.extras.serving.routes.embeddings import response_parts
@@ -23,13 +23,13 @@ UNIT = pytest.approx([0.6, 0.8, 0.0])  # the fake backend's (3, 4, 0) times the 
 
 @pytest.fixture(scope="module")
 def server():
-    with served(lambda: FakeBackend(slots=3)) as server:
+    with served(slots=3) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def client(server):
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+    with client_of(server) as client:
         yield client
 
 
@@ -72,27 +72,22 @@ def test_a_size_that_was_not_asked_for_before_is_refused(client):
 
 
 def test_the_limits_of_a_key_count_inputs(tmp_path):
-    keys = tmp_path / "keys"
-    keys.write_text("me 0123456789abcdef requests-per-minute=5 concurrent=2\n")
-    keys.chmod(0o600)
+    keys = key_file(tmp_path / "keys", "me 0123456789abcdef requests-per-minute=5 concurrent=2\n")
     headers = {"Authorization": "Bearer 0123456789abcdef"}
     for count, status in ((5, 200), (6, 400)):  # two at once; six are never allowed
-        make = lambda: FakeBackend(fake_settings(api_key_file=keys), slots=4)  # noqa: E731
+        make = partial(FakeBackend, api_key_file=keys, slots=4)
         response, backend = answered("/v1/embeddings", {"input": ["x"] * count}, make, headers=headers)
         assert response.status_code == status and len(backend.asked) == count * (status == 200)
 
 
 async def test_a_request_without_room_at_its_start_is_refused_and_not_counted(tmp_path):
-    keys = tmp_path / "keys"
-    keys.write_text("me 0123456789abcdef requests-per-minute=45 concurrent=2\n")
-    keys.chmod(0o600)
-    backend = FakeBackend(fake_settings(api_key_file=keys), slots=4)
+    keys = key_file(tmp_path / "keys", "me 0123456789abcdef requests-per-minute=45 concurrent=2\n")
+    backend = FakeBackend(api_key_file=keys, slots=4)
     async with connected(backend) as client:
         client.headers["Authorization"] = "Bearer 0123456789abcdef"
         backend.paused = True
         other = asyncio.ensure_future(client.post("/v1/completions", json={"prompt": "x", "max_tokens": 1}))
-        while not backend.active:
-            await asyncio.sleep(0)
+        await until(lambda: backend.active)
         refused = await client.post("/v1/embeddings", json={"input": ["x"] * 40})
         backend.paused = False
         await other
@@ -128,7 +123,7 @@ def test_later_inputs_wait_for_room():
 
 
 async def test_the_deadline_is_that_of_all_inputs():
-    backend = FakeBackend(fake_settings(deadline=0.3), slots=1, step_seconds=0.1)
+    backend = FakeBackend(deadline=0.3, slots=1, step_seconds=0.1)
     async with connected(backend) as client:
         response = await client.post("/v1/embeddings", json={"input": ["x"] * 30})
         idle, count = backend.idle, len(backend.asked)
@@ -159,7 +154,6 @@ def test_a_client_that_leaves_stops_the_rest(server):
 
 
 def test_a_base_model_and_an_unknown_one():
-    tuned = fake_model(chat=TEMPLATES["plain"])
-    assert ask("POST", "/v1/embeddings", lambda: FakeBackend(model=tuned), json={"input": "x"}).status_code == 200
+    assert ask("POST", "/v1/embeddings", tuned, json={"input": "x"}).status_code == 200
     response = ask("POST", "/v1/embeddings", json={"input": "x", "model": "gpt"})
     assert response.status_code == 404 and response.json()["error"]["param"] == "model"

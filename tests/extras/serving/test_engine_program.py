@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from asking import until
 from fake_backend import cached_tokenizer, fake_model, fake_settings
+from stepped_engine import NumberedEngine
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.tokenizer.base import Continuation
@@ -22,41 +23,21 @@ from ms_codegeex.extras.serving.answering import IndentStop
 from ms_codegeex.extras.serving.engine import EngineBackend, EngineProcess
 from ms_codegeex.extras.serving.engine_program import EngineLoop, ends
 from ms_codegeex.extras.serving.errors import ApiError
-from ms_codegeex.extras.serving.messages import (
-    chosen_from,
-    packed,
-    receive,
-    settings_from,
-    settings_values,
-)
+from ms_codegeex.extras.serving.messages import chosen_from, packed, receive, settings_from, settings_values
 from ms_codegeex.generation.sampling import ChosenToken, SamplingSettings
 from ms_codegeex.generation.scheduler import Request, Scheduler
-from ms_codegeex.generation.slots import shared
 from ms_codegeex.generation.stopping import Ending
 
 CONTEXT, BROKEN = 50, 90
 
 
-class CountingEngine:
-    """After each id comes the next number. `between` is called before each pass with its number, from 1."""
-
-    slots, chunk, rows_cost = 2, 8, True
+class CountingEngine(NumberedEngine):
+    """`between` is called before each pass with its number, from 1; `passes` has the ids of each. The token `BROKEN`
+    has no number for a score."""
 
     def __init__(self, between):
-        self.between, self.passes, self.cached = between, [], [[] for _ in range(self.slots)]
-
-    def clear(self, slot, adapter):
-        self.cached[slot] = []
-
-    def common(self, slot, ids, adapter):
-        return shared(self.cached[slot], ids)
-
-    def keep(self, slot, ids, adapter):
-        del self.cached[slot][shared(self.cached[slot], ids[:-1]) :]
-        return len(self.cached[slot])
-
-    def copy(self, source, target, length):
-        self.cached[target] = self.cached[source][:length]
+        super().__init__(2, chunk=8)
+        self.between, self.passes = between, []
 
     def advance(self, parts):
         self.passes.append({part.slot: list(part.ids) for part in parts})
@@ -211,11 +192,7 @@ def test_passes_are_counted_and_messages_are_not():
 def test_graphs_are_made_before_the_server_hears_that_it_is_ready():
     ours, theirs = Pipe()
     generator, heard = Counting(None), []
-
-    def warm_up():
-        heard.append(ours.poll())
-
-    generator.warm_up = warm_up
+    generator.warm_up = lambda: heard.append(ours.poll())
     with theirs:
         with ours:
             loop = threading.Thread(target=EngineLoop(theirs, generator).run)
@@ -265,17 +242,8 @@ async def test_a_message_that_breaks_off_is_the_end(count):
 
 
 def test_settings_and_tokens_survive_the_way():
-    settings = SamplingSettings(
-        7,
-        temperature=0.5,
-        top_k=3,
-        seed=2**64 - 1,
-        logit_bias={5: -100.0},
-        log_probabilities=4,
-        stop=("\n", "和"),
-        json_schema="{}",
-        calls=("a", "{}", "b"),
-    )
+    numbers = {"temperature": 0.5, "top_k": 3, "seed": 2**64 - 1, "logit_bias": {5: -100.0}, "log_probabilities": 4}
+    settings = SamplingSettings(7, **numbers, stop=("\n", "和"), json_schema="{}", calls=("a", "{}", "b"))
     back = json.loads(packed(settings_values(settings)))
     assert settings_from(back) == settings and asdict(settings_from(back)) == asdict(settings)
     chosen = ChosenToken(3, -0.1, ((3, -0.1), (9, float("-inf"))))
@@ -301,34 +269,6 @@ def test_a_ping_is_answered_between_passes():
     assert [place for place, message in enumerate(messages) if not message] == [0, 3] and len(passes) == 3
 
 
-class LostEngine:
-    """In place of an `EngineProcess`: its connection ends at once, its process does not."""
-
-    def __init__(self, backend):
-        self.backend, self.messages, self.states = backend, [{"slots": 1}, None], []
-
-    async def receive(self):
-        return self.messages.pop(0)
-
-    async def status(self):
-        self.states.append((self.backend.ready, self.backend.idle))
-
-    async def end(self):
-        self.states.append("end")
-
-
-async def test_an_engine_is_not_ready_from_the_end_of_its_connection(monkeypatch):
-    backend = EngineBackend(fake_model(), fake_settings())
-    lost = LostEngine(backend)
-
-    async def start(options):
-        return lost
-
-    monkeypatch.setattr(EngineProcess, "start", start)
-    assert await backend._serve() is None
-    assert lost.states == [(False, True), "end"]
-
-
 async def test_a_process_that_goes_on_without_its_connection_has_no_exit_status(monkeypatch):
     monkeypatch.setattr(engine, "END_SECONDS", 0.0)
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
@@ -338,7 +278,7 @@ async def test_a_process_that_goes_on_without_its_connection_has_no_exit_status(
 
 
 async def test_a_process_that_is_killed_is_started_again(monkeypatch, tmp_path):
-    """A made-up one; test_serving_engine.py has one with a model."""
+    """A made-up one; test_serving_faults.py has one with a model."""
     program = tmp_path / "python"
     script = Path(__file__).with_name("counting_process.py")
     program.write_text(f'#!/bin/sh\nshift 2\nexec "{sys.executable}" "{script}" "$@"\n')

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from asking import running
+from asking import running, until
 from fake_backend import fake_model, fake_settings
 
 from ms_codegeex.base.errors import RunFailure, UserError
@@ -19,7 +19,7 @@ class Made:
     """In place of `EngineProcess`: says hello or `first`, then answers pings, unless it hangs."""
 
     def __init__(self, first, hangs):
-        self.process, self.hangs, self.killed, self.sent = self, hangs, False, []
+        self.process, self.hangs, self.killed, self.ended, self.sent = self, hangs, False, False, []
         self.messages = asyncio.Queue()
         self.messages.put_nowait(first)
         if "error" in first:
@@ -41,7 +41,7 @@ class Made:
         self.messages.put_nowait(None)
 
     async def end(self):
-        return 1
+        self.ended = True
 
 
 def engines(monkeypatch, *scripts, pauses=None):
@@ -62,11 +62,6 @@ def engines(monkeypatch, *scripts, pauses=None):
     monkeypatch.setattr(engine.EngineProcess, "start", start)
     monkeypatch.setattr(engine.asyncio, "sleep", short)
     return EngineBackend(fake_model(), fake_settings(hang=0.01)), made
-
-
-async def until(condition):
-    while not condition():
-        await asyncio.sleep(0)
 
 
 async def test_an_engine_that_hangs_is_killed_and_started_again(monkeypatch, capsys):
@@ -109,3 +104,18 @@ def test_a_model_that_cannot_be_loaded_at_the_start_is_the_users_mistake(monkeyp
 
     with pytest.raises(UserError, match="no such directory"):
         running(start())
+
+
+async def test_an_engine_is_not_ready_from_the_end_of_its_connection(monkeypatch):
+    """Its process may go on."""
+    backend, made = engines(monkeypatch, (HELLO, False))
+    states = []
+
+    async def status(self):
+        states.append((backend.ready, backend.idle))
+
+    monkeypatch.setattr(Made, "status", status)
+    served = asyncio.ensure_future(backend._serve())
+    await until(lambda: backend.engine_ready)
+    made[0].messages.put_nowait(None)
+    assert await served is None and states == [(False, True)] and made[0].ended

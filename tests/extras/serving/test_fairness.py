@@ -6,14 +6,14 @@ from collections import Counter
 import mindspore as ms
 import pytest
 from asking import connected
-from fake_backend import FakeBackend, fake_settings
+from fake_backend import FakeBackend, key_file
 from stepped_engine import NumberedEngine, SteppedBackend
 
 from ms_codegeex.extras.serving.keys import read_keys
 from ms_codegeex.generation.prefixes import Prefixes
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.scheduler import Request, Scheduler
-from ms_codegeex.generation.shares import TYPING_SECONDS, Shares
+from ms_codegeex.generation.shares import TYPING_SECONDS
 
 PATH, CAPACITY, FLOOD = "/v1/completions", 2000, 120
 ALICE, FLOODER = "0123456789abcdef", "fedcba9876543210"
@@ -40,9 +40,8 @@ def ids_of(length, seed):
 @pytest.mark.parametrize("slots", [2, 4, 16])
 async def test_a_flood_of_one_client_leaves_another_ones_first_token_where_it_was(slots):
     """120 answers of a flooder, who asks again as soon as one ends; the other one asks 20 times."""
-    backend = SteppedBackend(NumberedEngine(slots), CAPACITY, max_queue=256)
     always_away = itertools.count(0, TYPING_SECONDS)
-    backend.loop.scheduler._shares = Shares(clock=always_away.__next__)
+    backend = SteppedBackend(NumberedEngine(slots), CAPACITY, clock=always_away.__next__, max_queue=256)
     idle = until_first_token(backend, backend.answer(ids_of(40, 1), settings(4), client="a"))
     assert idle == (1, 40)
     seeds = itertools.count(5)
@@ -51,13 +50,11 @@ async def test_a_flood_of_one_client_leaves_another_ones_first_token_where_it_wa
         flood = [answer for answer in flood if not answer.ended]
         while len(flood) < FLOOD:
             flood.append(backend.answer(ids_of(60, next(seeds)), settings(200), client="flooder"))
-        for _ in range(3 + number):
-            backend.step()
+        backend.step(3 + number)
         answer = backend.answer(ids_of(40, 1000 + number), settings(4), client="a")
         steps, _ = until_first_token(backend, answer)
         assert steps <= 2 * idle[0], number
-        while not answer.ended:
-            backend.step()
+        backend.finish(answer)
     assert backend.counters.failed == 0 and backend.counters.suspended >= 15  # sometimes one is free
     ended = [answer for answer in flood if answer.text.count]
     assert len(ended) >= slots - 1  # the flooder has the rest
@@ -65,16 +62,13 @@ async def test_a_flood_of_one_client_leaves_another_ones_first_token_where_it_wa
 
 
 async def test_keystrokes_in_a_flood_find_their_slot_and_have_short_passes_of_their_own():
-    backend = SteppedBackend(NumberedEngine(4), CAPACITY, max_queue=256)
-    backend.loop.scheduler._shares = Shares(
-        clock=lambda: 0.0
-    )  # keystrokes come within the seconds, however slow this is
+    # Keystrokes come within the seconds, however slow this is.
+    backend = SteppedBackend(NumberedEngine(4), CAPACITY, clock=lambda: 0.0, max_queue=256)
     engine, ids, seeds = backend.loop.scheduler.engine, ids_of(600, 1), itertools.count(5)
     for number in range(30):
         while backend.queued < 50:
             backend.answer(ids_of(400, next(seeds)), settings(50), client="flooder")
-        for _ in range(30):
-            backend.step()
+        backend.step(30)
         answer = backend.answer(ids, settings(4), client="typist")
         until_first_token(backend, answer)
         if number:
@@ -82,8 +76,7 @@ async def test_keystrokes_in_a_flood_find_their_slot_and_have_short_passes_of_th
             assert rest in (1, 2) and engine.rows[-1] == rest, number
             backend.step()
             assert engine.rows[-1] > rest  # the others are not passed over twice
-        while not answer.ended:
-            backend.step()
+        backend.finish(answer)
         ids = [*ids, ids[-1] % 83 + 1, 85]
     assert backend.counters.suspended <= 1 and backend.counters.failed == 0
     backend.fail_all(None)
@@ -107,18 +100,15 @@ def test_short_passes_of_one_group_are_one_in_as_many_as_there_are_groups():
 
 async def test_a_slot_that_nobody_returned_to_goes_to_who_waits():
     now = [0.0]
-    backend = SteppedBackend(NumberedEngine(4), CAPACITY)
-    backend.loop.scheduler._shares = Shares(clock=lambda: now[0])
+    backend = SteppedBackend(NumberedEngine(4), CAPACITY, clock=lambda: now[0])
     backend.answer(ids_of(30, 0), settings(2), client="typist")
     answers = [backend.answer(ids_of(30, seed), settings(60), client="flooder") for seed in range(1, 9)]
-    for _ in range(5):
-        backend.step()
+    backend.step(5)
     assert backend.active == 3
     now[0] = TYPING_SECONDS
     backend.step()
     assert backend.active == 4
-    while not backend.idle:
-        backend.step()
+    backend.finish()
     assert all(answer.text.finish == "length" for answer in answers)
 
 
@@ -126,8 +116,7 @@ async def test_a_long_prompt_has_half_of_the_rows_in_a_flood():
     backend = SteppedBackend(NumberedEngine(4), CAPACITY, max_queue=256)
     for seed in range(FLOOD):
         backend.answer(ids_of(300, seed), settings(100), client="flooder")
-    for _ in range(5):
-        backend.step()
+    backend.step(5)
     _, rows = until_first_token(backend, backend.answer(ids_of(600, 700), settings(4), client="a"))
     assert rows <= 2.2 * 600
     backend.fail_all(None)
@@ -181,11 +170,9 @@ async def test_answers_that_gave_way_go_on_where_they_were():
     backend = SteppedBackend(NumberedEngine(3), CAPACITY)
     answers = [backend.answer(ids_of(20, seed), settings(60), client="flooder") for seed in range(9)]
     for number in range(30):
-        for _ in range(5):
-            backend.step()
+        backend.step(5)
         backend.answer(ids_of(10, 100 + number), settings(3), client=f"other {number % 3}")
-    while not backend.idle:
-        backend.step()
+    backend.finish()
     assert backend.counters.suspended >= 20 and backend.counters.failed == 0
     for answer in answers:
         last = answer.ids[-1]
@@ -214,11 +201,9 @@ async def test_an_answer_that_gave_way_is_the_one_that_it_would_have_been(twin_e
     backend = SteppedBackend(twin_engine, POSITIONS, kept, prefix_memory=memory)
     answers = [backend.answer(ids, one, client="flooder") for ids, one in wanted]
     for number in range(12):
-        for _ in range(7):
-            backend.step()
+        backend.step(7)
         backend.answer(prompt(20, 100 + number), settings(3), client=f"other {number % 2}")
-    while not backend.idle:
-        backend.step()
+    backend.finish()
     assert backend.counters.suspended >= 6
     found, hits = [backend.outputs[answer.number] for answer in answers], backend.counters.prefix_hits
     assert found == expected and bool(hits) is bool(memory)
@@ -228,12 +213,10 @@ async def test_a_stop_text_is_found_across_a_break():
     """Half of it comes before the answer gives way: ids are characters, from "!" on."""
     backend = SteppedBackend(NumberedEngine(2), CAPACITY)
     answers = [backend.answer([number], settings(60, stop=("=>?@",)), client="a") for number in (20, 25)]
-    for _ in range(4):
-        backend.step()
+    backend.step(4)
     assert backend.outputs[answers[1].number] == [26, 27, 28, 29]  # "=>" is 28 and 29 + 1
     backend.answer([70], settings(3), client="b")
-    while not backend.idle:
-        backend.step()
+    backend.finish()
     assert backend.counters.suspended == 1
     pieces = [answer.take() for answer in answers]
     assert [piece.text for piece in pieces] == ["6789:;<", ";<"]
@@ -241,10 +224,8 @@ async def test_a_stop_text_is_found_across_a_break():
 
 
 async def test_the_limit_of_a_minute_counts_answers(tmp_path):
-    path = tmp_path / "keys"
-    path.write_text(f"alice {ALICE} requests-per-minute=5\n")
-    path.chmod(0o600)
-    backend = FakeBackend(fake_settings(api_key_file=path), slots=8)
+    path = key_file(tmp_path / "keys", f"alice {ALICE} requests-per-minute=5\n")
+    backend = FakeBackend(api_key_file=path, slots=8)
     async with connected(backend) as client:
         client.headers["Authorization"] = f"Bearer {ALICE}"
         bodies = [{"n": 3}, {"prompt": ["x", "y", "z"]}, {"n": 2}, {}, {"n": 6}]
@@ -257,17 +238,15 @@ async def test_the_limit_of_a_minute_counts_answers(tmp_path):
 
 
 async def test_more_answers_than_a_minute_has_are_never_possible():
-    async with connected(FakeBackend(fake_settings(requests_per_minute=5), slots=8)) as client:
+    async with connected(FakeBackend(requests_per_minute=5, slots=8)) as client:
         response = await client.post(PATH, json={"prompt": "x", "n": 8})
     assert response.status_code == 400 and response.json()["error"]["param"] == "n"
 
 
 async def test_a_weight_in_the_file_of_keys(tmp_path):
-    path = tmp_path / "keys"
-    path.write_text(f"alice {ALICE} weight=3\nflooder {FLOODER}\n")
-    path.chmod(0o600)
+    path = key_file(tmp_path / "keys", f"alice {ALICE} weight=3\nflooder {FLOODER}\n")
     assert [key.weight for key in read_keys(path)] == [3, 1]
-    backend = FakeBackend(fake_settings(api_key_file=path))
+    backend = FakeBackend(api_key_file=path)
     async with connected(backend) as client:
         await client.post(PATH, json={"prompt": "x"}, headers={"Authorization": f"Bearer {ALICE}"})
     assert backend.asked[0].weight == 3

@@ -6,11 +6,10 @@ from collections import defaultdict
 import openai
 import pytest
 from all_routes import BODIES, routes
-from asking import answered, ask, ask_all, events
-from fake_backend import TEXT, FakeBackend, fake_model
+from asking import answered, ask, ask_all, client_of, events
+from fake_backend import TEXT, tuned
 from over_http import served
 
-from ms_codegeex.data.conversations import TEMPLATES
 from ms_codegeex.extras.serving import foreign_fields, schemas
 from ms_codegeex.extras.serving.routes.llama_cpp import InfillRequest, TemplateRequest
 from ms_codegeex.extras.serving.routes.responses import ResponsesRequest
@@ -69,10 +68,6 @@ def within(value):
         case {"of": known}:
             return {name: "auto" if given == "any" else given for name, given in known.items()}
     return value
-
-
-def tuned():
-    return FakeBackend(model=fake_model(chat=TEMPLATES["plain"]))
 
 
 def test_every_route_that_takes_a_body_is_tested():
@@ -183,94 +178,38 @@ def test_messages_as_clients_keep_them():
     assert ask("POST", "/v1/chat/completions", tuned, json=body).status_code == 200
 
 
+STREAM = {"stream": True, "stream_options": {"include_usage": True}}
 CLIENTS = {  # the fields that each sends with default settings
     "LangChain's ChatOpenAI": {
-        "model": "fake",
-        "stream": False,
-        "temperature": 0.7,
-        "n": 1,
-        "frequency_penalty": 0,
-        "presence_penalty": 0,
-        "logprobs": False,
-        "seed": None,
-        "stop": None,
-        "max_completion_tokens": 64,
+        **{"model": "fake", "stream": False, "temperature": 0.7, "n": 1, "max_completion_tokens": 64},
+        **{"frequency_penalty": 0, "presence_penalty": 0, "logprobs": False, "seed": None, "stop": None},
     },
     "litellm": {"model": "fake", "temperature": 0.2, "max_tokens": 64, "user": "me", "metadata": {"a": "b"}},
     "Continue's chat": {
-        "model": "fake",
-        "max_tokens": 64,
-        "temperature": 0.5,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        "stop": ["x1"],
-        "tools": [],
-        "parallel_tool_calls": False,
+        **{**STREAM, "model": "fake", "max_tokens": 64, "temperature": 0.5, "stop": ["x1"]},
+        **{"tools": [], "parallel_tool_calls": False},
     },
     "Zed's assistant": {
-        "model": "fake",
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        "max_completion_tokens": 64,
-        "stop": [],
-        "temperature": 1.0,
-        "tools": [],
+        **{**STREAM, "model": "fake", "max_completion_tokens": 64, "stop": [], "temperature": 1.0, "tools": []},
         "prompt_cache_key": "thread-1",
     },
     "llama.cpp's web page": {
-        "stream": True,
-        "reasoning_format": "auto",
-        "temperature": 0.8,
-        "max_tokens": -1,
-        "dynatemp_range": 0,
-        "dynatemp_exponent": 1,
-        "top_k": 40,
-        "top_p": 0.95,
-        "min_p": 0.05,
-        "xtc_probability": 0,
-        "xtc_threshold": 0.1,
-        "typ_p": 1,
-        "repeat_last_n": 64,
-        "repeat_penalty": 1,
-        "presence_penalty": 0,
-        "frequency_penalty": 0,
-        "dry_multiplier": 0,
-        "dry_base": 1.75,
-        "dry_allowed_length": 2,
-        "dry_penalty_last_n": -1,
-        "backend_sampling": False,
-        "timings_per_token": False,
+        **{"stream": True, "reasoning_format": "auto", "temperature": 0.8, "max_tokens": -1, "dynatemp_range": 0},
+        **{"dynatemp_exponent": 1, "top_k": 40, "top_p": 0.95, "min_p": 0.05, "xtc_probability": 0},
+        **{"xtc_threshold": 0.1, "typ_p": 1, "repeat_last_n": 64, "repeat_penalty": 1, "presence_penalty": 0},
+        **{"frequency_penalty": 0, "dry_multiplier": 0, "dry_base": 1.75, "dry_allowed_length": 2},
+        **{"dry_penalty_last_n": -1, "backend_sampling": False, "timings_per_token": False},
     },
     "vLLM's defaults": {
-        "top_logprobs": 0,
-        "logprobs": False,
-        "tool_choice": "none",
-        "include_reasoning": True,
-        "use_beam_search": False,
-        "length_penalty": 1.0,
-        "stop_token_ids": [],
-        "add_special_tokens": False,
-        "include_stop_str_in_output": False,
-        "ignore_eos": False,
-        "min_tokens": 0,
-        "bad_words": [],
-        "echo": False,
-        "add_generation_prompt": True,
-        "priority": 0,
-        "return_token_offsets": False,
-        "top_k": -1,
-        "seed": -1,
+        **dict.fromkeys(("logprobs", "use_beam_search", "add_special_tokens", "include_stop_str_in_output"), False),
+        **dict.fromkeys(("ignore_eos", "echo", "return_token_offsets"), False),
+        **{"include_reasoning": True, "add_generation_prompt": True, "top_logprobs": 0, "min_tokens": 0, "priority": 0},
+        **{"tool_choice": "none", "length_penalty": 1.0, "stop_token_ids": [], "bad_words": []},
+        **{"top_k": -1, "seed": -1},
     },
     "OpenAI's playground": {
-        "model": "fake",
-        "response_format": {"type": "text"},
-        "temperature": 1,
-        "max_completion_tokens": 64,
-        "top_p": 1,
-        "frequency_penalty": 0,
-        "presence_penalty": 0,
-        "store": False,
-        "service_tier": "auto",
+        **{"model": "fake", "response_format": {"type": "text"}, "temperature": 1, "max_completion_tokens": 64},
+        **{"top_p": 1, "frequency_penalty": 0, "presence_penalty": 0, "store": False, "service_tier": "auto"},
         "verbosity": "medium",
     },
 }
@@ -290,23 +229,14 @@ def test_requests_of_chat_clients(client):
 
 
 def test_openais_client_with_its_typed_fields():
-    question = [{"role": "user", "content": "x"}]
-    with served(tuned) as server, openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
-        found = client.chat.completions.create(
-            model="fake",
-            messages=question,
-            tools=[],
-            response_format={"type": "text"},
-            store=True,
-            metadata={"a": "b"},
-            service_tier="auto",
-            prompt_cache_key="x",
-            safety_identifier="me",
-            reasoning_effort=None,
-        )
+    known = {"model": "fake", "messages": [{"role": "user", "content": "x"}]}
+    unused = {"store": True, "metadata": {"a": "b"}, "prompt_cache_key": "x", "safety_identifier": "me"}
+    unused |= {"service_tier": "auto", "reasoning_effort": None, "tools": [], "response_format": {"type": "text"}}
+    with served(tuned) as server, client_of(server) as client:
+        found = client.chat.completions.create(**known, **unused)
         assert found.choices[0].message.content == TEXT
         with pytest.raises(openai.BadRequestError, match="functions"):
-            client.chat.completions.create(model="fake", messages=question, functions=REFUSED["functions"])
+            client.chat.completions.create(**known, functions=REFUSED["functions"])
 
 
 def subclasses(kind):

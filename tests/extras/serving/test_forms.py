@@ -4,14 +4,14 @@ import json
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from types import SimpleNamespace
 
 import httpx
 import jsonschema
-import openai
 import pytest
-from asking import answered, ask, connected
-from fake_backend import FakeBackend, fake_model
+from asking import answered, ask, client_of, connected
+from fake_backend import tuned
 from over_http import served as served_here
 from pydantic import BaseModel
 from served import served
@@ -19,7 +19,6 @@ from small_benchmarks import write_model
 from test_engine_program import Counting, begin
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.data.conversations import TEMPLATES
 from ms_codegeex.extras.serving.engine_program import EngineLoop
 from ms_codegeex.extras.serving.responding import requested_form
 
@@ -30,13 +29,10 @@ SCHEMA = {
     "additionalProperties": False,
 }
 NAMED = {"type": "json_schema", "json_schema": {"name": "thing", "schema": SCHEMA, "strict": True}}
+LARGE = {"enum": ["x" * 20_000]}
 QUESTION = [{"role": "user", "content": "x"}]
 CHAT, COMPLETIONS, NATIVE = "/v1/chat/completions", "/v1/completions", "/infill"
 START = {CHAT: {"messages": QUESTION}, COMPLETIONS: {"prompt": "x"}, NATIVE: {"prompt": "x"}}
-
-
-def tuned():
-    return FakeBackend(model=fake_model(chat=TEMPLATES["plain"]))
 
 
 def settings_of(path, **fields):
@@ -93,11 +89,7 @@ def test_a_malformed_response_format_is_a_400(value):
         (NATIVE, {"json_schema": {"type": "x"}}, "json_schema"),
         (NATIVE, {"grammar": "root = x"}, "grammar"),
         (NATIVE, {"grammar": 'root ::= "x"', "json_schema": {}}, "grammar"),
-        (
-            COMPLETIONS,
-            {"response_format": {**NAMED, "json_schema": {"schema": {"enum": ["x" * 20_000]}}}},
-            "response_format",
-        ),
+        (COMPLETIONS, {"response_format": {"type": "json_object", "schema": LARGE}}, "response_format"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
@@ -127,10 +119,7 @@ def test_a_schema_that_is_nested_too_deep_is_an_error_of_its_field(usual_recursi
         requested_form(SimpleNamespace(form_field=field, **{field: value}))
 
 
-DEEP = {
-    NATIVE: '"json_schema": %s',
-    CHAT: '"response_format": {"type": "json_schema", "json_schema": {"schema": %s}}',
-}
+DEEP = {NATIVE: '"json_schema": %s', CHAT: '"response_format": {"type": "json_schema", "json_schema": {"schema": %s}}'}
 
 
 @pytest.mark.parametrize("path", DEEP)
@@ -171,69 +160,40 @@ class Answer(BaseModel):
 def test_openais_helper_for_structured_outputs():
     pytest.importorskip("llguidance")
 
-    def make():
-        backend = tuned()
-        backend.texts = ['{"text": "y"}']
-        return backend
-
-    with (
-        served_here(make) as server,
-        openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client,
-    ):
+    with served_here(partial(tuned, texts=['{"text": "y"}'])) as server, client_of(server) as client:
         found = client.chat.completions.parse(model="fake", messages=QUESTION, response_format=Answer)
     assert found.choices[0].message.parsed == Answer(text="y")
 
 
-class Compiling:
-    """In place of `Grammars`: compiles when the test says so."""
-
-    def __init__(self):
-        self.wanted = []
-
-    def constraint(self, settings):
-        self.wanted.append(settings)
-        raise UserError("grammar: cannot be used (too large); correct it")
-
-
-class Sent(EngineLoop):
-    """A loop that keeps what it would send."""
-
-    def __init__(self, generator):
-        super().__init__(None, generator)
-        self.sent = []
-
-    def _send(self, value):
-        self.sent.append(value)
+def compiling(*futures):
+    """A loop that keeps what it would send; its grammars are compiled when the test says so."""
+    generator, left = Counting(lambda number: None), iter(futures)
+    generator.grammars = SimpleNamespace(constraint=None)
+    loop = EngineLoop(None, generator)
+    loop.sent, loop._send = [], lambda value: loop.sent.append(value)
+    loop._compiler = SimpleNamespace(submit=lambda work, settings: next(left))
+    return loop
 
 
 def test_others_go_on_while_a_grammar_is_compiled():
-    generator = Counting(lambda number: None)
-    generator.grammars = Compiling()
-    loop, compiled = Sent(generator), Future()
-    loop._compiler = type("Later", (), {"submit": lambda self, work, settings: compiled})()
+    compiled = Future()
+    loop = compiling(compiled)
     loop._begin(*begin(1, [5], grammar="x")[1:])
     loop._begin(*begin(2, [7], max_new_tokens=3)[1:])
     for _ in range(3):
         loop._begin_formed()
         loop.scheduler.step()
         loop._report()
-    assert [token[0] for news, *_ in loop.sent for one, tokens, *_ in news for token in tokens if one == 2] == [
-        8,
-        9,
-        10,
-    ]
-    assert 1 not in loop.requests and 1 in loop.forming
+    found = [token[0] for news, *_ in loop.sent for one, tokens, *_ in news for token in tokens if one == 2]
+    assert found == [8, 9, 10] and 1 not in loop.requests and 1 in loop.forming
     compiled.set_exception(UserError("grammar: bad"))
     loop._begin_formed()
     assert loop.sent[-1][0] == [[1, [], "error", 0, "grammar: bad", 400]] and not loop.forming
 
 
 def test_a_request_gets_its_constraint_and_one_that_left_does_not_begin():
-    generator = Counting(lambda number: None)
-    generator.grammars = Compiling()
-    loop, first, second = Sent(generator), Future(), Future()
-    futures = iter([first, second])
-    loop._compiler = type("Later", (), {"submit": lambda self, work, settings: next(futures)})()
+    first = Future()
+    loop = compiling(first, Future())
     loop._begin(*begin(1, [5], grammar="x")[1:])
     loop._begin(*begin(2, [7], grammar="x")[1:])
     loop._cancel(2)
@@ -250,9 +210,8 @@ def server(request, tmp_path_factory):
     model = write_model(tmp_path_factory.mktemp("formed"))
     (model / "provenance.json").unlink()  # it would name the next file as one too many
     (model / "serving.json").write_text('{"chat": "codegeex2"}')
-    with served(
-        model, tmp_path_factory.mktemp("log") / "log", "--max-concurrency", 8, "--name", "tiny", *request.param
-    ) as found:
+    log = tmp_path_factory.mktemp("log") / "log"
+    with served(model, log, "--max-concurrency", 8, "--name", "tiny", *request.param) as found:
         yield found
     assert "Traceback" not in found.log.read_text()
 
@@ -279,7 +238,7 @@ def test_eight_streams_are_valid_and_equal_to_answers_alone(server):
 
 @pytest.mark.slow
 def test_openais_client_and_llama_cpps_route(server):
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=300) as client:
+    with client_of(server, timeout=300) as client:
         found = client.chat.completions.create(
             model="tiny", messages=QUESTION, max_tokens=200, seed=3, response_format=NAMED, n=2
         )

@@ -12,13 +12,20 @@ from hypothesis import strategies as st
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.description import description_from
-from ms_codegeex.data.infilling.sentinels import JOINED, Sentinels, sentinels
+from ms_codegeex.data.infilling.sentinels import JOINED, Sentinels
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.extras.serving.answering import IndentStop
 from ms_codegeex.extras.serving.infilling import SuffixTrimmer, overlap
 
-TEXT = st.text(alphabet="ab_ (){}\n\t;é", max_size=24)
-PIECES = st.lists(TEXT, max_size=8)
+
+def answers(alphabet: str, size: int) -> st.SearchStrategy[tuple[list[str], str]]:
+    """The pieces of an answer, and a suffix."""
+    text = st.text(alphabet=alphabet, max_size=size)
+    return st.tuples(st.lists(text, max_size=8), text)
+
+
+ANSWERS = answers("ab_ (){}\n\t;é", 24)
+REPEATING = answers("=; ", 6)  # where the start of the suffix comes again in it, one may begin within one that failed
 
 
 def trimmed(pieces, suffix: str) -> str:
@@ -64,11 +71,13 @@ def test_the_longest_repetition_is_trimmed(answer, suffix, expected):
 
 
 @settings(max_examples=400)
-@given(PIECES, TEXT)
-@example(["a ", "a", " b"], "a a b")
-@example(["ab", "ab", "a"], "ababb")
-@example(["x\n", "\n", "  ", "a"], "\n  a b")
-def test_pieces_make_no_difference_and_only_an_end_goes(pieces, suffix):
+@given(ANSWERS | REPEATING)
+@example((["a ", "a", " b"], "a a b"))
+@example((["ab", "ab", "a"], "ababb"))
+@example((["==", "=;"], "==;"))
+@example((["x\n", "\n", "  ", "a"], "\n  a b"))
+def test_pieces_make_no_difference_and_only_an_end_goes(drawn):
+    pieces, suffix = drawn
     answer = "".join(pieces)
     result = trimmed(pieces, suffix)
     assert result == kept(answer, suffix)
@@ -77,35 +86,19 @@ def test_pieces_make_no_difference_and_only_an_end_goes(pieces, suffix):
     assert not gone.strip() or gone.strip() == suffix.lstrip()[: len(gone.strip())]
 
 
-@given(PIECES, TEXT, st.sampled_from(["\n", "\r\n", "\r"]), st.sampled_from(["\n", "\r\n", "\r"]))
-@example(["x\n", "\n", "  ", "a"], "\n  a b", "\r\n", "\n")
-@example(["x\n", "}"], "\n}", "\n", "\r\n")
-def test_lines_may_end_in_any_way(pieces, suffix, end, other):
+@given(ANSWERS, st.sampled_from(["\n", "\r\n", "\r"]), st.sampled_from(["\n", "\r\n", "\r"]))
+@example((["x\n", "\n", "  ", "a"], "\n  a b"), "\r\n", "\n")
+@example((["x\n", "}"], "\n}"), "\n", "\r\n")
+def test_lines_may_end_in_any_way(drawn, end, other):
     """An answer's own ends of lines are kept, also where a piece ends in the middle of one."""
+    pieces, suffix = drawn
     whole = "".join(pieces).replace("\n", end)
     assert trimmed([*whole], suffix.replace("\n", other)) == trimmed(pieces, suffix).replace("\n", end)
 
 
-@settings(max_examples=300)
-@given(st.lists(st.text(alphabet="=; ", max_size=6), max_size=6), st.text(alphabet="=;", max_size=6))
-@example(["==", "=;"], "==;")
-def test_repetitions_in_the_suffix_itself(pieces, suffix):
-    """Where the start of the suffix comes again in it, a repetition may begin within one that has failed."""
-    assert trimmed(pieces, suffix) == kept("".join(pieces), suffix)
-
-
-@settings(max_examples=200)
-@given(st.text(alphabet="xyz \n", max_size=12), st.text(alphabet="ab;=", min_size=1, max_size=12), st.data())
-def test_whole_lines_of_the_suffix_are_found(answer, line, data):
-    """An answer that goes on with a beginning of the suffix, whose line breaks and words it cannot have by itself."""
-    suffix = f"\n{line}\n{line}"
-    shown = data.draw(st.integers(2, len(suffix)))
-    result = kept(f"{answer}{suffix[:shown]}", suffix)
-    assert result == answer.rstrip()
-
-
-@given(PIECES, TEXT)
-def test_what_cannot_be_trimmed_is_not_held_back(pieces, suffix):
+@given(ANSWERS)
+def test_what_cannot_be_trimmed_is_not_held_back(drawn):
+    pieces, suffix = drawn
     trimming, said = SuffixTrimmer(suffix), ""
     for place, piece in enumerate(pieces):
         said += trimming.feed(piece)
@@ -226,16 +219,12 @@ def test_a_repetition_that_fails_at_every_place_delays_nobody():
     assert "".join(said) == text
 
 
-SENTINELS = Sentinels("<P>", "<S>", "<M>")
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return cached_tokenizer()
+MARKS = {"prefix": "<P>", "suffix": "<S>", "middle": "<M>"}
+SENTINELS = Sentinels(**MARKS)
 
 
 @cache
-def cached_tokenizer():
+def tokenizer():
     return load_tokenizer("codegen-multi")
 
 
@@ -247,34 +236,33 @@ def cached_tokenizer():
         (JOINED, "<S>\nb<M><P>a = "),
     ],
 )
-def test_sentinels_stand_in_the_models_order(tokenizer, order, expected):
-    ids, _ = Sentinels("<P>", "<S>", "<M>", order).prompt(tokenizer, "a = ", "\nb", 100)
-    assert tokenizer.decode(ids) == expected
+def test_sentinels_stand_in_the_models_order(order, expected):
+    ids, _ = Sentinels("<P>", "<S>", "<M>", order).prompt(tokenizer(), "a = ", "\nb", 100)
+    assert tokenizer().decode(ids) == expected
 
 
-def test_a_special_token_in_the_users_text_is_text(tokenizer):
+def test_a_special_token_in_the_users_text_is_text():
     end = "<|endoftext|>"
-    ids, _ = Sentinels(end, "<S>", "<M>").prompt(tokenizer, f"a{end}", "", 100)
-    assert ids.count(tokenizer.eos_id) == 1 and tokenizer.decode(ids) == f"{end}a{end}<S><M>"
+    ids, _ = Sentinels(end, "<S>", "<M>").prompt(tokenizer(), f"a{end}", "", 100)
+    assert ids.count(tokenizer().eos_id) == 1 and tokenizer().decode(ids) == f"{end}a{end}<S><M>"
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(20, 60))
 def test_a_prompt_fits_and_keeps_what_is_next_to_the_gap(prefix, suffix, room):
-    tokenizer = cached_tokenizer()
     before, after = "".join(f" p{n}" for n in range(prefix)), "".join(f" s{n}" for n in range(suffix))
-    ids, cut = SENTINELS.prompt(tokenizer, before, after, room)
-    text = tokenizer.decode(ids)
+    ids, cut = SENTINELS.prompt(tokenizer(), before, after, room)
+    text = tokenizer().decode(ids)
     assert len(ids) <= room
     left, _, right = text.removeprefix("<P>").removesuffix("<M>").partition("<S>")
     assert before.endswith(left) and after.startswith(right)
-    assert cut == (sum(len(tokenizer.encode(part)) for part in ("<P>", before, "<S>", after, "<M>")) > room)
+    assert cut == (sum(len(tokenizer().encode(part)) for part in ("<P>", before, "<S>", after, "<M>")) > room)
     assert cut == ((left, right) != (before, after))
     assert bool(left) >= bool(before) and bool(right) >= bool(after)
 
 
-def test_no_room_for_sentinels(tokenizer):
+def test_no_room_for_sentinels():
     with pytest.raises(UserError, match="shorter answer"):
-        SENTINELS.prompt(tokenizer, "a", "b", 5)
+        SENTINELS.prompt(tokenizer(), "a", "b", 5)
 
 
 @pytest.mark.parametrize(
@@ -282,28 +270,12 @@ def test_no_room_for_sentinels(tokenizer):
     [
         [],
         {"prefix": "<P>", "suffix": "<S>"},
-        {"prefix": "<P>", "suffix": "<P>", "middle": "<M>"},
-        {"prefix": "", "suffix": "<S>", "middle": "<M>"},
-        {"prefix": -1, "suffix": "<S>", "middle": "<M>"},
-        {"prefix": True, "suffix": "<S>", "middle": "<M>"},
-        {"prefix": "<P>", "suffix": "<S>", "middle": "<M>", "order": ["middle", "prefix", "suffix"]},
-        {"prefix": "<P>", "suffix": "<S>", "middle": "<M>", "order": ["prefix", "middle"]},
-        {"prefix": "<P>", "suffix": "<S>", "middle": "<M>", "order": "psm"},
-        {"prefix": "<P>", "suffix": "<S>", "middle": "<M>", "end": "x"},
-        {"prefix": "<P>", "suffix": "<S>", "middle": "<M>", "more": 1},
+        *({**MARKS, "prefix": mark} for mark in ("<S>", "", -1, True)),
+        *({**MARKS, "order": order} for order in (["middle", "prefix", "suffix"], ["prefix", "middle"], "psm")),
+        {**MARKS, "end": "x"},
+        {**MARKS, "more": 1},
     ],
 )
 def test_a_malformed_setting_is_refused(value):
     with pytest.raises(UserError, match=r"serving\.json: infill"):
         description_from({"infill": value}, "serving.json")
-
-
-def test_an_answer_may_continue_the_prefix():
-    value = {"prefix": 7, "suffix": 8, "middle": 9, "order": [*JOINED]}
-    assert sentinels(value) == Sentinels(7, 8, 9, JOINED)
-
-
-def test_a_sound_setting():
-    value = {"prefix": "<P>", "suffix": "<S>", "middle": "<M>", "order": ["suffix", "prefix", "middle"], "end": ["<E>"]}
-    found = sentinels(value)
-    assert found == Sentinels("<P>", "<S>", "<M>", ("suffix", "prefix", "middle"), ("<E>",))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT
-from fake_backend import FakeBackend, fake_model, fake_settings
+from fake_backend import FakeBackend, fake_model, key_file
 from over_http import served as served_here
 from own_environment import VARIABLES, own_environment, run_in
 from recited_model import save_calling
@@ -108,12 +108,9 @@ class Calling(FakeBackend):
 
 @pytest.fixture
 def server(tmp_path):
-    keys = tmp_path / "keys"
-    keys.write_text(f"me {KEYS[0]}\nslow {KEYS[1]} requests-per-minute=1\n")
-    keys.chmod(0o600)
-    with served_here(
-        lambda: Calling(fake_settings(api_key_file=keys), fake_model(chat=Template("<tool_call>"), context=4096))
-    ) as it:
+    keys = key_file(tmp_path / "keys", f"me {KEYS[0]}\nslow {KEYS[1]} requests-per-minute=1\n")
+    model = fake_model(chat=Template("<tool_call>"), context=4096)
+    with served_here(Calling, api_key_file=keys, model=model) as it:
         yield it
 
 

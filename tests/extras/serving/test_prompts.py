@@ -10,21 +10,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.languages import find_language, languages
 from ms_codegeex.extras.serving import prompts
 from ms_codegeex.extras.serving.answering import Filters, IndentStop
-from ms_codegeex.extras.serving.prompts import (
-    EXAMPLES,
-    TASKS,
-    Comment,
-    CommentText,
-    UserCode,
-    commented,
-    documented,
-    explained,
-    fixed,
-    remarked,
-    repeated,
-    sql,
-    translation,
-)
+from ms_codegeex.extras.serving.prompts import EXAMPLES, TASKS, Comment, CommentText, UserCode
 from ms_codegeex.generation.stopping import Ending, until
 
 CODE = "def area(r):\n    a = r * r\n    return 3 * a\n"
@@ -40,7 +26,7 @@ def read(text_filter, text, size):
 
 
 def test_translation_has_the_published_form():
-    prompt = translation("cpp", "js", "int f() {\n  return 1;\n}\n\n")
+    prompt = prompts.translation("cpp", "js", "int f() {\n  return 1;\n}\n\n")
     assert prompt.text == "code translation\nC++:\nint f() {\n  return 1;\n}\nJavaScript:\n"
     answer = "function f() {\n  return 1;\n}\n\nPython:\ndef f():"
     assert "".join(until(answer, Ending(prompt.stop))) == "function f() {\n  return 1;\n}\n"
@@ -49,8 +35,8 @@ def test_translation_has_the_published_form():
 def test_comments_have_the_form_of_the_extensions_explanation_template():
     """Example, code, heading, example with comments, heading, first line: `<INPUT>` and `<INPUT:0,1>` filled in."""
     example = EXAMPLES["Python"]
-    shown = remarked(example, "#", "en")
-    assert commented(source()).text == (
+    shown = prompts.remarked(example, "#", "en")
+    assert prompts.commented(source()).text == (
         f"# language: Python\n\n{example}\n\n{CODE.rstrip()}\n\n# Explain the code line by line\n{shown}\n\n"
         "# Explain the code line by line\ndef area(r):"
     )
@@ -58,7 +44,7 @@ def test_comments_have_the_form_of_the_extensions_explanation_template():
 
 
 def test_comments_end_with_the_codes_last_line():
-    prompt = commented(source())
+    prompt = prompts.commented(source())
     answer = "\n    # square it\n    a = r * r\n    # nearly pi\n    return 3 * a\n\nprint(area(1))\n"
     for size in (1, 2, 7, 1000):
         pieces = [answer[start : start + size] for start in range(0, len(answer), size)]
@@ -67,14 +53,14 @@ def test_comments_end_with_the_codes_last_line():
 
 
 def test_a_line_that_comes_twice_ends_the_second_time():
-    rule = repeated(["x += 1", "y()", "x += 1"])
+    rule = prompts.repeated(["x += 1", "y()", "x += 1"])
     assert [rule(text) for text in ("x += 1\n", "x += 1\n y()\nx += 1", "x += 1\n y()\nx += 1\n")] == [0, 0, 1]
 
 
 def test_lines_that_are_repeated_are_found_over_pieces():
     text = "x += 1\n y()\nx += 1\nz"
     for size in (1, 2, 5, 100):
-        scan, cut = repeated(["x += 1", "y()", "x += 1"]).scan(), None
+        scan, cut = prompts.repeated(["x += 1", "y()", "x += 1"]).scan(), None
         for start in range(0, len(text), size):
             if (cut := scan(text[start : start + size])) is not None:
                 assert text[: start + cut] == "x += 1\n y()\nx += 1\n"
@@ -88,12 +74,12 @@ def test_a_line_without_an_end_is_read_once(monkeypatch):
     searched = create_autospec(lines, spec_set=True)  # the pattern itself is met by the tests above
     searched.finditer.side_effect = lambda text: read.append(len(text)) or lines.finditer(text)
     monkeypatch.setattr(prompts, "_LINE", searched)
-    scan = repeated(["x"]).scan()
+    scan = prompts.repeated(["x"]).scan()
     assert {scan("abcd") for _ in range(1_000)} == {None} and sum(read) == 4_000
 
 
 def test_a_docstring_is_put_into_the_code():
-    prompt = documented(source("@cache\ndef area(\n    r,\n):\n  return r\n"))
+    prompt = prompts.documented(source("@cache\ndef area(\n    r,\n):\n  return r\n"))
     example = EXAMPLES["Python"].split("\n")
     assert prompt.text.startswith(f"# language: Python\n{example[0]}\n    '''\n    Returns")
     assert prompt.text.endswith("\n\n@cache\ndef area(\n    r,\n):\n  '''")
@@ -112,7 +98,7 @@ def test_a_docstring_is_put_into_the_code():
     ],
 )
 def test_a_docstring_has_its_place(code, expected):
-    prompt = documented(source(code))
+    prompt = prompts.documented(source(code))
     assert prompt.opening + "About x." + prompt.closing == expected
 
 
@@ -125,7 +111,7 @@ def test_a_docstring_has_its_place(code, expected):
     ],
 )
 def test_a_description_stands_in_front_of_the_code(language, answer, expected):
-    prompt = documented(source("CODE", language))
+    prompt = prompts.documented(source("CODE", language))
     for size in (1, 3, 100):
         assert prompt.opening + read(CommentText(prompt.comment), answer, size) + prompt.closing == expected
 
@@ -143,7 +129,7 @@ def test_a_description_stands_in_front_of_the_code(language, answer, expected):
     ],
 )
 def test_an_explanation_is_the_comments_text(language, answer, expected):
-    prompt = explained(source(language=language))
+    prompt = prompts.explained(source(language=language))
     for size in (1, 2, 5, 100):
         assert read(CommentText(prompt.comment), answer, size) == expected
 
@@ -168,7 +154,7 @@ def test_pieces_of_a_comment_make_no_difference(text, sign, bare, data):
 
 
 def test_a_fix_ends_before_the_next_heading():
-    prompt = fixed(source())
+    prompt = prompts.fixed(source())
     assert prompt.text.endswith(f"# This code has a mistake\n{CODE.rstrip()}\n\n# The same code without the mistake\n")
     faulty = EXAMPLES["Python"].replace("if number > best", "if number < best")
     assert faulty != EXAMPLES["Python"] and faulty in prompt.text
@@ -177,7 +163,7 @@ def test_a_fix_ends_before_the_next_heading():
 
 
 def test_sql_has_the_form_of_the_demos_example():
-    prompt = sql(source("Count the rows of t\nwhose a is 1", "SQL", "codegeex2"))
+    prompt = prompts.sql(source("Count the rows of t\nwhose a is 1", "SQL", "codegeex2"))
     assert prompt.text == "-- language: SQL\n-- Count the rows of t\n-- whose a is 1\n"
     answer = "SELECT count(*)\nFROM t WHERE a = 1;\n\n-- Next"
     assert "".join(until(answer, Ending(prompt.stop))) == "SELECT count(*)\nFROM t WHERE a = 1;"
@@ -193,13 +179,12 @@ def test_every_task_has_a_prompt_in_every_language():
 
 
 def test_chinese_is_asked_for_in_chinese():
-    assert "# 逐行解释代码\ndef area(r):" in commented(source(locale="zh")).text
-    assert (
-        "上面代码的作用" in explained(source(locale="zh")).text and "Returns" not in explained(source(locale="zh")).text
-    )
+    assert "# 逐行解释代码\ndef area(r):" in prompts.commented(source(locale="zh")).text
+    text = prompts.explained(source(locale="zh")).text
+    assert "上面代码的作用" in text and "Returns" not in text
 
 
-@pytest.mark.parametrize("make", [lambda: source(" \n"), lambda: translation("C", "Go", "\n")])
+@pytest.mark.parametrize("make", [lambda: source(" \n"), lambda: prompts.translation("C", "Go", "\n")])
 def test_empty_code_is_refused(make):
     with pytest.raises(UserError, match="code: empty"):
         make()

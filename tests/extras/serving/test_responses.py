@@ -5,8 +5,8 @@ import json
 import httpx
 import openai
 import pytest
-from asking import answered, ask, until
-from fake_backend import TEXT, FakeBackend, fake_model
+from asking import answered, ask, client_of, until
+from fake_backend import TEXT, FakeBackend, fake_model, tuned
 from over_http import served
 
 from ms_codegeex.data.conversations import TEMPLATES
@@ -21,24 +21,15 @@ TALK = [
     {"role": "user", "content": "two"},
 ]
 ORDER = [
-    "response.created",
-    "response.in_progress",
-    "response.output_item.added",
-    "response.content_part.added",
-    "response.output_text.delta",
-    "response.output_text.done",
-    "response.content_part.done",
+    *("response.created", "response.in_progress", "response.output_item.added", "response.content_part.added"),
+    *("response.output_text.delta", "response.output_text.done", "response.content_part.done"),
     "response.output_item.done",
 ]
 
 
-def tuned(**changes):
-    return FakeBackend(model=fake_model(chat=TEMPLATES["plain"]), **changes)
-
-
 @pytest.fixture(scope="module")
 def client():
-    with served(tuned) as server, openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+    with served(tuned) as server, client_of(server) as client:
         yield client
 
 
@@ -47,12 +38,9 @@ def test_a_conversation_is_the_prompt_of_the_same_chat():
     assert response.status_code == 200 and response.json()["store"] is False
     chat = [{"role": "system", "content": "in French"}, *TALK]
     chat[3] = {"role": "assistant", "content": "1"}
-    _, other = answered("/v1/chat/completions", {"messages": [_bare(each) for each in chat]}, tuned)
+    bare = [{name: value for name, value in each.items() if name != "type"} for each in chat]
+    _, other = answered("/v1/chat/completions", {"messages": bare}, tuned)
     assert backend.asked[0].ids == other.asked[0].ids
-
-
-def _bare(message):
-    return {name: value for name, value in message.items() if name != "type"}
 
 
 def test_openais_client_reads_an_answer(client):
@@ -62,9 +50,7 @@ def test_openais_client_reads_an_answer(client):
     assert b"".join(bytes(token.bytes) for token in content.logprobs).decode() == TEXT
     assert {len(token.top_logprobs) for token in content.logprobs} == {2}
     usage = found.usage
-    assert usage.input_tokens + usage.output_tokens == usage.total_tokens and usage.output_tokens == len(
-        content.logprobs
-    )
+    assert usage.output_tokens == len(content.logprobs) == usage.total_tokens - usage.input_tokens
     short = client.responses.create(model="fake", input="x", max_output_tokens=3)
     assert (short.status, short.incomplete_details.reason) == ("incomplete", "max_output_tokens")
     assert short.output[0].status == "incomplete" and TEXT.startswith(short.output_text)
@@ -104,21 +90,15 @@ class Lost(FakeBackend):
 
 
 def test_a_stream_that_fails_ends_with_an_error():
-    with (
-        served(lambda: Lost(model=fake_model(chat=TEMPLATES["plain"]))) as server,
-        openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client,
-    ):
+    make = lambda: Lost(model=fake_model(chat=TEMPLATES["plain"]))  # noqa: E731
+    with served(make) as server, client_of(server) as client:
         with pytest.raises(openai.APIError, match="lost"):
             list(client.responses.create(model="fake", input="x", stream=True))
         response = httpx.post(f"{server.url}{PATH}", json={"input": "x", "stream": True})
     *_, last = response.text.strip().split("\n\n")
     kind, data = last.split("\n")
     values = json.loads(data.removeprefix("data: "))
-    assert kind == "event: error" and (values["type"], values["code"], values["param"]) == (
-        "error",
-        "engine_error",
-        None,
-    )
+    assert (kind, values["type"], values["code"], values["param"]) == ("event: error", "error", "engine_error", None)
 
 
 def test_what_is_not_stored_cannot_be_named():

@@ -3,7 +3,6 @@
 from collections import Counter
 
 import pytest
-from fake_backend import FakeBackend, fake_settings
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from over_http import served
@@ -16,7 +15,7 @@ CASES = 2000
 def test_no_made_up_request_is_a_server_error():
     modes = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
     statuses: Counter[int] = Counter()
-    with served(lambda: FakeBackend(fake_settings(deadline=20.0), text="x = 1\n", slots=4)) as server:
+    with served(deadline=20.0, text="x = 1\n", slots=4) as server:
         schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
         operations = [result.ok() for result in schema.get_all_operations()]
         assert {one.path for one in operations} >= {"/v1/completions", "/infill", "/v1/code/fix", "/tokenize"}

@@ -18,7 +18,7 @@ import pytest
 import small_models
 import yaml
 from conftest import ROOT, command
-from fake_backend import FakeBackend, fake_model, fake_settings
+from fake_backend import FakeBackend, fake_model, key_file
 from over_http import served
 from prometheus_client.parser import text_string_to_metric_families
 from served import served as served_model
@@ -50,7 +50,7 @@ def table(heading):
 def server(tmp_path_factory):
     model, adapter = fake_model(name="codegeex-13b", context=512), tmp_path_factory.mktemp("sql")
     (adapter / "adapter_config.json").write_text("{}")
-    with served(lambda: FakeBackend(fake_settings(demo=True, adapter=(("sql", adapter),)), model)) as server:
+    with served(demo=True, adapter=(("sql", adapter),), model=model) as server:
         yield server
 
 
@@ -75,14 +75,7 @@ def test_every_curl_command_works(server, line):
 
 def test_there_is_a_curl_command_for_each_kind_of_route():
     text = " ".join(curls())
-    for path in (
-        "/v1/completions",
-        "/infill",
-        "/tokenize",
-        "/detokenize",
-        "/v1/code/translate",
-        "/v1/models",
-    ):
+    for path in ("/v1/completions", "/infill", "/tokenize", "/detokenize", "/v1/code/translate", "/v1/models"):
         assert f"{URL}{path} " in text
 
 
@@ -133,9 +126,7 @@ def test_the_infill_setting_and_the_key_file_are_read(tmp_path):
     (shown,) = [block for block in blocks("json") if '"infill"' in block]
     assert sentinels(json.loads(shown)["infill"]).end == ("<|endoftext|>",)
     (keys,) = [block for block in blocks("text") if "sha256:" in block]
-    (tmp_path / "keys").write_text(keys)
-    (tmp_path / "keys").chmod(0o600)
-    assert [key.name for key in read_keys(tmp_path / "keys")] == ["alice", "ci"]
+    assert [key.name for key in read_keys(key_file(tmp_path / "keys", keys))] == ["alice", "ci"]
     digest = subprocess.run(["sha256sum"], input=b"test", capture_output=True, check=True).stdout.split()[0]
     assert f"sha256:{digest.decode()}" in keys
 
@@ -193,9 +184,7 @@ def test_the_first_and_the_third_command_serve_weights(tmp_path):
     assert made.returncode == 0, made.stderr
     made = command(*words, "--set", "num_heads=4", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
-    keys, log = tmp_path / "keys", tmp_path / "access.jsonl"
-    keys.write_text("me 0123456789abcdef\n")
-    keys.chmod(0o600)
+    keys, log = key_file(tmp_path / "keys", "me 0123456789abcdef\n"), tmp_path / "access.jsonl"
     options = ("--api-key-file", keys, "--access-log", log)
     with served_model(tmp_path / shlex.split(serve)[-1], tmp_path / "log", *options) as server:
         client = httpx.Client(base_url=server.url, headers={"X-API-Key": "0123456789abcdef"}, timeout=120)

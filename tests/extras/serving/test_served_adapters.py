@@ -5,7 +5,7 @@ import json
 import pytest
 from asking import ask, events
 from conftest import command_here
-from fake_backend import FakeBackend, fake_settings
+from fake_backend import FakeBackend
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.extras.serving.settings import ServeSettings
@@ -28,7 +28,7 @@ def backend(places):
     made = []
 
     def make():
-        made.append(FakeBackend(fake_settings(adapter=places)))
+        made.append(FakeBackend(adapter=places))
         return made[-1]
 
     make.made = made

@@ -1,11 +1,12 @@
 """`/v1/chat/completions` of a model that is tuned for chat; the published prompt."""
 
 import json
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 from asking import answered, ask, events
-from fake_backend import TEXT, FakeBackend, fake_model
+from fake_backend import TEXT, tuned
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.conversations import TEMPLATES, ChatTemplate
@@ -23,8 +24,7 @@ TALK = [
 ]
 
 
-def tuned(**changes):
-    return FakeBackend(model=fake_model(chat=TEMPLATES["codegeex2"], **changes))
+codegeex2 = partial(tuned, "codegeex2")
 
 
 def test_the_published_prompt_of_codegeex2():
@@ -41,16 +41,13 @@ def test_a_template_does_not_read_placeholders_in_messages():
 
 
 def test_an_answer_and_its_stream():
-    response, backend = answered(PATH, {"messages": TALK}, tuned)
+    response, backend = answered(PATH, {"messages": TALK}, codegeex2)
     body = response.json()
-    assert body["object"] == "chat.completion" and body["choices"][0]["message"] == {
-        "role": "assistant",
-        "content": TEXT,
-    }
-    prompt = backend.model.tokenizer.decode(backend.asked[0].ids)
-    assert prompt == "[Round 1]\n\n问：one\n\n答：1\n\n[Round 2]\n\n问：two\n\n答："  # noqa: RUF001
+    assert body["object"] == "chat.completion"
+    assert body["choices"][0]["message"] == {"role": "assistant", "content": TEXT}
+    assert backend.prompt() == "[Round 1]\n\n问：one\n\n答：1\n\n[Round 2]\n\n问：two\n\n答："  # noqa: RUF001
     options = {"stream": True, "stream_options": {"include_usage": True}, "n": 2}
-    found = events(ask("POST", PATH, tuned, json={"messages": TALK, **options}))
+    found = events(ask("POST", PATH, codegeex2, json={"messages": TALK, **options}))
     assert {event["object"] for event in found} == {"chat.completion.chunk"}
     for index in range(2):
         mine = [event["choices"][0] for event in found[:-1] if event["choices"][0]["index"] == index]
@@ -60,7 +57,7 @@ def test_an_answer_and_its_stream():
 
 
 def test_log_probabilities_have_the_tokens_bytes():
-    body = ask("POST", PATH, tuned, json={"messages": QUESTION, "logprobs": True, "top_logprobs": 2}).json()
+    body = ask("POST", PATH, codegeex2, json={"messages": QUESTION, "logprobs": True, "top_logprobs": 2}).json()
     content = body["choices"][0]["logprobs"]["content"]
     assert bytes(byte for token in content for byte in token["bytes"]).decode() == TEXT
     assert content[0]["logprob"] == -0.125 and len(content[0]["top_logprobs"]) == 2
@@ -69,8 +66,8 @@ def test_log_probabilities_have_the_tokens_bytes():
 def test_log_probabilities_end_with_the_text_before_a_stop():
     for stop in ("second", "cond", "和", "\n"):
         wanted = {"messages": QUESTION, "logprobs": True, "stop": stop}
-        (choice,) = ask("POST", PATH, tuned, json=wanted).json()["choices"]
-        pieces = events(ask("POST", PATH, tuned, json={**wanted, "stream": True}))
+        (choice,) = ask("POST", PATH, codegeex2, json=wanted).json()["choices"]
+        pieces = events(ask("POST", PATH, codegeex2, json={**wanted, "stream": True}))
         streamed = [token for one in pieces for token in one["choices"][0]["logprobs"]["content"]]
         assert streamed == choice["logprobs"]["content"]
         found = b"".join(bytes(token["bytes"]) for token in choice["logprobs"]["content"]).decode()
@@ -79,7 +76,7 @@ def test_log_probabilities_end_with_the_text_before_a_stop():
 
 def test_a_conversation_that_is_too_long_is_an_error_with_a_remedy_that_chat_has():
     for text in ("x = 1\n" * 300, "x = 1\n" * 30_000):
-        response = ask("POST", PATH, tuned, json={"messages": [{"role": "user", "content": text}]})
+        response = ask("POST", PATH, codegeex2, json={"messages": [{"role": "user", "content": text}]})
         error = response.json()["error"]
         assert response.status_code == 400 and error["param"] == "messages"
         assert "leave out" in error["message"] and "truncate_prompt" not in error["message"]

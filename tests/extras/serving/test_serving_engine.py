@@ -1,14 +1,13 @@
 """The server with a real engine: answers are the bare engine's, whatever else happens."""
 
 import json
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
-import openai
 import psutil
 import pytest
+from asking import client_of
 from served import served
 from small_adapters import write_adapters
 from small_benchmarks import write_model
@@ -70,9 +69,8 @@ def expected(generator, prompt, **settings):
 def test_greedy_and_sampled_answers_are_the_bare_engines(server, generator):
     cases = [(prompt, {"temperature": 0.0}) for prompt in PROMPTS]
     cases += [(prompt, {"temperature": 1.5, "top_k": 50, "top_p": 0.9, "seed": 7, "n": 2}) for prompt in PROMPTS]
-    cases += [
-        (PROMPTS[0], {"temperature": 0.0, "repetition_penalty": 1.5, "frequency_penalty": 0.7, "presence_penalty": -1})
-    ]
+    penalties = {"repetition_penalty": 1.5, "frequency_penalty": 0.7, "presence_penalty": -1}
+    cases.append((PROMPTS[0], {"temperature": 0.0, **penalties}))
 
     def asked(case):
         prompt, settings = case
@@ -159,15 +157,6 @@ def test_best_of_gives_the_likeliest(server, generator):
     assert body["usage"]["completion_tokens"] == sum(len(answer.tokens) for answer in wanted)
 
 
-def test_ids_and_lists_of_prompts(server, generator):
-    ids = [generator.encode(prompt) for prompt in PROMPTS[:3]]
-    texts = complete(server, prompt=PROMPTS[:3], max_tokens=4, temperature=0)["choices"]
-    assert [choice["index"] for choice in texts] == [0, 1, 2]
-    assert complete(server, prompt=ids, max_tokens=4, temperature=0)["choices"] == texts
-    (alone,) = complete(server, prompt=ids[1], max_tokens=4, temperature=0)["choices"]
-    assert alone["text"] == texts[1]["text"]
-
-
 def test_a_stop_text_ends_the_answer_with_the_tokens_that_it_took(server, generator):
     text = expected(generator, PROMPTS[3], temperature=0.0)[0].text
     stop = text[len(text) // 2 : len(text) // 2 + 2]
@@ -213,7 +202,7 @@ def test_a_prompt_that_was_computed_ahead_is_there(server):
 def test_embeddings_are_the_means_of_the_engines_hidden_states(server, generator):
     """Of a text whose beginning a slot holds, beside an answer, in a list and alone."""
     texts = [*PROMPTS, "class Other:\n    pass\n" * 20]
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+    with client_of(server) as client:
         with ThreadPoolExecutor(1) as pool:
             answer = pool.submit(complete, server, prompt=PROMPTS[0], max_tokens=60, temperature=0)
             several = client.embeddings.create(model="tiny", input=texts).data
@@ -269,26 +258,3 @@ def test_a_very_low_temperature_is_greedy(server):
     (greedy,) = complete(server, **body, temperature=0)["choices"]
     for temperature in (1e-300, 1e-40, 1e-6):
         assert complete(server, **body, temperature=temperature)["choices"] == [greedy]
-
-
-@pytest.mark.slow  # test_engine_program.py has one without a model
-def test_an_engine_that_is_killed_is_started_again(server, generator):
-    """Last of the tests with this server."""
-    wanted = expected(generator, PROMPTS[0], temperature=0.0)[0].text
-    body = {"prompt": PROMPTS[0], "max_tokens": 400, "temperature": 0, "logit_bias": {"50256": -100}}
-    url, engine = f"{server.url}/v1/completions", server.engine()
-    with ThreadPoolExecutor(1) as pool, httpx.stream("POST", url, json={**body, "stream": True}, timeout=300) as stream:
-        lines = stream.iter_lines()
-        next(lines)
-        whole = pool.submit(httpx.post, url, json=body, timeout=300)
-        for _ in range(20):
-            next(lines)
-        engine.kill()
-        last = [line for line in lines if line][-1]
-        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "engine_lost"
-        assert whole.result().status_code == 503
-    while (response := httpx.post(url, json={**body, "max_tokens": 16}, timeout=300)).status_code != 200:
-        assert response.status_code == 503 and "Retry-After" in response.headers
-        assert httpx.get(f"{server.url}/health").status_code == 200
-        time.sleep(0.1)
-    assert response.json()["choices"][0]["text"] == wanted and server.engine().pid != engine.pid

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import psutil
 import pytest
+from asking import raw
 from conftest import ROOT, command
 from served import served
 from small_benchmarks import write_model
@@ -144,6 +145,7 @@ def test_an_engine_that_hangs_is_replaced(model, tmp_path):
         engine.suspend()
         response = post(server, **LONG)
         assert response.status_code == 503 and response.json()["error"]["code"] == "engine_lost"
+        assert "Retry-After" in response.headers and httpx.get(f"{server.url}/health").status_code == 200
         while (response := post(server, **LONG)).status_code == 503:
             time.sleep(0.1)
         assert response.json()["choices"][0]["text"] == text and not engine.is_running()
@@ -176,10 +178,8 @@ def test_clients_that_vanish_at_random_moments_leave_nothing(model, tmp_path):
         wanted = post(server, **{**LONG, "max_tokens": 30}).json()["choices"]
 
         async def vanish():
-            data = json.dumps({**LONG, "stream": chance.random() < 0.7, "n": chance.choice((1, 1, 3))}).encode()
-            head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            whole = raw({**LONG, "stream": chance.random() < 0.7, "n": chance.choice((1, 1, 3))})
             _, writer = await asyncio.open_connection(host, int(port))
-            whole = f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data
             writer.write(whole[: chance.choice((len(whole), len(whole), chance.randrange(len(whole))))])
             await asyncio.sleep(chance.random() * 0.4)
             (writer.transport.abort if chance.random() < 0.5 else writer.close)()
@@ -205,14 +205,9 @@ def test_sixteen_clients_get_the_bare_engines_answers_and_memory_stays_flat(mode
     words = [
         tokenizer.decode([chance.randrange(1000, 50000) for _ in range(chance.randrange(1, 60))]) for _ in range(40)
     ]
-    alone = subprocess.run(
-        [sys.executable, "-c", ALONE, str(model), json.dumps(words)],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=600,
-    )
+    program = [sys.executable, "-c", ALONE, model, json.dumps(words)]
+    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+    alone = subprocess.run(program, stdout=subprocess.PIPE, text=True, check=True, env=variables, timeout=600)
     wanted = json.loads(alone.stdout.splitlines()[-1])
     with served(model, tmp_path / "log", "--max-concurrency", 8) as server, ThreadPoolExecutor(17) as pool:
         processes = [psutil.Process(server.process.pid), server.engine()]

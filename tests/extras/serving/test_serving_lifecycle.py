@@ -11,9 +11,9 @@ import sys
 
 import httpx
 import pytest
-from asking import connected, events, running, until
+from asking import connected, events, raw, running, until
 from conftest import ROOT
-from fake_backend import TEXT, FakeBackend, fake_settings
+from fake_backend import TEXT, FakeBackend
 
 from ms_codegeex.extras.serving import connections, guards
 from ms_codegeex.extras.serving.app import create_app
@@ -38,46 +38,33 @@ async def listening(backend):
             await task
 
 
-def request(body, path=PATH):
-    data = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    return f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data
-
-
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("moment", ["queued", "before the first piece", "between pieces"])
-async def test_a_client_that_leaves_frees_its_slot(stream, moment):
-    backend = FakeBackend(slots=1)
+async def test_a_client_that_leaves_frees_its_slot_and_is_in_the_log(stream, moment, tmp_path):
+    log = tmp_path / "log"
+    backend = FakeBackend(access_log=str(log), slots=1)
     async with listening(backend) as address:
         backend.paused = True
-        if moment == "queued":
-            first = [backend.answer([1], SETTINGS)]
+        others = [backend.answer([1], SETTINGS)] if moment == "queued" else []
         reader, writer = await asyncio.open_connection(*address)
-        writer.write(request({"prompt": "x", "stream": stream}))
-        if moment == "queued":
-            await until(lambda: backend.queued == 1)
-        else:
-            await until(lambda: backend.active == 1)
+        writer.write(raw({"prompt": "x", "stream": stream}))
+        await until(lambda: len(backend.asked) > len(others))
         if moment == "between pieces":
             backend.paused, backend.step_seconds = False, 0.05
-            if stream:
-                await reader.readuntil(b"data: ")
-            else:
-                await until(lambda: backend.counters.completion_tokens)
+            await (reader.readuntil(b"data: ") if stream else until(lambda: backend.counters.completion_tokens))
         writer.close()
-        if moment == "queued":
-            await until(lambda: backend.counters.cancelled == 1)
-            assert not backend.queued and not any(answer.ended for answer in first)
-            for answer in first:
-                answer.close()
-        await until(lambda: backend.idle)
-        if moment != "queued":
-            assert backend.counters.cancelled == 1 and backend.dropped == backend.asked
-            assert backend.counters.completion_tokens < len(backend.model.tokenizer.encode(TEXT))
+        await until(lambda: backend.counters.cancelled == 1)
+        assert not backend.queued and backend.dropped == backend.asked[len(others) :]
+        assert backend.counters.completion_tokens < len(backend.model.tokenizer.encode(TEXT))
+        for answer in others:
+            assert not answer.ended
+            answer.close()
+        await until(lambda: backend.idle and log.read_text())
+    assert json.loads(log.read_text())["status"] == (200 if stream and moment == "between pieces" else 499)
 
 
 async def test_several_answers_are_taken_together_or_not_at_all():
-    backend = FakeBackend(fake_settings(max_queue=2), slots=2)
+    backend = FakeBackend(max_queue=2, slots=2)
     backend.paused = True
     async with connected(backend) as client:
         first = asyncio.ensure_future(client.post(PATH, json={"prompt": "x", "n": 2}))
@@ -92,7 +79,7 @@ async def test_several_answers_are_taken_together_or_not_at_all():
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_deadline_ends_a_request_wherever_it_is(stream):
-    backend = FakeBackend(fake_settings(deadline=0.2), slots=1)
+    backend = FakeBackend(deadline=0.2, slots=1)
     backend.paused = True
     async with connected(backend) as client:
         asked = [client.post(PATH, json={"prompt": "x", "stream": stream}) for _ in range(3)]
@@ -103,7 +90,7 @@ async def test_a_deadline_ends_a_request_wherever_it_is(stream):
 
 
 async def test_a_stream_that_fails_ends_with_an_error_event():
-    backend = FakeBackend(fake_settings(deadline=0.3), slots=1, step_seconds=0.05)
+    backend = FakeBackend(deadline=0.3, slots=1, step_seconds=0.05)
     async with connected(backend) as client:
         response = await client.post(PATH, json={"prompt": "x", "stream": True})
     lines = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
@@ -144,10 +131,7 @@ async def test_a_client_that_sends_all_before_it_reads_gets_its_413(chunked, mon
     size, length = 4 << 20, 1 << 20
     part = b"%x\r\n" % length + b" " * length + b"\r\n" if chunked else b" " * length
     framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % (3 * size)
-    head = (
-        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
-    )
-    head += framing + b"\r\n\r\n"
+    head = CLOSING + framing + b"\r\n\r\n"
 
     def exchange(address):
         with socket.create_connection(address) as client:
@@ -157,17 +141,16 @@ async def test_a_client_that_sends_all_before_it_reads_gets_its_413(chunked, mon
             client.sendall(b"0\r\n\r\n" if chunked else b"")
             return client.recv(100)
 
-    async with listening(FakeBackend(fake_settings(max_body=size))) as address:
+    async with listening(FakeBackend(max_body=size)) as address:
         found = await asyncio.to_thread(exchange, address)
     assert found.startswith(b"HTTP/1.1 413 ")
 
 
 async def test_reading_after_a_413_ends(monkeypatch):
     monkeypatch.setattr(guards, "DRAIN_SECONDS", 0.1)
-    async with listening(FakeBackend(fake_settings(max_body=10))) as address:
+    async with listening(FakeBackend(max_body=10)) as address:
         reader, writer = await asyncio.open_connection(*address)
-        head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 11\r\n\r\n"
-        writer.write(head)
+        writer.write(CLOSING + b"Content-Length: 11\r\n\r\n")
         answer = await reader.read()  # to the end of the connection
         writer.close()
     assert answer.startswith(b"HTTP/1.1 413 ")
@@ -175,9 +158,9 @@ async def test_reading_after_a_413_ends(monkeypatch):
 
 async def test_a_client_that_leaves_within_its_body_is_not_counted_as_wrong(tmp_path):
     log = tmp_path / "log"
-    async with listening(FakeBackend(fake_settings(access_log=str(log)))) as address:
+    async with listening(FakeBackend(access_log=str(log))) as address:
         _, writer = await asyncio.open_connection(*address)
-        writer.write(request({"prompt": "x"})[:-5])
+        writer.write(raw({"prompt": "x"})[:-5])
         await writer.drain()
         writer.close()
         await until(log.read_text)
@@ -190,9 +173,8 @@ def test_a_request_for_another_protocol_is_answered_without_a_warning(caplog):
             logger.addHandler(caplog.handler)
             logger.setLevel(logging.WARNING)
             reader, writer = await asyncio.open_connection(*address)
-            writer.write(
-                b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
-            )
+            head = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+            writer.write(head)
             line = await reader.readline()
             writer.close()
         return line
@@ -218,7 +200,7 @@ def ask(port):
     known = set(sys.modules)
     client = http.client.HTTPConnection("127.0.0.1", port)
     body = json.dumps({"prompt": "x", "stream": True})
-    client.request("POST", "/infill", body, {"Content-Type": "application/json"})
+    client.raw("POST", "/infill", body, {"Content-Type": "application/json"})
     response = client.getresponse()
     response.read()
     print(json.dumps([response.status, sorted(set(sys.modules) - known)]), flush=True)
@@ -236,11 +218,8 @@ asyncio.run(main())
 
 @pytest.mark.slow
 def test_the_first_request_imports_nothing():
-    variables = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests/extras/serving"))),
-    }
-    words = [sys.executable, "-c", FIRST]
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests/extras/serving")))
+    words, variables = [sys.executable, "-c", FIRST], {**os.environ, "PYTHONPATH": path}
     found = subprocess.run(words, capture_output=True, text=True, env=variables, timeout=300, check=True)
     assert json.loads(found.stdout) == [200, []]
 
@@ -254,7 +233,7 @@ async def test_half_a_head_and_half_a_body_are_not_waited_for(monkeypatch):
         head = await asyncio.open_connection(*address)
         head[1].write(b"POST /v1/comp")
         body = await asyncio.open_connection(*address)
-        body[1].write(request({"prompt": "x"})[:-5])
+        body[1].write(raw({"prompt": "x"})[:-5])
         assert b" 408 " in await body[0].readuntil(b"\r\n")
         for reader, _ in (silent, head):
             with contextlib.suppress(ConnectionResetError):

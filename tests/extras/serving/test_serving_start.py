@@ -1,6 +1,7 @@
-"""What the two processes of `serve` import until it is ready: its start takes as long as that."""
+"""What the two processes of `serve` import until it is ready, which its start takes as long as; and memory."""
 
 import json
+import platform
 import subprocess
 import sys
 
@@ -49,3 +50,31 @@ def test_serve_imports_nothing_that_takes_long(tmp_path):
     assert not NOT_IN_ENGINE & {*forked} and len(forked) <= ENGINE, sorted(NOT_IN_ENGINE & {*forked})
     assert not NOWHERE & {*modules} and len(modules) <= SERVER, sorted(NOWHERE & {*modules})
     assert "ms_codegeex.generation.engine" in {*forked} & {*modules}  # imported once for both
+
+
+BLOCKS = """
+import sys
+import psutil
+from ms_codegeex.extras.serving.server import return_large_blocks
+if sys.argv[1] == "returned":
+    return_large_blocks()
+for _ in range(2):  # glibc has seen large blocks come and go
+    block = b"x" * (8 << 20)
+    del block
+blocks, small = [], []
+for number in range(40):
+    blocks.append(b"x" * (3 << 20))
+    small.append(bytearray(3000))
+before = psutil.Process().memory_info().rss
+blocks.clear()
+print((before - psutil.Process().memory_info().rss) >> 20)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries manage memory in other ways")
+def test_large_blocks_are_given_back_although_small_ones_stay_between_them():
+    def given_back(how):
+        words = [sys.executable, "-c", BLOCKS, how]
+        return int(subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+
+    assert given_back("returned") >= 110 > 60 > given_back("kept")

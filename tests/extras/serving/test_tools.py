@@ -1,22 +1,20 @@
-"""Tools in `/v1/chat/completions` and `/v1/responses`: what a model is asked, what its answers are read as, and forced
-calls by the grammar of a real engine."""
+"""Tools in `/v1/chat/completions` and `/v1/responses`: what a model is asked, and what its answers are read as.
+test_made_up_tools.py has calls that a real engine's grammar forces."""
 
+import itertools
 import json
-from concurrent.futures import ThreadPoolExecutor
+import re
 from dataclasses import dataclass
+from functools import partial
 
 import jsonschema
-import openai
 import pytest
-from asking import answered, ask, events
+from asking import answered, ask, client_of, events
 from fake_backend import FakeBackend, fake_model
-from over_http import served as served_here
-from served import served
-from small_benchmarks import write_model
+from over_http import served
 
 from ms_codegeex.data.conversations import TEMPLATES
 from ms_codegeex.data.jinja_templates import JinjaChat, JinjaTemplate
-from ms_codegeex.extras.serving.routes.completions import ChatMessage
 from ms_codegeex.extras.serving.schemas import Tool
 from ms_codegeex.extras.serving.tools import CallReader, tool_use
 from ms_codegeex.generation.grammars import prepared
@@ -68,12 +66,13 @@ class Template:
 
 
 def backend_of(sign, *texts):
-    def make():
-        backend = FakeBackend(model=fake_model(chat=Template(sign) if sign else TEMPLATES["plain"], context=2048))
-        backend.texts = list(texts)
-        return backend
+    model = fake_model(chat=Template(sign) if sign else TEMPLATES["plain"], context=2048)
+    return partial(FakeBackend, model=model, texts=texts)
 
-    return make
+
+def asked_for(sign, *texts, **fields):
+    """The response to a request with tools, and the backend."""
+    return answered(CHAT, {"messages": QUESTION, "tools": TOOLS, **fields}, backend_of(sign, *texts))
 
 
 def asked(make, path=CHAT, **fields):
@@ -102,25 +101,26 @@ def test_a_models_calls_are_read_in_its_own_format(kind):
     assert len(message["tool_calls"]) == 1
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("wrong", ["weather", '"Paris"'])
-def test_what_is_no_call_of_a_known_function_stays_text(kind, wrong):
-    sign, text = FORMATS[kind]
-    text = text.replace(DEEP, PARIS).replace(wrong, f"{wrong}?" if wrong == "weather" else "Paris")
-    if kind == "newer Mistral":
-        text = text.replace("list_files", "weather?").replace("depth", "x") if wrong == "weather" else text[:-1]
-        text = text.replace("weather?", "nothing")
-    message, finish = asked(backend_of(sign, text))
-    if kind == "newer Mistral" and wrong != "weather":
-        return  # its second call is cut off
-    assert (message["content"], finish) == (text, "stop") and "tool_calls" not in message
+SIGNS = ["<tool_call>", "CodeGeeX", "[TOOL_CALLS]", "tools"]
+NO_CALLS = ["no call", "<tool_", "a <tool_call> b", "```json\n[1]\n```", '{"a": 1}', "[1", " "]
+NO_NAMES = ['"unknown"', '["weather"]', "{}", "null"]
+MISNAMED = {"weather": "nothing", "list_files": "nothing", "depth": "x"}
+TEXTS = [
+    *itertools.product(SIGNS, NO_CALLS),
+    *(("<tool_call>", f'<tool_call>{{"name": {name}, "arguments": {{}}}}</tool_call>') for name in NO_NAMES),
+    *(
+        (sign, text.replace(DEEP, PARIS).replace(*wrong))
+        for kind, (sign, text) in FORMATS.items()
+        for wrong in (("weather", "weather?"), ('"Paris"', "Paris"))
+        if kind != "newer Mistral"
+    ),
+    ("[TOOL_CALLS]", re.sub("|".join(MISNAMED), lambda found: MISNAMED[found[0]], FORMATS["newer Mistral"][1])),
+]
 
 
-@pytest.mark.parametrize("text", ["no call", "<tool_", "a <tool_call> b", "```json\n[1]\n```", '{"a": 1}', "[1", ""])
-@pytest.mark.parametrize("sign", ["<tool_call>", "CodeGeeX", "[TOOL_CALLS]", "tools"])
-def test_a_text_is_the_text(sign, text):
-    message, finish = asked(backend_of(sign, text or " "))
-    assert (message["content"], finish) == (text or " ", "stop")
+@pytest.mark.parametrize(("sign", "text"), TEXTS)
+def test_what_is_no_call_of_a_known_function_stays_text(sign, text):
+    assert asked(backend_of(sign, text)) == ({"role": "assistant", "content": text}, "stop")
 
 
 def test_a_model_without_a_place_for_tools_answers_in_text_and_says_so(capsys):
@@ -130,7 +130,7 @@ def test_a_model_without_a_place_for_tools_answers_in_text_and_says_so(capsys):
         plain, other = answered(path, {**body, "tools": []}, backend_of("", PARIS))
         assert backend.asked[0].ids == other.asked[0].ids and "x-unused-fields" not in plain.headers
     assert capsys.readouterr().err.count("its chat template has no place for tools") <= 1  # once in a process
-    response, _ = answered(CHAT, {"messages": QUESTION, "tools": TOOLS, "tool_choice": "none"}, backend_of("", PARIS))
+    response, _ = asked_for("", PARIS, tool_choice="none")
     assert "x-unused-fields" not in response.headers
 
 
@@ -141,8 +141,7 @@ def test_an_answer_that_has_to_call_follows_the_functions_schema(choice, sign):
     message, finish = asked(backend_of(sign, PARIS), tool_choice=choice)
     assert (message["content"], finish) == (None, "tool_calls")
     assert json.loads(message["tool_calls"][0]["function"]["arguments"]) == ARGUMENTS[0]
-    body = {"messages": QUESTION, "tools": TOOLS, "tool_choice": choice}
-    response, backend = answered(CHAT, body, backend_of(sign, PARIS))
+    response, backend = asked_for(sign, PARIS, tool_choice=choice)
     assert "x-unused-fields" not in response.headers
     schema = json.loads(backend.asked[0].settings.json_schema)
     jsonschema.validate(json.loads(PARIS), schema)
@@ -151,7 +150,7 @@ def test_an_answer_that_has_to_call_follows_the_functions_schema(choice, sign):
             jsonschema.validate(json.loads(wrong), schema)
     other = jsonschema.Draft202012Validator(schema).is_valid(json.loads(DEEP))
     assert other is (choice == "required")
-    prompt = backend.model.tokenizer.decode(backend.asked[0].ids)
+    prompt = backend.prompt()
     assert prompt.endswith("<tool_call>\n" if sign else "Assistant:\n") and '"weather"' in prompt
 
 
@@ -161,16 +160,12 @@ def test_several_forced_calls_if_they_are_asked_for(sign):
     library = pytest.importorskip("llguidance")
     between = tool_use([Tool.model_validate(tool).function for tool in TOOLS], "required", True, sign, "m").between
     several = between.join([PARIS, DEEP, PARIS])
-    for text, count, finish in ((several, 3, "tool_calls"), (several[:-3], 3, "tool_calls"), (PARIS, 1, "tool_calls")):
-        message, found = asked(backend_of(sign, text), tool_choice="required", parallel_tool_calls=True)
+    for text, count in ((several, 3), (several[:-3], 3), (PARIS, 1)):
+        message, finish = asked(backend_of(sign, text), tool_choice="required", parallel_tool_calls=True)
         arguments = [call["function"]["arguments"] for call in message["tool_calls"]]
-        assert (len(arguments), found, message["content"]) == (count, finish, None)
-        assert [json.loads(each) for each in arguments[: 2 if count > 1 else 1]] == ARGUMENTS[: 2 if count > 1 else 1]
-    _, backend = answered(
-        CHAT,
-        {"messages": QUESTION, "tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": True},
-        backend_of(sign, PARIS),
-    )
+        assert (len(arguments), finish, message["content"]) == (count, "tool_calls", None)
+        assert [json.loads(each) for each in arguments[:2]] == ARGUMENTS[:count]
+    _, backend = asked_for(sign, PARIS, tool_choice="required", parallel_tool_calls=True)
     matcher, tokens = library.LLMatcher, library.LLTokenizer("byte")
     many = [between.join([PARIS] * count) for count in (8, 9)]
     for text, allowed in ((several, True), (many[0], True), (many[1], False), (f"{PARIS} {DEEP}", False)):
@@ -178,9 +173,7 @@ def test_several_forced_calls_if_they_are_asked_for(sign):
         ids = tokens.tokenize_str(text)
         assert (one.validate_tokens(ids) == len(ids)) is allowed
     for fields in ({}, {"parallel_tool_calls": False}):
-        _, backend = answered(
-            CHAT, {"messages": QUESTION, "tools": TOOLS, "tool_choice": "required", **fields}, backend_of(sign, PARIS)
-        )
+        _, backend = asked_for(sign, PARIS, tool_choice="required", **fields)
         assert not backend.asked[0].settings.between
 
 
@@ -206,26 +199,23 @@ def test_a_form_of_the_answer_beside_tools_is_that_of_its_text(sign):
     one, answer = f"{opening}{PARIS}{closing}", '{"depth": 2}'
     two = f"{opening}{PARIS}{between}{DEEP}{closing}"
     for text, count in ((one, 1), (answer, 0), *([(two, 2)] if between else [])):
-        body = {"messages": QUESTION, "tools": TOOLS, **form}
-        response, backend = answered(CHAT, body, backend_of(sign, text))
+        response, backend = asked_for(sign, text, **form)
         choice = response.json()["choices"][0]
         assert len(choice["message"].get("tool_calls", ())) == count and (count or choice["message"]["content"] == text)
         assert follows(backend.asked[0].settings, text) and not follows(backend.asked[0].settings, "I look.")
-    body |= {"parallel_tool_calls": False}
-    _, backend = answered(CHAT, body, backend_of(sign, answer))
+    form |= {"parallel_tool_calls": False}
+    _, backend = asked_for(sign, answer, **form)
     assert follows(backend.asked[0].settings, one) and not follows(backend.asked[0].settings, two)
-    _, backend = answered(CHAT, {**body, "tool_choice": "required"}, backend_of(sign, PARIS))
+    _, backend = asked_for(sign, PARIS, tool_choice="required", **form)
     assert follows(backend.asked[0].settings, PARIS) and not follows(backend.asked[0].settings, answer)
     tool = {"name": "weather", "parameters": {"not": {}}}  # which a grammar cannot follow
-    _, backend = answered(CHAT, {**body, "tools": [{"type": "function", "function": tool}]}, backend_of(sign, answer))
+    _, backend = asked_for(sign, answer, tools=[{"type": "function", "function": tool}], **form)
     assert follows(backend.asked[0].settings, one) and not follows(backend.asked[0].settings, one.replace("wea", "a"))
 
 
 def test_a_forced_call_has_no_argument_that_the_function_does_not_name():
     pytest.importorskip("llguidance")
-    _, backend = answered(
-        CHAT, {"messages": QUESTION, "tools": TOOLS, "tool_choice": "required"}, backend_of("", PARIS)
-    )
+    _, backend = asked_for("", PARIS, tool_choice="required")
     valid = jsonschema.Draft202012Validator(json.loads(backend.asked[0].settings.json_schema)).is_valid
     assert valid(json.loads(DEEP)) and valid({"name": "stop", "arguments": {}})
     for name, arguments in (("stop", {"a": 1}), ("list_files", {"depth": 2, "a": 1})):
@@ -239,28 +229,23 @@ def test_a_call_that_max_tokens_cuts_is_given_as_far_as_it_goes():
     assert finish == "length" and PARIS.startswith('{"name": "weather", "arguments": ' + call["function"]["arguments"])
 
 
+CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Paris"}'}}
 TALK = [
     *QUESTION,
-    {
-        "role": "assistant",
-        "content": None,
-        "tool_calls": [
-            {"id": "call_1", "type": "function", "function": json.loads(PARIS) | {"arguments": '{"city": "Paris"}'}}
-        ],
-    },
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
     {"role": "tool", "tool_call_id": "call_1", "content": "21 degrees"},
 ]
 
 
 def test_calls_and_results_are_part_of_the_prompt():
-    _, backend = answered(CHAT, {"messages": TALK, "tools": TOOLS}, backend_of("<tool_call>", "warm"))
-    messages, tools = json.loads(backend.model.tokenizer.decode(backend.asked[0].ids))
+    _, backend = asked_for("<tool_call>", "warm", messages=TALK)
+    messages, tools = json.loads(backend.prompt())
     assert messages[1]["tool_calls"][0]["function"] == {"name": "weather", "arguments": {"city": "Paris"}}
     assert messages[2] == {"role": "tool", "content": "21 degrees", "tool_call_id": "call_1"}
     assert [tool["function"]["name"] for tool in tools] == ["weather", "list_files", "stop"]
     for body in ({"messages": TALK}, {"messages": TALK, "tools": TOOLS}):
         _, backend = answered(CHAT, body, backend_of("", "warm"))
-        prompt = backend.model.tokenizer.decode(backend.asked[0].ids)
+        prompt = backend.prompt()
         assert 'Assistant:\n{"name": "weather", "arguments": {"city": "Paris"}}' in prompt
         assert "User:\nweather returned:\n21 degrees" in prompt
 
@@ -281,24 +266,16 @@ HERMES = """\
 def test_a_template_in_jinja_writes_tools_calls_and_results():
     """What users say stays text in it, and its own names of special tokens are those tokens."""
     chat = JinjaChat(JinjaTemplate((("default", HERMES),)), {})
-
-    def make():
-        backend = FakeBackend(model=fake_model(chat=chat, context=2048))
-        backend.texts = [FORMATS["Hermes"][1]]
-        return backend
-
+    make = partial(FakeBackend, model=fake_model(chat=chat, context=2048), texts=[FORMATS["Hermes"][1]])
     talk = [*TALK[:2], TALK[2] | {"content": "21 <|endoftext|> degrees"}]
     response, backend = answered(CHAT, {"messages": talk, "tools": TOOLS, "max_tokens": 900}, make)
     ids, tokenizer = backend.asked[0].ids, backend.model.tokenizer
     assert len(response.json()["choices"][0]["message"]["tool_calls"]) == 2
-    head, question, call, result, rest = (
-        tokenizer.decode(ids).replace("degrees<|", "degrees\0<|").split("<|endoftext|>\n")
-    )
+    prompt = tokenizer.decode(ids).replace("degrees<|", "degrees\0<|")
+    head, question, call, result, rest = prompt.split("<|endoftext|>\n")
     assert [json.loads(line) for line in head.removeprefix("System: ").splitlines()[:3]] == TOOLS
-    assert (question, call) == (
-        f"user: {QUESTION[0]['content']}",
-        'assistant: <tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>',
-    )
+    assert question == f"user: {QUESTION[0]['content']}"
+    assert call == 'assistant: <tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
     assert (result, rest) == ("tool: 21 <|endoftext|> degrees\0", "assistant: ")
     assert ids.count(tokenizer.eos_id) == 4
     chat.close()
@@ -307,16 +284,10 @@ def test_a_template_in_jinja_writes_tools_calls_and_results():
 def test_the_same_conversation_as_items_is_the_same_prompt():
     items = [
         {"role": "user", "content": QUESTION[0]["content"]},
-        {
-            "type": "function_call",
-            "id": "fc_1",
-            "call_id": "call_1",
-            "name": "weather",
-            "arguments": '{"city": "Paris"}',
-        },
+        {"type": "function_call", "id": "fc_1", "call_id": "call_1", **CALL["function"]},
         {"type": "function_call_output", "call_id": "call_1", "output": "21 degrees"},
     ]
-    _, one = answered(CHAT, {"messages": TALK, "tools": TOOLS}, backend_of("<tool_call>", "warm"))
+    _, one = asked_for("<tool_call>", "warm", messages=TALK)
     _, other = answered(RESPONSES, {"input": items, "tools": FLAT}, backend_of("<tool_call>", "warm"))
     assert one.asked[0].ids == other.asked[0].ids
 
@@ -358,23 +329,16 @@ def test_tools_of_other_types_are_left_out_and_the_answer_says_so():
     done = json.loads(response.text.split("data: ")[-1])["response"]
     assert [item["type"] for item in done["output"]] == ["function_call"]
     assert [tool["name"] for tool in done["tools"]] == [tool["name"] for tool in FLAT]
-    messages, tools = json.loads(backend.model.tokenizer.decode(backend.asked[0].ids))
+    messages, tools = json.loads(backend.prompt())
     assert tools == TOOLS and [each["role"] for each in messages] == ["system", "user", "assistant", "tool"]
 
 
 @pytest.mark.parametrize("choice", ["auto", "none"])
 def test_an_answer_without_any_function_is_text(choice):
     tools = [{"type": "custom", "custom": {"name": "patch"}}, {"type": "web_search_preview"}]
-    body = {"messages": QUESTION, "tools": tools, "tool_choice": choice}
-    response, _ = answered(CHAT, body, backend_of("<tool_call>", "warm"))
+    response, _ = asked_for("<tool_call>", "warm", tools=tools, tool_choice=choice)
     assert response.json()["choices"][0]["message"] == {"role": "assistant", "content": "warm"}
     assert ("x-unused-fields" in response.headers) == (choice == "auto")
-
-
-@pytest.mark.parametrize("name", ["unknown", ["weather"], {}, None])
-def test_what_is_no_call_of_a_function_is_text(name):
-    text = f"<tool_call>{json.dumps({'name': name, 'arguments': {}})}</tool_call>"
-    assert asked(backend_of("<tool_call>", *[text] * 2)) == ({"role": "assistant", "content": text}, "stop")
 
 
 WRONG = [
@@ -415,18 +379,21 @@ FINE = [  # recursive, but with an end
 
 @pytest.mark.parametrize(("fields", "param", "words"), WRONG)
 def test_wrong_tools_are_a_400_that_names_the_field(fields, param, words):
-    response, backend = answered(CHAT, {"messages": QUESTION, "tools": TOOLS, **fields}, backend_of(""))
+    response, backend = asked_for("", **fields)
     error = response.json()["error"]
     assert (response.status_code, error["param"]) == (400, param) and words in error["message"] and not backend.asked
+
+
+def calling(parameters, choice="required"):
+    """Fields of a request with a function of these parameters."""
+    return {"tools": [{"type": "function", "function": {"name": "f", "parameters": parameters}}], "tool_choice": choice}
 
 
 @pytest.mark.parametrize(("parameters", "keyword"), SCHEMAS)
 def test_a_schema_that_cannot_be_followed_is_a_400_that_names_the_keyword(parameters, keyword):
     pytest.importorskip("llguidance")
-    tools = [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
     for stream in (False, True):
-        body = {"messages": QUESTION, "tools": tools, "tool_choice": "required", "stream": stream}
-        response, backend = answered(CHAT, body, backend_of(""))
+        response, backend = asked_for("", **calling(parameters), stream=stream)
         error = response.json()["error"]
         assert (response.status_code, error["param"]) == (400, "tools") and keyword in error["message"]
         assert not backend.asked
@@ -435,9 +402,7 @@ def test_a_schema_that_cannot_be_followed_is_a_400_that_names_the_keyword(parame
 @pytest.mark.parametrize("parameters", FINE)
 def test_a_recursive_schema_whose_values_end_can_be_followed(parameters):
     pytest.importorskip("llguidance")
-    tools = [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
-    body = {"messages": QUESTION, "tools": tools, "tool_choice": "required"}
-    assert answered(CHAT, body, backend_of("", '{"name": "f", "arguments": {}}'))[0].status_code == 200
+    assert asked_for("", '{"name": "f", "arguments": {}}', **calling(parameters))[0].status_code == 200
 
 
 @pytest.mark.parametrize("choice", ["auto", "required"])
@@ -445,19 +410,14 @@ def test_a_schema_that_is_nested_too_deep_is_a_400(choice):
     nested = {"type": "object"}
     for _ in range(150):
         nested = {"properties": {"a": nested}}
-    tools = [{"type": "function", "function": {"name": "f", "parameters": nested}}]
-    response, _ = answered(
-        CHAT, {"messages": QUESTION, "tools": tools, "tool_choice": choice}, backend_of("<tool_call>")
-    )
+    response, _ = asked_for("<tool_call>", **calling(nested, choice))
     assert response.status_code == 400 and "nested" in response.json()["error"]["message"]
 
 
 def test_a_schema_may_call_itself():
     pytest.importorskip("llguidance")
     tree = {"type": "object", "properties": {"next": {"$ref": "#"}}, "additionalProperties": False}
-    tools = [{"type": "function", "function": {"name": "f", "parameters": tree}}]
-    body = {"messages": QUESTION, "tools": tools, "tool_choice": "required"}
-    _, backend = answered(CHAT, body, backend_of("", "{}"))
+    _, backend = asked_for("", "{}", **calling(tree))
     schema = json.loads(backend.asked[0].settings.json_schema)
     jsonschema.validate({"name": "f", "arguments": {"next": {"next": {}}}}, schema)
     assert not jsonschema.Draft202012Validator(schema).is_valid({"name": "f", "arguments": {"next": {"other": 1}}})
@@ -466,10 +426,7 @@ def test_a_schema_may_call_itself():
 def test_openais_client_reads_calls_of_both_routes():
     pytest.importorskip("llguidance")
     make = backend_of("<tool_call>", *[FORMATS["Hermes"][1]] * 4)
-    with (
-        served_here(make) as server,
-        openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client,
-    ):
+    with served(make) as server, client_of(server) as client:
         known = {"model": "fake", "seed": 1, "max_tokens": 900}
         chat = client.chat.completions.create(messages=QUESTION, tools=TOOLS, **known)
         assert [json.loads(call.function.arguments) for call in chat.choices[0].message.tool_calls] == ARGUMENTS
@@ -506,33 +463,3 @@ def test_arguments_that_our_reader_refuses_end_where_they_end():
     arguments = '{"city": "}\\"]", "days": [%s, {}]}' % ("1" * 5000)
     _, (call,) = CallReader(use).feed(f'{{"name": "weather", "arguments": {arguments}}}', True)
     assert call.arguments == arguments
-
-
-@pytest.mark.slow
-def test_forced_calls_of_a_real_engine_are_valid_alone_and_in_company(tmp_path):
-    """Random weights; whatever they prefer, the grammar gives valid calls."""
-    pytest.importorskip("llguidance")
-    model = write_model(tmp_path)
-    (model / "provenance.json").unlink()
-    (model / "serving.json").write_text('{"chat": "plain"}')
-    choices = ["required", {"type": "function", "function": {"name": "weather"}}]
-    with served(model, tmp_path / "log", "--max-concurrency", 8, "--name", "tiny") as server:
-        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=300)
-
-        def call(seed):
-            found = client.chat.completions.create(
-                model="tiny", messages=QUESTION, tools=TOOLS, tool_choice=choices[seed % 2], max_tokens=200, seed=seed
-            )
-            return found.choices[0]
-
-        with client, ThreadPoolExecutor(8) as pool:
-            together = list(pool.map(call, range(24)))
-            alone = [call(seed) for seed in range(0, 24, 6)]
-    schemas = {tool["function"]["name"]: tool["function"].get("parameters", {}) for tool in TOOLS}
-    assert {choice.finish_reason for choice in together} == {"tool_calls"}
-    assert "Traceback" not in (tmp_path / "log").read_text()
-    for choice in together:
-        (one,) = choice.message.tool_calls
-        jsonschema.validate(json.loads(one.function.arguments), schemas[one.function.name])
-    assert [choice.message for choice in alone] == [together[seed].message for seed in range(0, 24, 6)]
-    assert ChatMessage.model_validate(together[0].message.model_dump(exclude_none=True)).tool_calls

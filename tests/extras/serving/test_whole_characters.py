@@ -2,15 +2,17 @@
 made from the text's UTF-8 bytes, without a tokenizer's decoding."""
 
 import json
+from functools import partial
 
 import pytest
+from all_routes import BODIES
 from asking import answered, ask, ask_all, events
-from fake_backend import FakeBackend, cached_tokenizer, fake_model
+from fake_backend import FakeBackend, cached_tokenizer, fake_model, tuned
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_files import write_chatglm
 
-from ms_codegeex.data.conversations import TEMPLATES, ChatTemplate
+from ms_codegeex.data.conversations import ChatTemplate
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.extras.serving.answering import AnswerText
 from ms_codegeex.extras.serving.logprobs import SentTokens, token_bytes
@@ -107,9 +109,7 @@ def test_no_route_gives_half_a_character(path):
     ids = tokenizer.encode(ANSWER)
     assert len(ids) > len(ANSWER)  # characters of several tokens
 
-    def make():
-        return FakeBackend(model=fake_model(chat=TEMPLATES["plain"]), text=ANSWER)
-
+    make = partial(tuned, text=ANSWER)
     for count in range(1, len(ids) + 1):
         wanted = {**body, "max_tokens": count}
         answer = ask("POST", path, make, json=wanted).json()
@@ -131,34 +131,21 @@ def test_infill_gives_no_half_character():
     ids = cached_tokenizer().encode(ANSWER)
     for count in range(1, len(ids) + 1):
         body = {"input_prefix": "x = 1  ", "input_suffix": "", "n_predict": count}
-        text = ask("POST", "/infill", lambda: FakeBackend(text=ANSWER), json=body).json()["content"]
+        text = ask("POST", "/infill", partial(FakeBackend, text=ANSWER), json=body).json()["content"]
         assert REPLACEMENT not in text and ANSWER.startswith(text)
 
 
 def test_an_echoed_prompt_and_its_answer_share_a_character():
     ids = cached_tokenizer().encode(ANSWER)
     for count in range(1, len(ids)):
-        rest = ids[count:]
-
-        def make(rest=rest):
-            backend = FakeBackend()
-            backend.script = rest
-            return backend
-
-        body = {"prompt": ids[:count], "echo": True, "logprobs": 1}
-        (choice,) = ask("POST", "/v1/completions", make, json=body).json()["choices"]
-        assert choice["text"] == ANSWER
+        assert completed(ids[count:], prompt=ids[:count], echo=True, logprobs=1) == ANSWER
 
 
 BROKEN = [47249]  # the first bytes of 😀
 
 
 def completed(script, **body):
-    def make():
-        backend = FakeBackend()
-        backend.script = script
-        return backend
-
+    make = partial(FakeBackend, script=script)
     return ask("POST", "/v1/completions", make, json=body).json()["choices"][0]["text"]
 
 
@@ -203,7 +190,6 @@ FIELDS = {  # of a request, with a text
 
 @pytest.mark.parametrize("path", FIELDS)
 def test_half_of_a_surrogate_pair_is_left_out_at_an_edge_and_replaced_inside(path):
-    tuned = lambda: FakeBackend(model=fake_model(chat=TEMPLATES["plain"]))  # noqa: E731
     for text, read in HALVES.items():
         found = []
         for given_text in (text, read):
@@ -214,10 +200,19 @@ def test_half_of_a_surrogate_pair_is_left_out_at_an_edge_and_replaced_inside(pat
         assert found[0] == found[1] != [[]], text
 
 
-def test_half_of_a_surrogate_pair_elsewhere_is_an_error_that_says_so():
-    for fields in ({"stop": "\ud83d"}, {"model": "\ud83d"}, {"language": "\ud83d"}, {"logit_bias": {"\ud83d": 1}}):
-        (response,) = ask_all("/v1/completions", [{"prompt": "x", **fields}])
-        assert response.status_code in (400, 404) and "surrogate" in response.json()["error"]["message"]
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        *(("/v1/completions", fields) for fields in ({"stop": "\ud83d"}, {"model": "\ud83d"}, {"language": "\ud83d"})),
+        *(("/v1/completions", fields) for fields in ({"stop": ["a\ud800b"]}, {"logit_bias": {"\ud83d": 1}})),
+        ("/tokenize", {"content": "a\ud800b"}),
+    ],
+)
+def test_half_of_a_surrogate_pair_elsewhere_is_an_error_that_says_so(path, fields):
+    (response,) = ask_all(path, [{**BODIES[path], **fields}])
+    error = response.json()["error"]
+    assert response.status_code in (400, 404) and "surrogate" in error["message"] and "file" not in error["message"]
+    assert error["param"] in (*fields, None)
 
 
 def test_names_of_special_tokens_in_a_users_text_are_text():
@@ -237,11 +232,7 @@ def test_names_of_special_tokens_in_a_users_text_are_text():
 
 
 def test_bytes_that_are_no_text_are_shown_alike_in_both_apis():
-    def make():
-        backend = FakeBackend(model=fake_model(chat=TEMPLATES["plain"]))
-        backend.script = [*BROKEN, *cached_tokenizer().encode("x")]
-        return backend
-
+    make = partial(tuned, script=[*BROKEN, *cached_tokenizer().encode("x")])
     body = {"messages": [{"role": "user", "content": "x"}], "logprobs": True}
     tokens = ask("POST", "/v1/chat/completions", make, json=body).json()["choices"][0]["logprobs"]["content"]
     assert [token["token"] for token in tokens] == [r"bytes:\xf0\x9f\x98", "x"]

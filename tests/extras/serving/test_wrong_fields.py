@@ -3,9 +3,8 @@
 import pytest
 from all_routes import BODIES
 from asking import ask_all
-from fake_backend import FakeBackend, fake_model
+from fake_backend import tuned
 
-from ms_codegeex.data.conversations import TEMPLATES
 from ms_codegeex.extras.serving.schemas import MAX_PROMPT_IDS
 
 LONG = "x = 1\n" * 300
@@ -15,16 +14,24 @@ NOTHING = [{"role": "user"}]
 IN_FILES = [{}, {"filename": "ok"}, {"filename": 123}, {"filename": 123, "text": "abc"}, {"text": 456}]
 BIASES = [{"x": True}, {"9" * 5000: 1}, [[number, 1] for number in range(301)], [[1]], [["x", True]], [["x", "1"]],
           [["x" * 10_000, 1e7]], [[1e99, 1]]]  # fmt: skip
+PROMPTS = [[1] * (MAX_PROMPT_IDS + 1), [[]], 5, [], [999999], [-1], [True], [[1.5]], ["x"] * 129, LONG, {}]
 INPUTS = ["", [], ["x", ""], [[]], LONG, [10**9], ["x"] * 2049, {"text": "x"}, [1, "x"], [True], 1]
 WRONG = {  # route: field: values; what else it needs to be wrong is in NEEDED
     "/v1/completions": {
-        "prompt": [[1] * (MAX_PROMPT_IDS + 1), [[]], 5, [], [999999], [-1], [True], [[1.5]], ["x"] * 129, LONG, {}],
+        "prompt": [*PROMPTS, ["x", 1], [1, "x"], [2**70], {"x": 1}, ["x"] * 5000],
         "temperature": [-1, "hot"],
-        "max_tokens": [1.5, -2],
-        "logit_bias": BIASES,
-        "best_of": [2],
-        "language": ["Klingon"],
-        "stop_at": ["page"],
+        "max_tokens": [1.5, -2, -5],
+        "logit_bias": [*BIASES, {str(number): 1.0 for number in range(301)}, {"1": 1e300}, {"-1": 1}],
+        "best_of": [2, 10**9],
+        "n": [10**6, -1],
+        "logprobs": [1000, 10**6],
+        "top_k": [1 << 31, 10**400, -2, 1.5],
+        "seed": ["x"],
+        "stop": [["a"] * 10_000, [None]],
+        "language": ["Klingon", "x" * 50_000, "\n# language: C"],
+        "stop_at": ["page", "block"],
+        "stream": ["yes"],
+        "stream_options": [[1]],
     },
     "/v1/chat/completions": {"messages": [[], TALK, IMAGE, NOTHING], "top_logprobs": [2]},
     "/v1/responses": {
@@ -57,7 +64,7 @@ WRONG = {  # route: field: values; what else it needs to be wrong is in NEEDED
     "/tokenize": {"content": [None, 1]},
     "/detokenize": {"tokens": ["1", [-1], [10**30], [True], [1.5]]},
 }
-NEEDED = {"best_of": {"n": 3}}
+NEEDED = {"best_of": {"n": 3}, "stop_at": {"language": "SQL"}}
 
 
 @pytest.mark.parametrize("path", WRONG)
@@ -65,14 +72,11 @@ def test_a_wrong_field_is_a_400_that_names_it(path):
     backends = []
 
     def make():
-        backends.append(FakeBackend(model=fake_model(chat=TEMPLATES["codegeex2"])))
+        backends.append(tuned("codegeex2"))
         return backends[0]
 
     cases = [(name, value) for name, values in WRONG[path].items() for value in values]
-    bodies = [{**BODIES[path], name: value} for name, value in cases]
-    responses = ask_all(
-        path, [body | NEEDED.get(name, {}) for (name, _), body in zip(cases, bodies, strict=True)], make
-    )
+    responses = ask_all(path, [{**BODIES[path], name: value, **NEEDED.get(name, {})} for name, value in cases], make)
     for (name, value), response in zip(cases, responses, strict=True):
         error = response.json()["error"]
         assert (response.status_code, error["type"]) == (400, "invalid_request_error"), (name, value)

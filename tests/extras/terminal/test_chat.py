@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from conftest import command_here
-from fake_backend import FakeBackend, fake_model, fake_settings
+from fake_backend import fake_model
 from over_http import served
 from pseudo_terminal import Terminal
 
@@ -18,13 +18,8 @@ from ms_codegeex.generation.sampling import SamplingSettings
 
 @pytest.fixture(scope="module")
 def serving():
-    with served(lambda: FakeBackend(fake_settings(), fake_model(context=1024), slots=2)) as serving:
+    with served(model=fake_model(context=1024)) as serving:
         yield serving
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return tmp_path_factory.mktemp("home")
 
 
 @pytest.fixture
@@ -34,8 +29,9 @@ def server(serving):
     serving.backend.texts.clear()
 
 
-def asked(server, number=-1):
-    return server.backend.model.tokenizer.decode(server.backend.asked[number].ids)
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
 
 
 def test_a_conversation_with_a_base_model(server, home):
@@ -48,12 +44,12 @@ def test_a_conversation_with_a_base_model(server, home):
         chat.expect("max_new_tokens 50")
         chat.type("def one():\n")
         chat.expect("    return 1\n> ")
-        assert asked(server) == "# language: Python\ndef one():"
+        assert server.backend.prompt() == "# language: Python\ndef one():"
         settings = server.backend.asked[-1].settings
         assert (settings.temperature, settings.max_new_tokens) == (0.25, 50)
         chat.type('"""\ndef two():\n  # 2\n"""\n')
         chat.expect("    return 2\n> ")
-        assert asked(server) == "# language: Python\ndef one():    return 1\ndef two():\n  # 2\n"
+        assert server.backend.prompt() == "# language: Python\ndef one():    return 1\ndef two():\n  # 2\n"
         chat.type("/clear\n/quiet\n/set top_k x\n/set topk 1\n/set\n// not a command\n")
         for shown in (
             "forgotten",
@@ -64,7 +60,7 @@ def test_a_conversation_with_a_base_model(server, home):
             "    pass\n> ",
         ):
             chat.expect(shown)
-        assert asked(server) == "# language: Python\n// not a command"
+        assert server.backend.prompt() == "# language: Python\n// not a command"
         chat.type("/quit\n")
         assert chat.end() == 0
     kept = home / ".local" / "state" / "ms_codegeex" / "chat_history"
@@ -89,7 +85,7 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_the_program(server, home):
         chat.expect("half a line")
         chat.type("\x03/help\n\n")  # `input` sees a signal at the next key, if not at once: then it drops /help too
         chat.expect("y\n> ")
-        kept = asked(server)
+        kept = server.backend.prompt()
         assert kept.startswith("xword = 1\nword") and "half" not in kept and len(kept) < 900
         assert server.backend.counters.cancelled == cancelled + 1
         chat.type("\x04")
@@ -169,7 +165,7 @@ def test_input_that_cannot_be_read_ends_the_conversation():
 def test_a_line_of_a_pipe_that_is_not_utf_8_is_left_out_alone(monkeypatch, server):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"h\xff\nx = \n"), "utf-8", "strict"))
     done = command_here("chat", "--url", server.url)
-    assert done.returncode == 0 and "the entry is not UTF-8" in done.stdout and asked(server) == "x = "
+    assert done.returncode == 0 and "the entry is not UTF-8" in done.stdout and server.backend.prompt() == "x = "
 
 
 def test_no_standard_input_is_a_mistake(monkeypatch, server):

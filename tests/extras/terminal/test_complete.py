@@ -13,7 +13,7 @@ import httpx
 import openai
 import pytest
 from conftest import ROOT, command_here
-from fake_backend import TEXT, FakeBackend, fake_model, fake_settings
+from fake_backend import TEXT, fake_model, key_file
 from openai_server import Server
 from over_http import served
 from pseudo_terminal import Terminal
@@ -26,7 +26,7 @@ HOSTILE = "a\x1b[31mb\x1b]0;owned\x07\u202ec\r\n"
 
 @pytest.fixture(scope="module")
 def serving():
-    with served(lambda: FakeBackend(fake_settings(), fake_model(context=1024), slots=2)) as serving:
+    with served(model=fake_model(context=1024)) as serving:
         yield serving
 
 
@@ -35,10 +35,6 @@ def server(serving):
     yield serving
     serving.backend.asked.clear()
     serving.backend.texts.clear()
-
-
-def asked(server, number=-1):
-    return server.backend.model.tokenizer.decode(server.backend.asked[number].ids)
 
 
 def complete(server, *words):
@@ -50,7 +46,7 @@ def test_in_a_pipe_it_is_the_bare_answer(server):
     line = f"printf 'def f():' | {sys.executable} -m ms_codegeex.cli complete --url {server.url} --language go | cat"
     done = subprocess.run(["bash", "-c", line], capture_output=True, cwd=ROOT)
     assert done.stdout.decode() == HOSTILE + "end" and done.stderr == b""
-    assert asked(server) == "// language: Go\ndef f():"
+    assert server.backend.prompt() == "// language: Go\ndef f():"
 
 
 def test_files_settings_and_the_rest_behind_the_gap(server, tmp_path):
@@ -74,7 +70,7 @@ def test_the_text_in_front_is_the_bytes_that_came(server, tmp_path):
         command = [sys.executable, "-m", "ms_codegeex.cli", "complete", "--url", server.url, "--echo", *map(str, words)]
         done = subprocess.run(command, capture_output=True, cwd=ROOT)
         assert done.stdout.count(given + b"pass\r\n") == len(words) // 2 and done.returncode == 0
-    assert asked(server) == "def f():\n    # \u00e9\n    "
+    assert server.backend.prompt() == "def f():\n    # \u00e9\n    "
 
 
 def test_a_server_of_others_gets_openais_fields_only_and_the_rest_is_said():
@@ -186,10 +182,8 @@ def test_no_server_names_both_ways_to_get_one(monkeypatch):
 
 
 def test_keys_are_read_from_a_file(tmp_path):
-    keys, key = tmp_path / "keys", tmp_path / "key"
-    keys.write_text("me correct-horse-battery\n")
-    keys.chmod(0o600)
-    with served(lambda: FakeBackend(fake_settings(api_key_file=keys))) as server:
+    keys, key = key_file(tmp_path / "keys", "me correct-horse-battery\n"), tmp_path / "key"
+    with served(api_key_file=keys) as server:
         refused = complete(server, "x")
         assert refused.returncode == 2 and "--api-key-file" in refused.stderr
         key.write_text("correct-horse-battery\n")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from fake_backend import FakeBackend, fake_model, fake_settings
+from fake_backend import fake_model
 from over_http import served
 
 from ms_codegeex.cli import parse
@@ -45,7 +45,7 @@ def test_the_commands_of_the_terminal_page_run(tmp_path):
         line for block in blocks("In the terminal", "bash") for line in block.splitlines() if "--model" not in line
     ]
     assert len(lines) == 6
-    with served(lambda: FakeBackend(fake_settings(), fake_model(context=512), slots=3)) as server:
+    with served(model=fake_model(context=512), slots=3) as server:
         for line in lines:
             elsewhere = re.sub(r"(complete|chat)", rf"\1 --url {server.url}", line, count=1)
             done = subprocess.run(

@@ -11,30 +11,13 @@ from starlette.responses import Response
 
 from ms_codegeex.base.errors import UserError, located
 from ms_codegeex.data.conversations import STATE_CHAT, ChatFormat
+from ms_codegeex.extras.serving import responding, schemas
 from ms_codegeex.extras.serving.answering import Piece
 from ms_codegeex.extras.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.extras.serving.errors import ApiError
 from ms_codegeex.extras.serving.infilling import infill_filter, infill_prompt, suffix_ids
 from ms_codegeex.extras.serving.logprobs import Entry, Report, SentTokens, chat_log_probabilities
 from ms_codegeex.extras.serving.model import ServedModel
-from ms_codegeex.extras.serving.responding import (
-    AnswerPlan,
-    Responder,
-    answering_routes,
-    block_rule,
-    chosen_model,
-    prepared,
-    respond,
-    sampling_settings,
-)
-from ms_codegeex.extras.serving.schemas import (
-    ChatCompletion,
-    ChatMessage,
-    ChatRequest,
-    Completion,
-    CompletionRequest,
-    Function,
-)
 from ms_codegeex.extras.serving.tools import CallReader, ToolUse, as_mapping, as_text, tool_use
 from ms_codegeex.generation.stopping import Rule
 
@@ -44,9 +27,9 @@ ROLES = {"developer": "system"}  # a newer name of the same part
 TEXT_PARTS = ("text", "input_text", "output_text")  # the last two in /v1/responses
 
 
-def completion_plan(body: CompletionRequest, backend: Backend) -> AnswerPlan:
+def completion_plan(body: schemas.CompletionRequest, backend: Backend) -> responding.AnswerPlan:
     """Check a request. `UserError` and `ApiError` name the field."""
-    model, count = chosen_model(backend, body.model), body.n or 1
+    model, count = responding.chosen_model(backend, body.model), body.n or 1
     if body.best_of is not None:
         if body.best_of < count:
             raise UserError(f"best_of: {body.best_of} is less than n, {count}; give {count} or more")
@@ -74,12 +57,12 @@ def completion_plan(body: CompletionRequest, backend: Backend) -> AnswerPlan:
             prompts.append(_ids(prompt, body, model, maximum))
         if body.stop_at:
             text = prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt)
-            rules.append(block_rule(text, body.language))
+            rules.append(responding.block_rule(text, body.language))
     limit = model.context if filling else max(maximum, 1)
-    settings = sampling_settings(body, model, limit, log_probabilities=body.logprobs or 0, stop=stop)
+    settings = responding.sampling_settings(body, model, limit, log_probabilities=body.logprobs or 0, stop=stop)
     if body.echo and body.logprobs is not None and maximum == 1:  # as lm-eval, which drops one token: so not eos
         settings = replace(settings, logit_bias={**settings.logit_bias, model.tokenizer.eos_id: -100.0})
-    return AnswerPlan(
+    return responding.AnswerPlan(
         model,
         prompts,
         settings,
@@ -103,7 +86,7 @@ def given_prompts(
     return prompt
 
 
-def _ids(prompt: str | list[int], body: CompletionRequest, model: ServedModel, maximum: int) -> list[int]:
+def _ids(prompt: str | list[int], body: schemas.CompletionRequest, model: ServedModel, maximum: int) -> list[int]:
     room = max(maximum, 1) if body.truncate_prompt else None
     if isinstance(prompt, str):
         return model.encode(model.tagged(prompt, body.language), room=room)
@@ -113,7 +96,7 @@ def _ids(prompt: str | list[int], body: CompletionRequest, model: ServedModel, m
 
 
 def _between(
-    prompt: str | list[int], after: Sequence[int], body: CompletionRequest, model: ServedModel, maximum: int
+    prompt: str | list[int], after: Sequence[int], body: schemas.CompletionRequest, model: ServedModel, maximum: int
 ) -> tuple[list[int], tuple[str, ...]]:
     prefix = model.tagged(prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt), body.language)
     room, remedy = max(maximum, 1), ""
@@ -123,12 +106,12 @@ def _between(
     return ids, end
 
 
-class CompletionResponder(Responder):
+class CompletionResponder(responding.Responder):
     """Answers in the format of OpenAI's completions."""
 
     kind, prefix = "text_completion", "cmpl"
 
-    def __init__(self, plan: AnswerPlan, backend: Backend, body: CompletionRequest):
+    def __init__(self, plan: responding.AnswerPlan, backend: Backend, body: schemas.CompletionRequest):
         super().__init__(plan, backend, **({} if body.suffix is None else {"infill": plan.model.infill}))
         self.kept = body.n or 1
         tokenizer = backend.model.tokenizer
@@ -161,7 +144,7 @@ class CompletionResponder(Responder):
         return {"text": text, "index": index, "logprobs": logprobs, "finish_reason": piece.finish}
 
 
-def chat_plan(body: ChatRequest, backend: Backend) -> AnswerPlan:
+def chat_plan(body: schemas.ChatRequest, backend: Backend) -> responding.AnswerPlan:
     """Check a request. `UserError` and `ApiError` name the field."""
     if body.top_logprobs and not body.logprobs:
         raise UserError("top_logprobs: needs logprobs; send true for it")
@@ -170,10 +153,14 @@ def chat_plan(body: ChatRequest, backend: Backend) -> AnswerPlan:
 
 
 def conversation_plan(
-    body: Any, backend: Backend, messages: Sequence[ChatMessage], tools: Sequence[Function | None], field: str
-) -> AnswerPlan:
+    body: Any,
+    backend: Backend,
+    messages: Sequence[schemas.ChatMessage],
+    tools: Sequence[schemas.Function | None],
+    field: str,
+) -> responding.AnswerPlan:
     """The plan of an answer to the messages of `field`."""
-    model = chosen_model(backend, body.model)
+    model = responding.chosen_model(backend, body.model)
     use = tool_use(tools, body.tool_choice, body.parallel_tool_calls, template(model).tools_text, model.name)
     read = str if model.special_tokens else model.tokenizer.said
     text = chat_prompt(messages, model, field, read, use)
@@ -181,14 +168,14 @@ def conversation_plan(
     given = MAX_CHAT_TOKENS if body.max_tokens is None else body.max_tokens
     maximum = model.context if given < 0 else given
     stop, likeliest = template(model).stop, body.top_logprobs or 0
-    settings = sampling_settings(body, model, maximum, log_probabilities=likeliest, stop=stop)
+    settings = responding.sampling_settings(body, model, maximum, log_probabilities=likeliest, stop=stop)
     if use is not None and use.forced:
         settings = replace(settings, json_schema=use.schema, between=use.between)
     elif use is not None and use.written and settings.json_schema:  # an answer of that form, or calls
         opening, between = use.format.opening, use.between if use.format.begin else ""
         closing = "]" if opening.endswith("[") else ""  # of a list
         settings = replace(settings, calls=(opening, use.schema, closing), between=between)
-    return AnswerPlan(model, [ids], settings, body.n or 1, max_tokens=body.max_tokens, use=use)
+    return responding.AnswerPlan(model, [ids], settings, body.n or 1, max_tokens=body.max_tokens, use=use)
 
 
 def template(model: ServedModel) -> ChatFormat:
@@ -205,7 +192,7 @@ def template(model: ServedModel) -> ChatFormat:
 
 
 def chat_prompt(
-    given: Sequence[ChatMessage],
+    given: Sequence[schemas.ChatMessage],
     model: ServedModel,
     field: str = "messages",
     read: Callable[[str], str] = str,
@@ -228,7 +215,7 @@ def chat_prompt(
         return chat.prompt([(role, read(text)) for role, text in said])
 
 
-def text_of(message: ChatMessage, field: str) -> str:
+def text_of(message: schemas.ChatMessage, field: str) -> str:
     """A message's text; parts that are not text are a `UserError`."""
     if isinstance(message.content, str):
         return message.content
@@ -240,12 +227,12 @@ def text_of(message: ChatMessage, field: str) -> str:
     return "".join(map(str, texts))
 
 
-class ChatResponder(Responder):
+class ChatResponder(responding.Responder):
     """Answers in the format of OpenAI's chats."""
 
     kind, event_kind, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
 
-    def __init__(self, plan: AnswerPlan, backend: Backend, reported: bool):
+    def __init__(self, plan: responding.AnswerPlan, backend: Backend, reported: bool):
         super().__init__(plan, backend)
         self._tokens = [SentTokens() for _ in range(plan.size)] if reported else None
         self._readers = [CallReader(plan.use) for _ in range(plan.size)]
@@ -277,18 +264,18 @@ class ChatResponder(Responder):
 
 def router(backend: Backend) -> APIRouter:
     """The routes."""
-    routes = answering_routes(backend)
+    routes = responding.answering_routes(backend)
 
-    @routes.post("/v1/completions", response_model=Completion)
-    async def completions(body: CompletionRequest, request: Request) -> Response:
+    @routes.post("/v1/completions", response_model=schemas.Completion)
+    async def completions(body: schemas.CompletionRequest, request: Request) -> Response:
         """Continue a prompt."""
-        plan = await prepared(request, lambda: completion_plan(body, backend))
-        return await respond(CompletionResponder(plan, backend, body), body, request)
+        plan = await responding.prepared(request, lambda: completion_plan(body, backend))
+        return await responding.respond(CompletionResponder(plan, backend, body), body, request)
 
-    @routes.post("/v1/chat/completions", response_model=ChatCompletion)
-    async def chat(body: ChatRequest, request: Request) -> Response:
+    @routes.post("/v1/chat/completions", response_model=schemas.ChatCompletion)
+    async def chat(body: schemas.ChatRequest, request: Request) -> Response:
         """Answer in a conversation, if the model is tuned for that."""
-        plan = await prepared(request, lambda: chat_plan(body, backend))
-        return await respond(ChatResponder(plan, backend, bool(body.logprobs)), body, request)
+        plan = await responding.prepared(request, lambda: chat_plan(body, backend))
+        return await responding.respond(ChatResponder(plan, backend, bool(body.logprobs)), body, request)
 
     return routes

@@ -19,18 +19,11 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response, StreamingResponse
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.extras.serving import responding
 from ms_codegeex.extras.serving.backend import Backend
 from ms_codegeex.extras.serving.errors import ApiError, late
 from ms_codegeex.extras.serving.guards import record_of
 from ms_codegeex.extras.serving.model import ServedModel
-from ms_codegeex.extras.serving.responding import (
-    AnswerPlan,
-    answering_routes,
-    begun,
-    chosen_model,
-    prepared,
-    while_connected,
-)
 from ms_codegeex.extras.serving.routes.completions import given_prompts
 from ms_codegeex.extras.serving.schemas import Body, Ids, Listed, Text
 from ms_codegeex.generation.sampling import SamplingSettings
@@ -69,12 +62,12 @@ class Embeddings(BaseModel):
     usage: dict[Literal["prompt_tokens", "total_tokens"], int]
 
 
-def embedding_plan(body: EmbeddingRequest, backend: Backend) -> AnswerPlan:
+def embedding_plan(body: EmbeddingRequest, backend: Backend) -> responding.AnswerPlan:
     """Check a request. `UserError` and `ApiError` name the field."""
-    model = chosen_model(backend, body.model)
+    model = responding.chosen_model(backend, body.model)
     prompts = [_ids(each, model) for each in given_prompts(body.input, "input", MAX_INPUTS)]
     settings = SamplingSettings(1, temperature=0.0, adapter=model.adapter)
-    return AnswerPlan(model, prompts, settings, prompt_only=True, with_mean=True)
+    return responding.AnswerPlan(model, prompts, settings, prompt_only=True, with_mean=True)
 
 
 def _ids(given: str | list[int], model: ServedModel) -> list[int]:
@@ -85,7 +78,7 @@ def _ids(given: str | list[int], model: ServedModel) -> list[int]:
     return model.checked(given, field="input", remedy=SHORTEN)
 
 
-async def means(plan: AnswerPlan, backend: Backend, request: Request) -> list[bytes]:
+async def means(plan: responding.AnswerPlan, backend: Backend, request: Request) -> list[bytes]:
     """The means of all prompts. As many are computed at once as the key may have in progress and there are slots.
 
     `ApiError` if there is no room for the first of them. Later ones that get a 429 are asked for again, fewer at once.
@@ -97,7 +90,7 @@ async def means(plan: AnswerPlan, backend: Backend, request: Request) -> list[by
     while len(found) < plan.size:
         group = replace(plan, prompts=plan.prompts[len(found) : len(found) + count])
         try:
-            with begun(group, backend, request, counted=group.size) as answers:
+            with responding.begun(group, backend, request, counted=group.size) as answers:
                 for answer in answers:
                     await answer.whole()
         except ApiError as error:
@@ -112,7 +105,7 @@ async def means(plan: AnswerPlan, backend: Backend, request: Request) -> list[by
     return found
 
 
-def response_parts(plan: AnswerPlan, found: Sequence[bytes], base64: bool) -> Iterator[str]:
+def response_parts(plan: responding.AnswerPlan, found: Sequence[bytes], base64: bool) -> Iterator[str]:
     """The body: its head, a part for each vector, its end. As a whole it can be hundreds of megabytes."""
     yield '{"object": "list", "data": ['
     for index, mean in enumerate(found):
@@ -127,15 +120,15 @@ def response_parts(plan: AnswerPlan, found: Sequence[bytes], base64: bool) -> It
 
 def router(backend: Backend) -> APIRouter:
     """The route."""
-    routes = answering_routes(backend)
+    routes = responding.answering_routes(backend)
 
     @routes.post("/v1/embeddings", response_model=Embeddings)
     async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
         """The mean of the last hidden states of each input. The models were not trained to compare texts."""
-        plan = await prepared(request, lambda: embedding_plan(body, backend))
+        plan = await responding.prepared(request, lambda: embedding_plan(body, backend))
         seconds = backend.settings.deadline
         try:
-            working = while_connected(request, lambda: means(plan, backend, request))
+            working = responding.while_connected(request, lambda: means(plan, backend, request))
             found = await asyncio.wait_for(working, seconds)
         except asyncio.TimeoutError:
             raise late(seconds) from None

@@ -13,22 +13,12 @@ from starlette.responses import Response
 
 import ms_codegeex
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.extras.serving import responding
 from ms_codegeex.extras.serving.answering import IndentStop, Piece, TextFilter, TimeLimit
 from ms_codegeex.extras.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.extras.serving.errors import unavailable
 from ms_codegeex.extras.serving.infilling import infill_filter, infill_prompt
 from ms_codegeex.extras.serving.model import ServedModel
-from ms_codegeex.extras.serving.responding import (
-    AnswerPlan,
-    Responder,
-    answering_routes,
-    chosen_model,
-    event,
-    merged,
-    prepared,
-    respond,
-    sampling_settings,
-)
 from ms_codegeex.extras.serving.routes.completions import chat_prompt
 from ms_codegeex.extras.serving.schemas import (
     MAX_MESSAGES,
@@ -134,7 +124,7 @@ def sampling(body: InfillRequest, model: ServedModel, max_tokens: int, stop: Seq
     if body.seed is not None and (body.seed < 0 or body.seed == ANY_SEED):
         given["seed"] = None
     try:
-        return sampling_settings(body.model_copy(update=given), model, max_tokens, stop=stop)
+        return responding.sampling_settings(body.model_copy(update=given), model, max_tokens, stop=stop)
     except UserError as error:
         raise UserError(str(error).replace("repetition_penalty:", "repeat_penalty:", 1)) from None
 
@@ -156,10 +146,10 @@ def ends(body: InfillRequest) -> list[TextFilter]:
     return [*([TimeLimit(limit)] if limit else []), *([IndentStop(body.n_indent)] if body.n_indent else [])]
 
 
-class NativeResponder(Responder):
+class NativeResponder(responding.Responder):
     """Puts the answers of one request into llama.cpp's format."""
 
-    def __init__(self, body: InfillRequest, plan: AnswerPlan, backend: Backend, truncated: bool):
+    def __init__(self, body: InfillRequest, plan: responding.AnswerPlan, backend: Backend, truncated: bool):
         super().__init__(plan, backend)
         self.body, self._truncated = body, truncated
 
@@ -169,13 +159,13 @@ class NativeResponder(Responder):
 
     async def events(self, answers: Sequence[StreamedAnswer], with_usage: bool) -> AsyncGenerator[bytes, None]:
         pieces: list[list[Piece]] = [[] for _ in answers]
-        async for number, piece in merged(answers):
+        async for number, piece in responding.merged(answers):
             pieces[number].append(piece)
             if piece.text:
                 ids = [chosen.token for chosen in piece.tokens]
-                yield event({"index": number, "content": piece.text, "tokens": ids, "stop": False})
+                yield responding.event({"index": number, "content": piece.text, "tokens": ids, "stop": False})
             if piece.finish:
-                yield event(self._answer(number, pieces[number], answers[number], content="", tokens=[]))
+                yield responding.event(self._answer(number, pieces[number], answers[number], content="", tokens=[]))
 
     def _answer(self, number: int, pieces: Sequence[Piece], answer: StreamedAnswer, **other: Any) -> dict[str, Any]:
         settings, model, text = answer.settings, self.plan.model, "".join(piece.text for piece in pieces)
@@ -221,7 +211,7 @@ class NativeResponder(Responder):
 def infill_responder(body: InfillRequest, backend: Backend) -> NativeResponder:
     """Check a request. `UserError` and `ApiError` name the field."""
     # like llama.cpp's server, one with a single model takes any name
-    model = chosen_model(backend, body.model if len(backend.models) > 1 else None)
+    model = responding.chosen_model(backend, body.model if len(backend.models) > 1 else None)
     prefix, suffix = (body.input_prefix or "") + (body.prompt or ""), body.input_suffix or ""
     files = [(one.filename or "", one.text) for one in body.input_extra or ()]
     context, wanted = model.context, MAX_INFILL_TOKENS if body.n_predict is None else body.n_predict
@@ -229,7 +219,7 @@ def infill_responder(body: InfillRequest, backend: Backend) -> NativeResponder:
     room = max(1, context // 2 if filling else context - max(wanted, 1))
     ids, truncated, end = infill_prompt(model, prefix, suffix, room, files=files)
     maximum = context - len(ids) if filling else min(max(wanted, 1), context - len(ids))
-    plan = AnswerPlan(
+    plan = responding.AnswerPlan(
         model,
         [ids],
         sampling(body, model, maximum, end),
@@ -261,18 +251,18 @@ def _slot(number: int, answer: StreamedAnswer | None, backend: Backend) -> dict[
 
 def router(backend: Backend) -> APIRouter:
     """The routes."""
-    every, routes = answering_routes(backend), APIRouter(tags=["llama.cpp"])
+    every, routes = responding.answering_routes(backend), APIRouter(tags=["llama.cpp"])
 
     @every.post("/infill", tags=["infill"], response_model=NativeAnswer | list[NativeAnswer] | dict[str, Any])
     async def infill(body: InfillRequest, request: Request) -> Response:
         """The text between a prefix and a suffix; a list if several were requested."""
-        responder = await prepared(request, lambda: infill_responder(body, backend))
-        return await respond(responder, Sampling(stream=body.stream), request)
+        responder = await responding.prepared(request, lambda: infill_responder(body, backend))
+        return await responding.respond(responder, Sampling(stream=body.stream), request)
 
     @routes.post("/apply-template")
     async def apply_template(body: TemplateRequest, request: Request) -> dict[str, str]:
         """The prompt of a conversation, for models that were tuned for conversations."""
-        return {"prompt": chat_prompt(body.messages, chosen_model(backend, body.model))}
+        return {"prompt": chat_prompt(body.messages, responding.chosen_model(backend, body.model))}
 
     @routes.get("/slots", responses={503: {"description": "no slot is free, with fail_on_no_slot=1"}})
     async def slots(fail_on_no_slot: bool = False) -> list[dict[str, Any]]:

@@ -11,18 +11,10 @@ from starlette.responses import Response
 
 from ms_codegeex.base.errors import located
 from ms_codegeex.data.languages import find_language
+from ms_codegeex.extras.serving import responding
 from ms_codegeex.extras.serving.answering import Piece
 from ms_codegeex.extras.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.extras.serving.prompts import TASKS, TaskPrompt, UserCode, translation
-from ms_codegeex.extras.serving.responding import (
-    AnswerPlan,
-    Responder,
-    answering_routes,
-    chosen_model,
-    prepared,
-    respond,
-    sampling_settings,
-)
 from ms_codegeex.extras.serving.schemas import Choice, GeneratedAnswer, Sampling, Text
 
 MAX_TOKENS = 512
@@ -76,12 +68,12 @@ class TaskAnswer(GeneratedAnswer):
     choices: list[TaskChoice]
 
 
-class TaskResponder(Responder):
+class TaskResponder(responding.Responder):
     """Answers in the format of the tasks."""
 
     prefix = "code"
 
-    def __init__(self, kind: str, plan: AnswerPlan, backend: Backend):
+    def __init__(self, kind: str, plan: responding.AnswerPlan, backend: Backend):
         self.kind = f"code.{kind}"
         super().__init__(plan, backend)
 
@@ -103,25 +95,25 @@ def _prompt(task: str, body: TaskFields, family: str) -> TaskPrompt:
 
 async def answered(task: str, body: TaskFields, request: Request, backend: Backend) -> Response:
     """The response to a task. Its prompt is made in a thread if it is long, so that it delays nobody."""
-    model = chosen_model(backend, body.model)
+    model = responding.chosen_model(backend, body.model)
 
-    def work() -> AnswerPlan:
+    def work() -> responding.AnswerPlan:
         if len(body.code) > model.max_characters:
             model.encode(body.code, field="code", remedy=SHORTEN)  # before its prompt is made, which takes longer
         prompt = _prompt(task, body, model.scheme)
         ids = model.encode(prompt.text, field="code", remedy=SHORTEN)
         greedy = body.model_copy(update={"temperature": body.temperature or 0.0})
-        settings = sampling_settings(greedy, model, body.max_tokens or MAX_TOKENS, stop=prompt.stop)
-        through = prompt.text_filter
-        return AnswerPlan(model, [ids], settings, body.n or 1, [prompt.rule], through, max_tokens=body.max_tokens)
+        settings = responding.sampling_settings(greedy, model, body.max_tokens or MAX_TOKENS, stop=prompt.stop)
+        how = {"through": prompt.text_filter, "max_tokens": body.max_tokens}
+        return responding.AnswerPlan(model, [ids], settings, body.n or 1, [prompt.rule], **how)
 
-    plan, kind = await prepared(request, work), TASKS[task][0] if task in TASKS else "translation"
-    return await respond(TaskResponder(kind, plan, backend), body, request)
+    plan, kind = await responding.prepared(request, work), TASKS[task][0] if task in TASKS else "translation"
+    return await responding.respond(TaskResponder(kind, plan, backend), body, request)
 
 
 def router(backend: Backend) -> APIRouter:
     """The routes."""
-    routes = answering_routes(backend, prefix="/v1/code", tags=["tasks"])
+    routes = responding.answering_routes(backend, prefix="/v1/code", tags=["tasks"])
 
     @routes.post("/translate", response_model=TaskAnswer)
     async def translate(body: TranslationRequest, request: Request) -> Response:
