@@ -274,7 +274,7 @@ HIGH = make_rank_table([("a", {7: "10.1.0.1", 8: "10.1.0.2"})])
 @pytest.mark.parametrize(
     "made, values, message",
     [
-        (table(), {"devices": 8}, "devices: 8, but the rank table has 16"),
+        (table(), {"devices": 8}, "devices: 8, but the rank table has 16 in server_list; set devices=16"),
         (table(4, 4), {}, "server_list[0].device: ranks 0 to 3 split the tensor-parallel group of ranks 0 to 7"),
         (UNEQUAL, {}, "server_list[1].device: ranks 8 to 11 split the tensor-parallel group of ranks 8 to 15"),
         (HIGH, {"devices": 2, "tensor": 2}, 'server_list[0].device[1].device_id: found "8"'),
