@@ -18,8 +18,11 @@ from ms_codegeex.formats.sources import open_source
 from ms_codegeex.kernels.compiling import library_path
 from ms_codegeex.runs.rank.saving import Checkpoints
 
+pytest.importorskip("torch")
+
+from twins import codegeex2_torch
+
 torch = pytest.importorskip("torch")
-codegeex2_torch = pytest.importorskip("twins.codegeex2_torch")
 peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
 
