@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+import pytest
+
+from ms_codegeex.runs.files.run_directory import RunDirectory
+from ms_codegeex.runs.servers import supervision
+from ms_codegeex.runs.servers.node import Node
+from ms_codegeex.runs.servers.workers import WorkerSpec
 
 PROGRAMS = {"ms_codegeex.runs.rank", "ms_codegeex.runs.rank.from_model"}
 
@@ -39,3 +46,14 @@ def wait_for(condition: Callable[[], object], seconds: float = 600) -> None:
     while not condition():
         assert time.monotonic() < deadline, "did not happen"
         time.sleep(0.02)
+
+
+def workers_of_programs(run: RunDirectory, monkeypatch: pytest.MonkeyPatch, *programs: str) -> Node:
+    """The node whose workers, one for each program in Python, `run_workers` starts from now on."""
+    logs = [run.logs / f"worker_{rank}.log" for rank in range(len(programs))]
+    specs = [
+        WorkerSpec("", (sys.executable, "-S", "-c", text), run.logs, log, {"RANK_ID": str(rank)}, worker_logs=(log,))
+        for rank, (text, log) in enumerate(zip(programs, logs, strict=True))
+    ]
+    monkeypatch.setattr(supervision, "node_processes", lambda *_: specs)
+    return Node(0, 1, range(len(programs)), tuple(range(len(programs))))

@@ -140,12 +140,8 @@ def _types(request: TuningRequest, base: RunConfig, stated: Mapping[str, Any]) -
     """Types of frozen weights, that which is wanted most first: 16 bits if the files have the same, otherwise only if
     nothing else fits, since they are rounded then; in one process of a CPU, 8 bits if those do not fit either."""
     precision = base.training.precision
-    if (
-        not base.lora.rank
-        or base.partitioned
-        or "lora.frozen" in stated
-        or (precision == "bf16" and base.device == "cpu")
-    ):
+    bf16_on_cpu = precision == "bf16" and base.device == "cpu"
+    if not base.lora.rank or base.partitioned or "lora.frozen" in stated or bf16_on_cpu:
         return (None,)
     held = "fp16" if base.device == "cpu" else precision
     if held == "fp32" or (base.device == "cpu" and request.stored == "bfloat16"):
@@ -188,9 +184,8 @@ def fit(request: TuningRequest, name: str, length: Length) -> tuple[RunConfig, s
     chosen = found or least
     config = chosen.config
     processes = f"{config.devices} process{'es' * (config.devices > 1)}"
-    again = {"none": "nothing recomputed", "full": "blocks recomputed"}.get(
-        config.training.recompute, "some recomputed"
-    )
+    recomputed = {"none": "nothing recomputed", "full": "blocks recomputed"}
+    again = recomputed.get(config.training.recompute, "some recomputed")
     figures = f"about {chosen.needed / 1e9:.1f} GB of {free / 1e9:.1f} GB that are free"
     at_once = f"{config.micro_batch} of {config.training.global_batch} sequences at once"
     keys = "devices, training.micro_batch, training.recompute"
@@ -219,10 +214,9 @@ def _refusal(request: TuningRequest, name: str, least: fitting.Fit, free: int) -
             change = " ".join([*([f"--config {file}"] if file != name else []), *words])
             return f"{need}; {change} needs {needed / 1e9:.1f} GB"
     presets = family(config.family).config.PRESETS
-    models = [
-        (preset, replace(config, model=model_config({"family": config.family, "preset": preset}))) for preset in presets
-    ]
-    fitting_ones = [(required_memory(other), preset) for preset, other in models if required_memory(other) <= free]
+    models = (model_config({"family": config.family, "preset": preset}) for preset in presets)
+    needs = zip((required_memory(replace(config, model=model)) for model in models), presets, strict=True)
+    fitting_ones = [each for each in needs if each[0] <= free]
     largest = f"the largest {config.family} that fits is {max(fitting_ones)[1]}, or " if fitting_ones else ""
     return f"{need}; {largest}free {(least.needed - free) / 1e9:.1f} GB"
 
@@ -235,11 +229,8 @@ def _smaller(request: TuningRequest, name: str, config: RunConfig) -> Iterator[t
     changes += [(name, [*least, f"data.seq_length={n}"]) for n in LENGTHS if n < config.seq_length]
     for file, words in changes:
         with contextlib.suppress(UserError):  # it contradicts something that is stated
-            yield (
-                file,
-                words,
-                replace(request, words=[*request.words, *words]).load(file, [f"data.seq_length={config.seq_length}"]),
-            )
+            asked = replace(request, words=[*request.words, *words])
+            yield file, words, asked.load(file, [f"data.seq_length={config.seq_length}"])
 
 
 def with_steps(config: RunConfig, stated: Mapping[str, Any], epochs: float | None) -> tuple[RunConfig, str]:

@@ -10,7 +10,6 @@ import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from ms_codegeex.base.errors import UserError, remedy_of
 from ms_codegeex.base.files import write_json
@@ -139,13 +138,10 @@ def open_run(config: RunConfig, run: RunDirectory, start: StartingPoint, changes
     for name in config.data.directories[:1]:
         keep_files(Path(name), run.path)
     write_config(run, config)
-    write_json(run.environment, _environment())
-
-
-def _environment() -> dict[str, Any]:
     software = {"python": platform.python_version(), "platform": platform.platform()}
     machine = {"machine": platform.machine(), "cpu_count": os.cpu_count()}
-    return {**software, **machine, "packages": versions(("ms-codegeex", *REPORTED_PACKAGES))}
+    packages = versions(("ms-codegeex", *REPORTED_PACKAGES))
+    write_json(run.environment, {**software, **machine, "packages": packages})
 
 
 def keep_logs(run: RunDirectory) -> None:

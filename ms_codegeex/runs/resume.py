@@ -225,10 +225,8 @@ def _data_changes(config: RunConfig, checkpoint: Checkpoint) -> list[Change]:
     if names[0] == names[1]:  # the same paths with other content
         before = recorded or {}
         changed = [path for path in current if current[path] != before.get(path)]
-        names = [
-            ", ".join(f"{path} with the content {_short(have.get(path))}" for path in changed)
-            for have in (before, current)
-        ]
+        contents = ([f"{path} with the content {_short(x.get(path))}" for path in changed] for x in (before, current))
+        names = [", ".join(each) for each in contents]
     return [Change(key, *names)]
 
 

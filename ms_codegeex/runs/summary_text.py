@@ -43,16 +43,10 @@ def print_summary(summary: Mapping[str, Any], config: RunConfig) -> None:
     program = shlex.quote(os.path.relpath(program) if os.path.isabs(program) else program)
     run, file = shlex.quote(str(run_directory.path)), shlex.quote(str(run_directory.config))
     look = f"inspect {shlex.quote(summary['huggingface'])}" if summary["huggingface"] else f"checkpoint verify {run}"
-    use = (
-        f"chat --model {run}"
-        if summary.get("chat")
-        else f'generate --model {run} --language Python --prompt "import os"'
-    )
-    print_out(
-        f"\ntry next:\n  {program} {use}\n"
-        f"  {program} {look}\n"
-        f"  {program} train --config {file} --resume auto {longer(config, summary)}"
-    )
+    generate = f'generate --model {run} --language Python --prompt "import os"'
+    use = f"chat --model {run}" if summary.get("chat") else generate
+    again = f"train --config {file} --resume auto {longer(config, summary)}"
+    print_out("\ntry next:" + "".join(f"\n  {program} {words}" for words in (use, look, again)))
 
 
 def losses(summary: Mapping[str, Any]) -> Iterator[str]:

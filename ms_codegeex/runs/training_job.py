@@ -27,7 +27,7 @@ from ms_codegeex.data.datasets.opening import (
     training_data,
     validation_data,
 )
-from ms_codegeex.formats.checkpoint import Checkpoint, DamagedFile, list_checkpoints, step_of
+from ms_codegeex.formats.checkpoint import DamagedFile, list_checkpoints, step_of
 from ms_codegeex.formats.sources import open_source, tokenizer_place
 from ms_codegeex.models.registry import family
 from ms_codegeex.runs.files.run_directory import RunDirectory
@@ -94,10 +94,9 @@ def check_datasets(config: RunConfig, begins: bool = False) -> Path:
         if data.eos != model.eos_token_id or data.info["vocab_size"] > model.vocab_size:
             theirs = f"{data.directory} has {data.info['vocab_size']} ids and ends documents with {data.eos}"
             raise UserError(f"{key}: {theirs}; prepare it with the tokenizer of {dataset}")
-    unvalidated = lacks_validation(config) and (
-        f"{lacks_validation(config)} has no validation split: the losses that are called validation are those of its "
-        "training data; data.validation=DATASET evaluates on another"
-    )
+    if unvalidated := lacks_validation(config):
+        unvalidated = f"{unvalidated} has no validation split: the losses that are called validation are those of its "
+        unvalidated += "training data; data.validation=DATASET evaluates on another"
     whole = config.data.validation is not None and validation.split != "validation"
     whole = whole and f"data.validation: {validation.directory} has no validation split, so all of it is evaluated on"
     notes = (note, unvalidated, whole, rounded_weights(config.data), note_on_functions(config, training))
@@ -133,30 +132,19 @@ def train(
         if config.device == "ascend" and (note := software_note(config.parallel.hardware or "")):
             print_error(note)
         checkpoint = starting_point(config, run_directory).checkpoint
-        _print_schedule(config, checkpoint)
+        for note in schedule_notes(config, checkpoint):
+            print_error(note)
         print_out(dry_run(run_directory.path, planned_processes(config, run_directory, node, checkpoint)))
         return
-    summary = _train(config, node, corpus, allow_change, restarts=restarts, quiet=as_json)
+    summary = _train(config, node, corpus, allow_change, restarts, as_json)
     if summary is not None and as_json:
         print_json(summary)
     elif summary is not None:
         print_summary(summary, config)
 
 
-def _print_schedule(config: RunConfig, checkpoint: Checkpoint | None) -> None:
-    """Say on standard error what a user should know of the run's learning rates."""
-    for note in schedule_notes(config, checkpoint):
-        print_error(note)
-
-
 def _train(
-    config: RunConfig,
-    node: Node,
-    corpus: Sequence[str] = (),
-    allow_change: Sequence[str] = (),
-    *,
-    restarts: int = 0,
-    quiet: bool = False,
+    config: RunConfig, node: Node, corpus: Sequence[str], allow_change: Sequence[str], restarts: int, quiet: bool
 ) -> dict[str, Any] | None:
     check_ascend(config)
     if note := check_gpus(config, len(node.ranks)):
@@ -177,7 +165,8 @@ def _train(
         with watch.part("corpus"):
             config = resolve_data(config, corpus, quiet, node.count)
             check_datasets(config, begins=start.checkpoint is None)
-        _print_schedule(config, start.checkpoint)
+        for note in schedule_notes(config, start.checkpoint):
+            print_error(note)
 
         def attempt(number: int) -> None:
             begin = starting_point(resumed(config, run_directory), run_directory) if number else start

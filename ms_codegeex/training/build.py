@@ -81,10 +81,8 @@ def build_network(
     network = family(config.family).model.Loss(config.model.sizes, build)
     if config.lora.rank:
         lora = config.lora
-        held = DTYPES[lora.tables]
-        settings = Adaptation(
-            lora.targets, lora.rank, lora.alpha, lora.dropout, config.seed, held, lora.bits, build.library
-        )
+        trained = (lora.targets, lora.rank, lora.alpha, lora.dropout, config.seed)
+        settings = Adaptation(*trained, DTYPES[lora.tables], lora.bits, build.library)
         add_adapters(network, config.model.sizes, settings, config.seq_length)
     if config.training.precision == "bf16" and config.device == "cpu":
         round_to_bf16(network)
@@ -149,9 +147,8 @@ def build(
     elif config.evaluation_micro_batches < config.graph_micro_batches:
         train.evaluation_network = _split(network, config, config.evaluation_micro_batches)
     rows //= config.mesh.stage_size
-    return TrainingCells(
-        network, updates, train, settings.accumulation, accumulate, evaluation, rows, config.seq_length
-    )
+    steps = (train, settings.accumulation, accumulate, evaluation)
+    return TrainingCells(network, updates, *steps, rows, config.seq_length)
 
 
 def call_not_inline(network: nn.Cell) -> None:

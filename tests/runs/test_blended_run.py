@@ -9,11 +9,14 @@ from conftest import command, small_run, write_config, write_dataset
 from equal_runs import last_checkpoint
 from tokenizer_files import write_chatglm
 
+from ms_codegeex import cli
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.data.datasets.opening import training_data
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.runs.files.records import read_log
 from ms_codegeex.runs.files.resolved_config import read_config
 from ms_codegeex.runs.files.run_directory import RunDirectory
+from ms_codegeex.runs.training_job import check_datasets
 
 
 @pytest.mark.slow  # three runs with worker processes that compile; what they share is tested in parts in the fast tests
@@ -65,8 +68,6 @@ def mistakes(root):
 
 
 def test_mistakes_are_found_before_anything_starts(tmp_path, capsys):
-    from ms_codegeex import cli
-
     for data, words, message in mistakes(tmp_path):
         values = {**small_run("", tmp_path / "run"), "data": {**data, "seq_length": 32}}
         config = write_config(tmp_path / "run.yaml", values)
@@ -77,9 +78,6 @@ def test_mistakes_are_found_before_anything_starts(tmp_path, capsys):
 
 
 def test_rounded_weights_are_said_once(tmp_path, capsys):
-    from ms_codegeex.config.rules import build_run_config
-    from ms_codegeex.runs.training_job import check_datasets
-
     directories = {name: str(write_dataset(tmp_path / name)) for name in "ab"}
     values = small_run("", tmp_path / "run")
     values["data"] = {"seq_length": 32, "blend": {directories["a"]: 0.123456789, directories["b"]: 1}}

@@ -38,31 +38,27 @@ def test_other_devices_are_not_looked_for(monkeypatch):
     check_gpus(load_config(None, [*RUN, "device=cpu", "devices=1"]), 1)
 
 
+GONE = tuple(
+    LoadedLibrary(one.library, None, "gone") if one.library.soname == "libcublas.so.11" else one for one in FOUND
+)
+FULL = Driver("12.2", (H200, Gpu("H200", (9, 0), 140 * 10**9, 10**6)))
+
+
 @pytest.mark.parametrize(
-    "message,changes",
-    {
-        r"libcublas.so.11 cannot be loaded \(gone\); run pip install 'ms-codegeex\[gpu\]'": {
-            "libraries": tuple(
-                LoadedLibrary(one.library, None, "gone") if one.library.soname == "libcublas.so.11" else one
-                for one in FOUND
-            )
-        },
-        "device: gpu: no driver .*ms-codegeex doctor.*device=cpu": {"driver": Driver(problem="no driver (gone)")},
-        "device: gpu: the NVIDIA driver supports CUDA 11.4, but 11.8 is required; install driver 520 or newer": {
-            "driver": Driver("11.4", (H200,))
-        },
-        "device: gpu: no device": {"driver": Driver("12.2", problem="no device")},
-        "devices: 4 on this machine, which has 2 GPUs to use; set devices=2": {"local": 4},
-        "plugin does not load .undefined symbol": {"plugin": "undefined symbol"},
-        r"GPU 0 \(K80\) has compute capability 3.7.* 6.0 or more": {"driver": Driver("11.8", (K80,))},
-        r"need about .* GB of a GPU; of GPU 1 \(H200\) 0.0 of 140.0 GB are free": {
-            "local": 2,
-            "driver": Driver("12.2", (H200, Gpu("H200", (9, 0), 140 * 10**9, 10**6))),
-        },
-    }.items(),
+    "changes,message",
+    [
+        ({"libraries": GONE}, r"libcublas.so.11 cannot be loaded \(gone\); run pip install 'ms-codegeex\[gpu\]'"),
+        ({"driver": Driver(problem="no driver (gone)")}, "device: gpu: no driver .*ms-codegeex doctor.*device=cpu"),
+        ({"driver": Driver("11.4", (H200,))}, "supports CUDA 11.4, but 11.8 is required; install driver 520 or newer"),
+        ({"driver": Driver("12.2", problem="no device")}, "device: gpu: no device"),
+        ({"local": 4}, "devices: 4 on this machine, which has 2 GPUs to use; set devices=2"),
+        ({"plugin": "undefined symbol"}, "plugin does not load .undefined symbol"),
+        ({"driver": Driver("11.8", (K80,))}, r"GPU 0 \(K80\) has compute capability 3.7.* 6.0 or more"),
+        ({"local": 2, "driver": FULL}, r"need about .* GB of a GPU; of GPU 1 \(H200\) 0.0 of 140.0 GB are free"),
+    ],
     ids=["library", "driver", "old driver", "device", "devices", "plugin", "old chip", "memory"],
 )
-def test_what_is_missing_is_one_line_with_a_remedy(monkeypatch, message, changes):
+def test_what_is_missing_is_one_line_with_a_remedy(monkeypatch, changes, message):
     with pytest.raises(UserError, match=message) as error:
         checked(monkeypatch, **changes)
     assert "\n" not in str(error.value)

@@ -16,7 +16,9 @@ from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.extras.serving.infilling import infill_filter, infill_prompt
 from ms_codegeex.extras.serving.model import described_model
 from ms_codegeex.formats.sources import open_source
+from ms_codegeex.generation.engine import Generator
 from ms_codegeex.generation.loading import load_model
+from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.runs.files.records import read_log
 
 ROWS = 448
@@ -71,17 +73,14 @@ def test_from_the_run_to_the_prompt_of_the_server(trained, code, tmp_path):
     declared = {"prefix": prefix, "suffix": suffix, "middle": middle, "order": ["suffix", "prefix", "middle"]}
     assert last_checkpoint(trained).state["description"]["infill"] == declared
     assert json.loads((trained / "huggingface/serving.json").read_text())["infill"] == declared
-    converted = command_here(
-        "convert", "--model", trained / "huggingface", "--to", "hf", "--output", tmp_path / "again"
-    )
-    assert converted.returncode == 0, converted.stderr
-    quantised = command_here("quantize", "--model", trained, "--bits", "8", "--output", tmp_path / "int8")
-    assert quantised.returncode == 0, quantised.stderr
+    for words in (
+        ("convert", "--model", trained / "huggingface", "--to", "hf", "--output", tmp_path / "again"),
+        ("quantize", "--model", trained, "--bits", "8", "--output", tmp_path / "int8"),
+    ):
+        done = command_here(*words)
+        assert done.returncode == 0, done.stderr
     for place in (trained, trained / "huggingface", tmp_path / "again", tmp_path / "int8"):
         ids = check_prompts(place, tokenizer)
-    from ms_codegeex.generation.engine import Generator
-    from ms_codegeex.generation.sampling import SamplingSettings
-
     generator = Generator(trained / "huggingface", threads=1)
     answer = list(generator.tokens(ids, SamplingSettings(max_new_tokens=8, temperature=1.0, seed=1)))
     assert not {*answer} & {*tokenizer.sentinels}
@@ -110,10 +109,8 @@ def test_a_resumed_run_ends_with_the_same_bits_and_so_do_others_that_read_ahead(
         assert again.step == 6
         for name in again.names:
             np.testing.assert_array_equal(again.tensor(name), weights[name])
-    plain = run_values(code, tmp_path / "run", infill={})
-    refused = command_here(
-        "train", "--config", write_config(tmp_path / "run.yaml", plain), "--resume", "auto", "training.steps=8"
-    )
+    plain = write_config(tmp_path / "run.yaml", run_values(code, tmp_path / "run", infill={}))
+    refused = command_here("train", "--config", plain, "--resume", "auto", "training.steps=8")
     assert refused.returncode == 2 and "data.infill.mode: both, but" in refused.stderr
     values = run_values(code, tmp_path / "both/run")
     (tmp_path / "both").mkdir()

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import command, write_config
+from conftest import command, small_run, write_config
 
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.data.infilling.sentinels import ORDERS, Sentinels
@@ -28,36 +28,16 @@ wave weakref zipfile"""
 
 
 def values(root, rate, seed):
-    return {
-        "output": str(root / f"rate{rate}-seed{seed}"),
-        "devices": 1,
-        "seed": seed,
-        "model": {
-            "family": "codegeex2",
-            "preset": "tiny",
-            "vocab_size": 1088,
-            "hidden_size": 64,
-            "num_layers": 2,
-            "num_heads": 2,
-            "num_kv_groups": 2,
-            "intermediate_size": 176,
-            "max_position_embeddings": CONTEXT,
-            "eos_token_id": 2,
-            "init_std": 0.05,
-        },
-        "data": {"train": str(root / "data"), "seq_length": CONTEXT, "infill": {"rate": rate, "mode": MODE}},
-        "training": {
-            "steps": STEPS,
-            "global_batch": 16,
-            "dropout": 0.0,
-            "evaluate_samples": 256,
-            "loss_chunk": 0,
-            "optimizer": {"bias_correction": True},
-            "schedule": {"learning_rate": 6e-3, "end_learning_rate": 6e-4, "warmup_steps": 20, "decay_steps": STEPS},
-        },
-        "checkpoint": {"export": False},
-        "logging": {"tensorboard": False, "plots": False, "every": 100},
-    }
+    values = {**small_run(root / "data", root / f"rate{rate}-seed{seed}"), "seed": seed}
+    values["model"] |= {"family": "codegeex2", "vocab_size": 1088, "hidden_size": 64, "num_layers": 2}
+    values["model"] |= {"num_kv_groups": 2, "intermediate_size": 176, "max_position_embeddings": CONTEXT}
+    values["model"] |= {"eos_token_id": 2, "init_std": 0.05}
+    values["data"] |= {"seq_length": CONTEXT, "infill": {"rate": rate, "mode": MODE}}
+    values["training"] |= {"steps": STEPS, "global_batch": 16, "evaluate_samples": 256}
+    schedule = {"learning_rate": 6e-3, "end_learning_rate": 6e-4, "warmup_steps": 20, "decay_steps": STEPS}
+    values["training"]["schedule"] = schedule
+    values["logging"]["every"] = 100
+    return values
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +45,8 @@ def root(tmp_path_factory):
     """A directory with a dataset of the standard library's code and a tokenizer that was trained on it."""
     root, library = tmp_path_factory.mktemp("miniature"), Path(os.__file__).parent
     for package in PACKAGES:
-        shutil.copytree(
-            library / package, root / "src" / package, ignore=shutil.ignore_patterns("__pycache__", "test*")
-        )
+        ignored = shutil.ignore_patterns("__pycache__", "test*")
+        shutil.copytree(library / package, root / "src" / package, ignore=ignored)
     for module in filter(lambda name: (library / f"{name}.py").is_file(), MODULES.split()):
         shutil.copy(library / f"{module}.py", root / "src")
     words = ("--tokenizer", "tok", "--validation-share", "0.1")

@@ -14,9 +14,7 @@ from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.kernels.compiling import library_path
 from ms_codegeex.runs import memory_check
 
-SIZES = {"hidden_size": 1024, "num_layers": 3, "num_heads": 8, "intermediate_size": 4096, "eos_token_id": 0}
-
-
+SIZES = {"hidden_size": 1024, "num_heads": 8, "intermediate_size": 4096, "eos_token_id": 0}
 LORA = {"rank": 8, "targets": ["attention", "feed_forward"]}
 
 

@@ -75,9 +75,8 @@ def check_pair(tmp_path, name, generator, lora=False):
                     assert checkpoint.tensor(key, window).tobytes() == expected.tobytes(), (first, second, key)
     for file in after.files:  # each rank's file holds what that rank of the second mesh has
         rank = int(file.removeprefix("rank_").removesuffix(".safetensors"))
-        windows = {
-            layout.name: layout.window(second, rank) for layout in layouts_on(second, config(name), contents.lora)
-        }
+        layouts = layouts_on(second, config(name), contents.lora)
+        windows = {layout.name: layout.window(second, rank) for layout in layouts}
         for key, array in load_file(target / file).items():
             window = windows[key.removeprefix("optimizer.m.").removeprefix("optimizer.v.")]
             assert array.tobytes() == arrays[key][window].tobytes(), (first, second, key)
@@ -106,14 +105,13 @@ def test_a_checkpoint_does_not_depend_on_virtual_stages(tmp_path):
     """Every rank finds its parts by their names, whichever stages wrote them."""
     arrays, contents = in_memory(tmp_path, "codegeex", np.random.default_rng(9), lora=False)
     meshes = [Mesh(tensor=2, pipeline=2, virtual_stages=number) for number in (1, 2)]
-    written = []
     for number, mesh in enumerate(meshes):
         write_ranks(tmp_path / str(number), 4, contents.state, rank_slices(contents, mesh))
-        written.append(Checkpoint(tmp_path / str(number)))
-    stages = [[x.stage for x in layouts_on(mesh, contents.model.sizes, contents.lora)] for mesh in meshes]
-    assert stages[0] != stages[1]
-    for mesh in meshes:
-        for layout in layouts_on(mesh, contents.model.sizes, contents.lora):
+    written = [Checkpoint(tmp_path / str(number)) for number in (0, 1)]
+    layouts = [layouts_on(mesh, contents.model.sizes, contents.lora) for mesh in meshes]
+    assert [x.stage for x in layouts[0]] != [x.stage for x in layouts[1]]
+    for mesh, of_mesh in zip(meshes, layouts, strict=True):
+        for layout in of_mesh:
             for rank in (rank for rank in range(mesh.world) if layout.stage == mesh.coordinates(rank)[0]):
                 window = layout.window(mesh, rank)
                 for checkpoint in () if layout.copy_of else written:
@@ -138,22 +136,15 @@ def small_run(path, seed=0, step=4):
 
 def test_merge_writes_whole_tensors_into_one_file(tmp_path, capsys):
     arrays, whole = small_run(tmp_path / "checkpoints")
-    arguments = [
-        "checkpoint",
-        "reshard",
-        str(tmp_path),
-        "--output",
-        str(tmp_path / "sharded"),
-        "--data=2",
-        "--tensor=2",
-    ]
-    assert main([*arguments, "--optimizer-shard=2"]) == 0
+    sharded, merged = str(tmp_path / "sharded"), str(tmp_path / "merged")
+    mesh = ["--data=2", "--tensor=2", "--optimizer-shard=2"]
+    assert main(["checkpoint", "reshard", str(tmp_path), "--output", sharded, *mesh]) == 0
     assert len(Checkpoint(tmp_path / "sharded").files) == 4
-    assert main(["checkpoint", "merge", str(tmp_path / "sharded"), "--output", str(tmp_path / "merged"), "--json"]) == 0
+    assert main(["checkpoint", "merge", sharded, "--output", merged, "--json"]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (report["sound"], report["files"], report["step"], report["tensors"]) == (True, 1, 4, len(arrays))
     assert (tmp_path / "merged/rank_00000.safetensors").read_bytes() == (whole / "rank_00000.safetensors").read_bytes()
-    assert main(["checkpoint", "diff", str(tmp_path / "sharded"), str(whole)]) == 0
+    assert main(["checkpoint", "diff", sharded, str(whole)]) == 0
 
 
 @pytest.mark.parametrize(
@@ -194,12 +185,11 @@ def test_rows_are_counted_from_the_start_of_a_large_tensor(monkeypatch):
 
 def test_diff_says_which_numbers_differ(tmp_path, capsys):
     arrays, left = small_run(tmp_path / "a")
-    changed = {name: array.copy() for name, array in arrays.items()}
+    changed, contents = in_memory(tmp_path, "codegeex", np.random.default_rng(0), lora=False)
     changed["embedding.word.weight"][3, 2] += 0.5
     changed["embedding.word.weight"][5, 0] -= 2.0
     changed["optimizer.m.final_norm.bias"][:] = np.nan
     del changed["final_norm.weight"]
-    _, contents = in_memory(tmp_path, "codegeex", np.random.default_rng(0), lora=False)
     slices = {name: Slice(array.shape, (0,) * array.ndim, array) for name, array in changed.items()}
     right = write_checkpoint(tmp_path / "b", 4, slices, {**contents.state, "samples": 9})
     assert main(["checkpoint", "diff", str(left), str(right), "--json"]) == 1
@@ -251,23 +241,14 @@ sys.exit(status)
 
 @pytest.mark.slow  # writes 1.3 GB
 def test_memory_is_twice_the_largest_tensor_at_most(tmp_path):
-    fields = {
-        **FIELDS["codegeex"],
-        "vocab_size": 50_000,
-        "hidden_size": 512,
-        "num_layers": 6,
-        "intermediate_size": 2048,
-    }
-    model = {"family": "codegeex", "preset": None, **fields}
-    from ms_codegeex.models.registry import family
-
-    sizes = family("codegeex").config.build_config(None, fields)
-    zeros = np.zeros(1, np.float32)
-    shapes = {layout.name: layout.shape for layout in layouts_on(Mesh(), sizes, LoraConfig()) if not layout.copy_of}
+    fields = {"vocab_size": 50_000, "hidden_size": 512, "num_layers": 6, "intermediate_size": 2048}
+    model = {"family": "codegeex", "preset": None, **FIELDS["codegeex"], **fields}
+    layouts = layouts_on(Mesh(), model_config(model).sizes, LoraConfig())
     slices = {
-        prefix + name: Slice(shape, (0,) * len(shape), np.broadcast_to(zeros, shape).copy())
-        for name, shape in shapes.items()
+        prefix + layout.name: Slice(layout.shape, (0,) * len(layout.shape), np.full(layout.shape, 0, np.float32))
+        for layout in layouts
         for prefix in ("", "optimizer.m.", "optimizer.v.")
+        if not layout.copy_of
     }
     largest, total = (f(4 * math.prod(part.global_shape) for part in slices.values()) for f in (max, sum))
     assert total > 2 * largest + 300e6

@@ -18,7 +18,7 @@ from ms_codegeex.base.reading import read_json
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.schedule import learning_rate
-from ms_codegeex.config.values import flattened
+from ms_codegeex.config.values import flattened, merged, parse_overrides
 from ms_codegeex.data.datasets import opening as content
 from ms_codegeex.data.datasets.opening import content_hashes
 from ms_codegeex.runs.files.resolved_config import write_config
@@ -37,13 +37,13 @@ from ms_codegeex.runs.resume import (
 
 
 @pytest.fixture
-def started(tmp_path):
-    """A checkpoint at step 20 (sample 80) of a run on two stages, and the same configuration."""
+def config(tmp_path):
+    """Makes the configuration of a run; datasets are named by their folder, changes as on the command line."""
     for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "dataset.json").write_text('{"tokenizer": {"fingerprint": "f"}}')
 
-    def config(data, seed=7, global_batch=4):
+    def make(data, *changes, seed=7, global_batch=4):
         data = {key: str(tmp_path / value) if isinstance(value, str) else value for key, value in data.items()}
         if "blend" in data:
             data["blend"] = [
@@ -51,14 +51,21 @@ def started(tmp_path):
                 for step, weights in data["blend"]
             ]
         values = {"training": {"steps": 50, "global_batch": global_batch}, "seed": seed, "data": data}
-        return build_run_config(values)
+        return build_run_config(merged(values, parse_overrides(changes)))
 
-    def checkpoint(data, **changes):
+    return make
+
+
+@pytest.fixture
+def checkpoint(config, tmp_path):
+    """Makes a checkpoint at step 20 (sample 80) of a run on two stages."""
+
+    def make(data, **changes):
         state = {"config": config(data).to_dict(), "samples": 80, "tokenizer": {"fingerprint": "f"}, **changes}
         shapes = config(data).model.sizes.parameter_shapes()
         return SimpleNamespace(path=tmp_path / "step-00000020", state=state, names=[*shapes], shape=shapes.get)
 
-    return config, checkpoint
+    return make
 
 
 def test_a_moved_run_is_where_it_is_and_finds_what_moved_along(tmp_path, capsys):
@@ -84,16 +91,12 @@ def test_a_moved_run_is_where_it_is_and_finds_what_moved_along(tmp_path, capsys)
     assert f"this run was in {before / 'run'}, so {' '.join(found)}" in capsys.readouterr().err
 
 
-def test_a_dataset_that_is_gone_is_named_before_anything_else(started, tmp_path):
-    config, checkpoint = started
+def test_a_dataset_that_is_gone_is_named_before_anything_else(config, checkpoint, tmp_path):
     check_places(config({"train": "a", "validation": "b"}), checkpoint({"train": "a"}))
-    for data, key in (
-        ({"train": "x"}, "data.train"),
-        ({"train": "a", "validation": "x"}, "data.validation"),
-        ({"train": "a", "held_out": {"py": str(tmp_path / "x")}}, "data.held_out.py"),
-    ):
-        with pytest.raises(UserError, match=rf"^{key}: .*x is gone; if it was moved, {key}=DIR says where it is now$"):
-            check_places(config(data), checkpoint({"train": "a"}))
+    gone = {"train": {"train": "x"}, "validation": {"validation": "x"}, "held_out.py": {"held_out": {"py": "/x"}}}
+    for key, data in gone.items():
+        with pytest.raises(UserError, match=rf"^data.{key}: .*x is gone; if it was moved, data.{key}=DIR says where"):
+            check_places(config({"train": "a", **data}), checkpoint({"train": "a"}))
 
 
 STAGES = [(0, {"a": 1}), (10, {"b": 0.7, "a": 0.3})]
@@ -109,8 +112,7 @@ STAGES = [(0, {"a": 1}), (10, {"b": 0.7, "a": 0.3})]
     ],
     ids=str,
 )
-def test_a_blend_may_change_behind_the_checkpoint(started, now):
-    config, checkpoint = started
+def test_a_blend_may_change_behind_the_checkpoint(config, checkpoint, now):
     changes_since(config(now), checkpoint({"blend": STAGES}))
     changes_since(config({"blend": STAGES}), checkpoint(now))
 
@@ -127,16 +129,14 @@ def test_a_blend_may_change_behind_the_checkpoint(started, now):
     ],
     ids=str,
 )
-def test_a_blend_that_was_another_is_refused(started, now):
-    config, checkpoint = started
+def test_a_blend_that_was_another_is_refused(config, checkpoint, now):
     with pytest.raises(UserError, match=r"^data\.blend: .*, but .*step-00000020 was trained with "):
         changes_since(config(now), checkpoint({"blend": STAGES}))
     with pytest.raises(UserError, match=r"^data\.blend: "):
         changes_since(config({"blend": STAGES}), checkpoint(now))
 
 
-def test_a_run_on_one_corpus_goes_on_as_a_blend_that_begins_with_it(started):
-    config, checkpoint = started
+def test_a_run_on_one_corpus_goes_on_as_a_blend_that_begins_with_it(config, checkpoint):
     changes_since(config({"blend": [(0, {"a": 1}), (20, {"b": 1})]}), checkpoint({"train": "a"}))
     changes_since(config({"train": "a"}), checkpoint({"blend": [(0, {"a": 1}), (20, {"b": 1})]}))
     with pytest.raises(UserError, match=r"^data\.blend: "):
@@ -145,8 +145,7 @@ def test_a_run_on_one_corpus_goes_on_as_a_blend_that_begins_with_it(started):
         changes_since(config({"train": "b"}), checkpoint({"train": "a"}))
 
 
-def test_another_batch_moves_the_stages(started):
-    config, checkpoint = started
+def test_another_batch_moves_the_stages(config, checkpoint):
     allowed = ["training.global_batch"]
     with pytest.raises(UserError, match=r"^training\.global_batch: 8, but .* --allow-change training\.global_batch$"):
         changes_since(config({"train": "a"}, global_batch=8), checkpoint({"train": "a"}))
@@ -156,8 +155,7 @@ def test_another_batch_moves_the_stages(started):
         changes_since(now, checkpoint({"blend": STAGES}, samples=81), allowed)
 
 
-def test_another_seed_or_tokenizer_is_refused(started):
-    config, checkpoint = started
+def test_another_seed_or_tokenizer_is_refused(config, checkpoint):
     with pytest.raises(UserError, match=r"^seed: 8"):
         changes_since(config({"blend": STAGES}, seed=8), checkpoint({"blend": STAGES}))
     other = checkpoint({"blend": STAGES}, tokenizer={"fingerprint": "g"})
@@ -165,8 +163,7 @@ def test_another_seed_or_tokenizer_is_refused(started):
         changes_since(config({"blend": STAGES}), other)
 
 
-def test_checkpoints_from_before_there_were_blends_go_on(started):
-    config, checkpoint = started
+def test_checkpoints_from_before_there_were_blends_go_on(config, checkpoint):
     old = checkpoint({"train": "a"})
     del old.state["config"]["data"]["blend"], old.state["config"]["data"]["workers"]
     changes_since(config({"train": "a"}), old)
@@ -192,55 +189,37 @@ def test_the_documented_table_is_the_one_that_decides():
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
+    "change",
     [
-        ("training.dropout", 0.25),
-        ("training.precision", "fp16"),
-        ("training.clip_norm", 0.5),
-        ("training.loss_scale.window", 7),
-        ("parallel.fusion.dropout", True),
-        ("training.optimizer.beta2", 0.99),
-        ("training.schedule.learning_rate", 5e-5),
-        ("data.reset_at_eos", False),
-        ("data.seq_length", 16),
-        ("data.functions_from", 3),
-        ("model.init_std", 0.5),
-        ("seed", 8),
+        "training.dropout=0.25",
+        "training.loss_scale.window=7",
+        "parallel.fusion.dropout=True",
+        "training.optimizer.beta2=0.99",
+        "data.reset_at_eos=False",
+        "model.init_std=0.5",
+        "seed=8",
     ],
 )
-def test_what_decides_the_weights_is_refused_unless_allowed(started, key, value):
-    config, checkpoint = started
-    values = config({"train": "a"}).to_dict()
-    *sections, name = key.split(".")
-    section = values
-    for part in sections:
-        section = section[part]
-    section[name] = value
-    other = build_run_config(values)
-    old = checkpoint({"train": "a"})
+def test_what_decides_the_weights_is_refused_unless_allowed(config, checkpoint, change):
+    key, _, value = change.partition("=")
+    other, old = config({"train": "a"}, change), checkpoint({"train": "a"})
     with pytest.raises(UserError, match=rf"^{key}: {value}, but .* --allow-change {key}$"):
         changes_since(other, old)
     for way_out in {key, key.rpartition(".")[0]} - {"", "training", "data", "parallel.fusion"}:
         assert [change.key for change in changes_since(other, old, [way_out])] == [key]
 
 
-def test_a_resumed_run_does_not_depend_on_the_first_loss_scale(started):
-    config, checkpoint = started
-    values = config({"train": "a"}).to_dict()
-    values["training"]["loss_scale"]["initial"] = 2.0**32  # the default of earlier versions
-    assert changes_since(build_run_config(values), checkpoint({"train": "a"})) == []
+def test_a_resumed_run_does_not_depend_on_the_first_loss_scale(config, checkpoint):
+    now = config({"train": "a"}, "training.loss_scale.initial=4294967296.0")  # the default of earlier versions
+    assert changes_since(now, checkpoint({"train": "a"})) == []
 
 
-@pytest.mark.parametrize(("key", "value"), [("data.validation", "/v"), ("training.evaluate_samples", 3)])
-def test_losses_that_patience_compares_are_of_the_same_text(started, key, value):
-    config, checkpoint = started
-    section, name = key.split(".")
-    old = checkpoint({"train": "a"})
+@pytest.mark.parametrize("change", ["data.validation=/v", "training.evaluate_samples=3"])
+def test_losses_that_patience_compares_are_of_the_same_text(config, checkpoint, change):
+    (key, _, value), old = change.partition("="), checkpoint({"train": "a"})
     for patience in (0, 2):
-        now = config({"train": "a"}).to_dict()
-        now["training"].update(patience=patience, evaluate_every=5)
-        now[section][name] = value
-        changed = build_run_config(now)
+        words = (change, f"training.patience={patience}", "training.evaluate_every=5")
+        changed = config({"train": "a"}, *words)
         if patience:
             with pytest.raises(UserError, match=f"{key}: {value}, but .* was trained with .*--allow-change {key}"):
                 changes_since(changed, old)
@@ -249,43 +228,29 @@ def test_losses_that_patience_compares_are_of_the_same_text(started, key, value)
         check_allowed(config({"train": "a"}), [key])
 
 
-def test_another_optimizer_is_refused_in_any_case(started):
+def test_another_optimizer_is_refused_in_any_case(config, checkpoint):
     """Its moments are not in the checkpoint."""
-    config, checkpoint = started
-    values = config({"train": "a"}).to_dict()
-    values["training"]["optimizer"]["name"] = "muon"
+    now = config({"train": "a"}, "training.optimizer.name=muon")
     message = r"^training\.optimizer\.name: muon, but .* has the moments of adamw; keep it, or .* with --from "
     for allowed in ([], ["training.optimizer"], ["training.optimizer.name"]):
         with pytest.raises(UserError, match=message):
-            changes_since(build_run_config(values), checkpoint({"train": "a"}), allowed)
+            changes_since(now, checkpoint({"train": "a"}), allowed)
 
 
-def test_what_does_not_decide_them_is_only_reported(started):
-    config, checkpoint = started
-    values = config({"train": "a"}).to_dict()
-    values["training"].update(steps=99, recompute="full", micro_batch=2)
-    values["logging"]["every"] = 7
-    values["output"], values["checkpoint"]["resume"] = "elsewhere", "auto"
-    found = changes_since(build_run_config(values), checkpoint({"train": "a"}))
-    assert [change.key for change in found] == [
-        "logging.every",
-        "training.micro_batch",
-        "training.recompute",
-        "training.steps",
-    ]
+def test_what_does_not_decide_them_is_only_reported(config, checkpoint):
+    words = ["logging.every=7", "training.micro_batch=2", "training.recompute=full", "training.steps=99"]
+    now = config({"train": "a"}, *words, "output=elsewhere", "checkpoint.resume=auto")
+    found = changes_since(now, checkpoint({"train": "a"}))
+    assert [change.key for change in found] == [word.partition("=")[0] for word in words]
     assert found[-1] == Change("training.steps", 50, 99)
 
 
 @pytest.mark.parametrize(("key", "value"), [("hidden_size", 1280), ("num_layers", 3)])
-def test_other_shapes_are_refused_whatever_is_allowed(started, key, value):
+def test_other_shapes_are_refused_whatever_is_allowed(config, checkpoint, key, value):
     """The checkpoint's numbers would not fit."""
-    config, checkpoint = started
-    values = config({"train": "a"}).to_dict()
-    values["model"][key] = value
-    with pytest.raises(
-        UserError, match=rf"^model\.{key}: {value}, but .* same, or choose another output without --resume$"
-    ):
-        changes_since(build_run_config(values), checkpoint({"train": "a"}), [f"model.{key}"])
+    now, message = config({"train": "a"}, f"model.{key}={value}"), "same, or choose another output without --resume"
+    with pytest.raises(UserError, match=rf"^model\.{key}: {value}, but .* {message}$"):
+        changes_since(now, checkpoint({"train": "a"}), [f"model.{key}"])
 
 
 def at(step, steps, given, transition=None):
@@ -326,9 +291,8 @@ def test_numbers_that_a_run_states_and_other_rates_count_at_once():
     assert transition_from(config(480, decay_steps=None), checkpoint).step == 240
 
 
-def test_numbers_that_are_what_the_length_gives_are_no_change(started):
+def test_numbers_that_are_what_the_length_gives_are_no_change(config, checkpoint):
     """A checkpoint of a version that had to be given them goes on with the shipped file that no longer states them."""
-    config, checkpoint = started
     old = checkpoint({"train": "a"})
     old.state["config"]["training"]["schedule"].update(warmup_steps=5, decay_steps=50)
     assert changes_since(config({"train": "a"}), old) == []
@@ -367,9 +331,8 @@ def test_a_dataset_that_only_moved_is_the_same(trained, tmp_path):
 def test_another_dataset_at_the_same_path_is_refused(trained, tmp_path):
     config, checkpoint = trained
     write_dataset(tmp_path / "a", 30, seed=1)
-    with pytest.raises(
-        UserError, match=r"^data\.train: [^ ]*/a with the content xxh3:[0-9a-f]{12}…, but .* with [^ ]*/a with the"
-    ):
+    message = r"^data\.train: [^ ]*/a with the content xxh3:[0-9a-f]{12}…, but .* with [^ ]*/a with the"
+    with pytest.raises(UserError, match=message):
         changes_since(config("a"), checkpoint)
     assert [change.key for change in changes_since(config("a"), checkpoint, ["data.train"])] == ["data.train"]
 

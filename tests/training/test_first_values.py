@@ -9,19 +9,18 @@ import pytest
 from mindspore import Tensor
 from networks import assign
 from small_models import FIELDS, save_run
+from test_trainer import make
+from test_trainer import state as state_of
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.rules import build_run_config
-from ms_codegeex.data.datasets.opening import training_data, validation_data
 from ms_codegeex.models.causal import Build
 from ms_codegeex.models.codegeex.config import build_config
 from ms_codegeex.models.codegeex.model import Logits
 from ms_codegeex.runs.rank.weights import weights_of
 from ms_codegeex.training.first_values import KEY, QUERY, first_values, initial_weight, sinusoids
 from ms_codegeex.training.rank_state import starting_weight
-from ms_codegeex.training.start import RankPlace, RunData, RunStart
-from ms_codegeex.training.trainer import Trainer
 
 INITIAL = {"outputs": "zero", "positions": "sinusoid", "attention": "previous"}
 POSITIONS = {"embedding.position.weight", "top_query_embedding.weight"}
@@ -40,10 +39,7 @@ def test_a_run_begins_with_them_and_its_other_weights_are_as_without(run_values)
     def state(**initial):
         run_values["training"]["initial"] = initial
         run = build_run_config(run_values)
-        trainer = Trainer(
-            run, RunData(training_data(run), validation_data(run)), RunStart(weights_of(run)), RankPlace()
-        )
-        return run, {name: value.asnumpy().copy() for name, value in trainer.rank_state.tensors().items()}
+        return run, state_of(make(run_values, weights=weights_of(run), library=None))
 
     _, plain = state()
     run, found = state(**INITIAL)

@@ -26,23 +26,26 @@ def mapped_file(address):
     return None
 
 
+def stored(folder, **tensors):
+    """The tensor `w` of a file that holds these."""
+    save_file(tensors, folder / "model.safetensors")
+    return SafetensorsFile(folder / "model.safetensors").tensors["w"]
+
+
 def test_a_frozen_weight_is_the_file_itself(tmp_path):
     values = np.arange(12_000, dtype=np.float32).reshape(60, 200)
-    save_file({"other": values + 1, "w": values}, tmp_path / "model.safetensors")
     parameter = frozen(values.shape)
-    assert _held_as_stored(parameter, SafetensorsFile(tmp_path / "model.safetensors").tensors["w"])
+    assert _held_as_stored(parameter, stored(tmp_path, other=values + 1, w=values))
     assert mapped_file(parameter.data_ptr()) == tmp_path / "model.safetensors"
     product = ms.ops.matmul(parameter, Tensor(np.ones((200, 1), np.float32))).asnumpy()
     np.testing.assert_allclose(product, values.sum(1, keepdims=True), rtol=1e-6)
 
 
 def test_what_is_not_stored_as_it_is_needed_is_converted(tmp_path):
-    save_file({"w": np.ones((4, 4), np.float16)}, tmp_path / "model.safetensors")
-    tensor = SafetensorsFile(tmp_path / "model.safetensors").tensors["w"]
-    assert not _held_as_stored(frozen((4, 4)), tensor) and not _held_as_stored(frozen((4, 4)), None)
+    for tensor in (stored(tmp_path, w=np.ones((4, 4), np.float16)), None):
+        assert not _held_as_stored(frozen((4, 4)), tensor)
 
 
 def test_numbers_that_are_not_finite_are_refused(tmp_path):
-    save_file({"w": np.full((2, 2), np.nan, np.float32)}, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="tensor w holds numbers that are not finite"):
-        _held_as_stored(frozen((2, 2)), SafetensorsFile(tmp_path / "model.safetensors").tensors["w"])
+        _held_as_stored(frozen((2, 2)), stored(tmp_path, w=np.full((2, 2), np.nan, np.float32)))

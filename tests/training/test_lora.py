@@ -42,10 +42,16 @@ def first_fused(source, layer):
     return f"{block}attention.query" if fused else layer
 
 
-def make(values, *callbacks):
+def make(values, *callbacks, library=None):
     config = build_run_config(values)
     data = RunData(training_data(config), validation_data(config))
-    return Trainer(config, data, RunStart(weights_of(config)), RankPlace(), callbacks)
+    return Trainer(config, data, RunStart(weights_of(config)), RankPlace(library=library), callbacks)
+
+
+def write_start(values, root):
+    """First weights as a run's, so that nothing is compiled."""
+    start = {parameter.name: parameter.asnumpy() for parameter in make(values).built.network.trainable_params()}
+    write_checkpoint(root / "checkpoints", 1, start, {"config": {"model": values["model"]}})
 
 
 def run_values(dataset, root, family):
@@ -55,18 +61,16 @@ def run_values(dataset, root, family):
     return values
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(name, marks=[] if name == "codegen" else pytest.mark.slow) for name in FAMILIES],
-)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name != "codegen"]
+
+
+@pytest.fixture(scope="module", params=["codegen", *SLOW])
 def runs(request, dataset, tmp_path_factory):
     """A model, and adapters on it: values, trainer, and the checkpoints' folders."""
     root = tmp_path_factory.mktemp(request.param)
     values = run_values(dataset, root, request.param)
     base = make(values)
-    start = {parameter.name: parameter.asnumpy() for parameter in base.built.network.trainable_params()}
-    state = {"config": {"model": values["model"]}}
-    write_checkpoint(root / "base" / "checkpoints", 1, start, state)  # first weights, so that nothing is compiled
+    write_start(values, root / "base")
     values["model"]["weights"] = str(root / "base")
     values["lora"] = {"rank": 2, "alpha": 6.0, "targets": ["attention", "feed_forward.down"]}
     trainer = make(values, Checkpoints(root / "tuned" / "checkpoints", 0, 1))
@@ -132,10 +136,8 @@ def test_a_run_with_adapters_resumes_to_the_bit(dataset, tmp_path, frozen):
     (tmp_path / "base").rename(tmp_path / "gone")
     with pytest.raises(UserError, match=r"holds adapters for the model at .*, which is gone"):
         open_source(tmp_path / "tuned")
-    make(
-        values | {"seed": 9, "lora": {}, "model": {**values["model"], "weights": None}},
-        Checkpoints(tmp_path / "base" / "checkpoints", 0, 1),
-    ).run()
+    other = values | {"seed": 9, "lora": {}, "model": {**values["model"], "weights": None}}
+    make(other, Checkpoints(tmp_path / "base" / "checkpoints", 0, 1)).run()
     with pytest.raises(UserError, match="another one is there now"):
         open_source(tmp_path / "tuned")
     with pytest.raises(UserError, match="its adapters belong to another model"):
@@ -168,8 +170,7 @@ def half_model(dataset, tmp_path_factory):
     values = run_values(dataset, root, "codegen")
     values["model"]["num_heads"] = 4
     values["training"]["loss_chunk"] = 50
-    start = {parameter.name: parameter.asnumpy() for parameter in make(values).built.network.trainable_params()}
-    write_checkpoint(root / "base" / "checkpoints", 1, start, {"config": {"model": values["model"]}})
+    write_start(values, root / "base")
     convert(root / "base", "hf", root / "model", dtype="fp16", progress=False)
     values["model"]["weights"] = str(root / "model")
     values["lora"] = {"rank": 2, "alpha": 6.0, "targets": ["attention", "feed_forward"], "frozen": "fp16"}
@@ -187,23 +188,29 @@ def test_weights_of_a_16_bit_file_stay_as_they_are(half_model):
     assert all(p.dtype == ms.float32 for name, p in parameters.items() if "lora_" in name)
 
 
-@pytest.mark.slow
-def test_training_on_16_bit_weights_is_that_on_the_same_numbers_in_32(half_model, tmp_path):
-    """And the merged model is what was trained."""
+def check_equal_runs(every, root):
+    """The first of two runs trains as the second, on the same numbers in 32 bits; returns its trainer and loss."""
     losses, trainers = [], []
-    for frozen in ("fp32", "fp16"):
-        values = {**half_model, "lora": {**half_model["lora"], "frozen": frozen}}
-        trainers.append(trainer := make(values, Checkpoints(tmp_path / frozen / "checkpoints", 0, 1)))
+    for values in every:
+        place = root / values["lora"]["frozen"] / "checkpoints"
+        trainers.append(trainer := make(values, Checkpoints(place, 0, 1)))
         before = trainer.evaluation.loss()
         trainer.run()
         losses.append((before, trainer.evaluation.loss()))
-    assert losses[0] == pytest.approx(losses[1], rel=1e-6) and losses[1][1] < losses[1][0]
-    wide, narrow = (trainer.rank_state.tensors() for trainer in trainers)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6) and losses[0][1] < losses[0][0]
+    narrow, wide = (trainer.rank_state.tensors() for trainer in trainers)
     for name in wide:
         np.testing.assert_allclose(narrow[name].asnumpy(), wide[name].asnumpy(), rtol=1e-4, atol=1e-6, err_msg=name)
+    return narrow, losses[0][1]
+
+
+@pytest.mark.slow
+def test_training_on_16_bit_weights_is_that_on_the_same_numbers_in_32(half_model, tmp_path):
+    """And the merged model is what was trained."""
+    _, loss = check_equal_runs((half_model, rounded_values(half_model, "fp32")), tmp_path)
     merged = {**half_model["model"], "weights": str(tmp_path / "fp16")}
     after = make({**half_model, "lora": {}, "model": merged}).evaluation.loss()
-    assert after == pytest.approx(losses[1][1], rel=1e-5)
+    assert after == pytest.approx(loss, rel=1e-5)
 
 
 def rounded_values(values, frozen):
@@ -243,17 +250,8 @@ def test_training_on_integers_is_that_on_the_same_numbers_in_32(half_model, tmp_
     }
     write_checkpoint(tmp_path / "rounded" / "checkpoints", 1, start, {"config": {"model": half_model["model"]}})
     other = {**half_model, "model": {**half_model["model"], "weights": str(tmp_path / "rounded")}}
-    losses, trainers = [], []
-    for values in (rounded_values(half_model, frozen), rounded_values(other, "fp32")):
-        place = tmp_path / values["lora"]["frozen"]
-        trainers.append(trainer := make(values, Checkpoints(place / "checkpoints", 0, 1)))
-        before = trainer.evaluation.loss()
-        trainer.run()
-        losses.append((before, trainer.evaluation.loss()))
-    assert losses[0] == pytest.approx(losses[1], rel=1e-6) and losses[0][1] < losses[0][0]
-    integers, wide = (trainer.rank_state.tensors() for trainer in trainers)
-    for name in wide:
-        np.testing.assert_allclose(integers[name].asnumpy(), wide[name].asnumpy(), rtol=1e-4, atol=1e-6, err_msg=name)
+    both = rounded_values(half_model, frozen), rounded_values(other, "fp32")
+    integers, _ = check_equal_runs(both, tmp_path)
     write_peft(open_source(tmp_path / frozen), tmp_path / "adapter")
     exported = {k: v.float32() for k, v in open_adapters(tmp_path / "adapter", source).tensors.items()}
     merged = open_source(tmp_path / frozen).tensors
@@ -297,35 +295,29 @@ def test_dropout_acts_on_the_input_of_the_adapter_alone():
     np.testing.assert_allclose(outputs(training=False), 3 * x, rtol=1e-5)
 
 
+FROZEN = {"rank": 4, "frozen": "fp16"}
+
+
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("lora", "changes", "message"),
     [
-        ({"lora": {"dropout": 1.0}}, "lora.dropout: found 1"),
-        ({"lora": {"rank": -1}}, "lora.rank: found -1"),
-        ({"lora": {"alpha": 0}}, "lora.alpha: found 0"),
-        ({"lora": {"frozen": "fp16"}}, "lora.frozen: fp16, but all weights are trained"),
-        ({"lora": {"rank": 4, "frozen": "bf16"}}, "a CPU holds frozen weights as fp16"),
-        ({"lora": {"rank": 4, "frozen": "fp16"}, "training": {"steps": 1, "precision": "bf16"}}, "a CPU holds frozen"),
-        (
-            {"lora": {"rank": 4, "frozen": "fp16"}, "device": "ascend", "devices": 2},
-            "set devices=1, or lora.frozen=fp32",
-        ),
-        (
-            {"lora": {"rank": 4, "frozen": "fp16"}, "device": "ascend"},
-            "set lora.frozen=fp16 and training.precision=fp16, or",
-        ),
-        ({"lora": {"frozen": "int4"}}, "lora.frozen: int4, but all weights are trained"),
-        (
-            {"lora": {"rank": 4, "frozen": "int8"}, "devices": 2},
-            "devices: 2 and training.precision: fp32; matrices of 8",
-        ),
-        ({"lora": {"rank": 4, "frozen": "int4"}, "device": "ascend"}, "set device=cpu, devices=1 and"),
-        ({"lora": {"ranks": 4}}, "lora.ranks: unknown key; did you mean 'rank'"),
+        ({"dropout": 1.0}, {}, "lora.dropout: found 1"),
+        ({"rank": -1}, {}, "lora.rank: found -1"),
+        ({"alpha": 0}, {}, "lora.alpha: found 0"),
+        ({"frozen": "fp16"}, {}, "lora.frozen: fp16, but all weights are trained"),
+        ({"frozen": "int4"}, {}, "lora.frozen: int4, but all weights are trained"),
+        ({"rank": 4, "frozen": "bf16"}, {}, "a CPU holds frozen weights as fp16"),
+        (FROZEN, {"training": {"steps": 1, "precision": "bf16"}}, "a CPU holds frozen"),
+        (FROZEN, {"device": "ascend", "devices": 2}, "set devices=1, or lora.frozen=fp32"),
+        (FROZEN, {"device": "ascend"}, "set lora.frozen=fp16 and training.precision=fp16, or"),
+        ({"rank": 4, "frozen": "int8"}, {"devices": 2}, "devices: 2 and training.precision: fp32; matrices of 8"),
+        ({"rank": 4, "frozen": "int4"}, {"device": "ascend"}, "set device=cpu, devices=1 and"),
+        ({"ranks": 4}, {}, "lora.ranks: unknown key; did you mean 'rank'"),
     ],
 )
-def test_mistakes_in_the_section_are_named(changes, message):
+def test_mistakes_in_the_section_are_named(lora, changes, message):
     with pytest.raises(UserError) as error:
-        build_run_config({"training": {"steps": 1}, **changes})
+        build_run_config({"training": {"steps": 1}, "lora": lora, **changes})
     assert message in str(error.value)
 
 

@@ -4,12 +4,11 @@ import mindspore as ms
 import numpy as np
 import pytest
 from conftest import small_run
+from test_lora import make, write_start
+from test_trainer import Keep
 
-from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.schedule import learning_rate
-from ms_codegeex.data.datasets.opening import training_data, validation_data
 from ms_codegeex.formats.adapters import as_trained
-from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.peft import open_adapters
 from ms_codegeex.formats.peft_writing import write_peft
@@ -18,10 +17,6 @@ from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.kernels.compiling import library_path
 from ms_codegeex.runs.rank.saving import Checkpoints
-from ms_codegeex.runs.rank.weights import weights_of
-from ms_codegeex.training.observers import Callback
-from ms_codegeex.training.start import RankPlace, RunData, RunStart
-from ms_codegeex.training.trainer import Trainer
 
 pytest.importorskip("torch")
 
@@ -63,20 +58,6 @@ MODULES = {
 }
 
 
-class Losses(Callback):
-    def __init__(self):
-        self.losses = []
-
-    def step(self, trainer, record):
-        self.losses.append(record.loss)
-
-
-def make(values, *callbacks, library=None):
-    config = build_run_config(values)
-    data = RunData(training_data(config), validation_data(config))
-    return Trainer(config, data, RunStart(weights_of(config)), RankPlace(library=library), callbacks)
-
-
 @pytest.fixture(scope="module")
 def bases(dataset, tmp_path_factory):
     """Family -> a run's values, and the model directory they start from; made once."""
@@ -88,8 +69,7 @@ def bases(dataset, tmp_path_factory):
             values["model"] |= {"family": family, **SIZES[family]}
             values["data"]["reset_at_eos"] = False
             values["training"].update(steps=STEPS, clip_norm=0.0)
-            start = {p.name: p.asnumpy() for p in make(values).built.network.trainable_params()}
-            write_checkpoint(root / family / "checkpoints", 1, start, {"config": {"model": values["model"]}})
+            write_start(values, root / family)
             convert(root / family, "hf", root / f"{family}-hf", progress=False)
             made[family] = values, root / f"{family}-hf"
         return made[family]
@@ -103,9 +83,8 @@ def pytorch_model(family, directory):
         tensors = SafetensorsFile(directory / "model.safetensors").tensors
         twin.load_state_dict({name: torch.from_numpy(tensor.float32().copy()) for name, tensor in tensors.items()})
         return twin
-    return transformers.AutoModelForCausalLM.from_pretrained(
-        directory, attn_implementation="eager", trust_remote_code=True
-    )
+    auto, options = transformers.AutoModelForCausalLM, {"attn_implementation": "eager", "trust_remote_code": True}
+    return auto.from_pretrained(directory, **options)
 
 
 def peft_losses(model, trainer):
@@ -152,11 +131,11 @@ def test_twenty_steps_have_the_losses_of_peft(bases, family, modules, rslora, tm
     assert set(adapters.targets) - {"top_query_layer.attention.query"} >= set(targets)
     lora = {"rank": RANK, "alpha": adapters.alpha, "targets": targets, "weights": str(tmp_path / "begin")}
     values = {**values, "lora": lora, "model": {**values["model"], "weights": str(base)}}
-    trainer = make(values, keep := Losses(), Checkpoints(tmp_path / "tuned" / "checkpoints", 0, 1))
+    trainer = make(values, keep := Keep(), Checkpoints(tmp_path / "tuned" / "checkpoints", 0, 1))
     expected = peft_losses(model, trainer)
     trainer.run()
     assert expected[-1] < expected[0] - 0.05
-    np.testing.assert_allclose(keep.losses, expected, rtol=1e-5)
+    np.testing.assert_allclose([record.loss for record in keep.records], expected, rtol=1e-5)
 
     write_peft(open_source(tmp_path / "tuned"), tmp_path / "end")
     found = SafetensorsFile(tmp_path / "end" / "adapter_model.safetensors").tensors
@@ -208,9 +187,7 @@ def test_gradients_on_rounded_weights_are_those_of_a_float64_twin(bases, family,
     library = library_path() if family == "codegen" else None
     model = {**values["model"], "weights": str(base)}
     training = {**values["training"], "loss_chunk": 50, "recompute": "full"}
-    trainer = make(
-        {**values, "model": model, "lora": lora, "training": {**training, "recompute": "full"}}, library=library
-    )
+    trainer = make({**values, "model": model, "lora": lora, "training": training}, library=library)
     batch, network = trainer.data.training_batch(0, 4), LossSum(trainer.built.network).set_train()
     weights = ms.ParameterTuple(network.trainable_params())
     arrays = (batch.inputs, batch.labels, batch.loss_mask, np.arange(4, dtype=np.int32))

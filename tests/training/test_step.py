@@ -59,14 +59,8 @@ def batches(count, rows, seed=0):
     for i in range(count):
         mask = (generator.random((rows, SEQ)) < (0.15, 0.9)[i % 2]).astype(np.float32)
         mask[0, 0] = 1
-        result.append(
-            (
-                generator.integers(-2, 3, (rows, SEQ)).astype(np.int32),
-                generator.integers(0, 4, (rows, SEQ)).astype(np.int32),
-                mask,
-                np.arange(rows, dtype=np.int32),
-            )
-        )
+        inputs, labels = (generator.integers(*ends, (rows, SEQ)).astype(np.int32) for ends in ((-2, 3), (0, 4)))
+        result.append((inputs, labels, mask, np.arange(rows, dtype=np.int32)))
     return result
 
 
@@ -144,9 +138,8 @@ def test_a_step_that_evaluates_changes_nothing_and_trains_again_afterwards():
 
 def test_overflow_skips_the_update_and_halves_the_scale_and_good_steps_double_it():
     network = Net(ms.float16)
-    step = TrainStep(
-        network, Sgd(network), StepSettings(slots=2 * SEQ, loss_scale=LossScaleConfig(initial=2.0**24, window=2))
-    )
+    scaling = LossScaleConfig(initial=2.0**24, window=2)
+    step = TrainStep(network, Sgd(network), StepSettings(slots=2 * SEQ, loss_scale=scaling))
     batch, history = batches(1, 2)[0], []
     for _ in range(16):
         before = network.a.asnumpy().copy()

@@ -21,7 +21,6 @@ from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
 from ms_codegeex.kernels import compiling
 from ms_codegeex.models.compiled import CompiledAttention
 from ms_codegeex.models.layers import LayerNorm
-from ms_codegeex.runs.files.records import read_log
 from ms_codegeex.runs.files.run_directory import RunDirectory
 from ms_codegeex.runs.rank.__main__ import SLOWER, _result, compiled_operators
 from ms_codegeex.runs.rank.saving import Checkpoints
@@ -190,14 +189,8 @@ def test_patience_counts_evaluations_that_are_no_better_than_earlier_ones(losses
     assert (patience.best, patience.worse) == (best, worse)
 
 
-@pytest.mark.parametrize(
-    ("precision", "optimizer"),
-    [
-        pytest.param("fp32", "adamw", marks=pytest.mark.slow),  # the command's resume is tested by default
-        pytest.param("fp16", "adamw", marks=pytest.mark.slow),
-        pytest.param("fp16", "muon", marks=pytest.mark.slow),  # test_optimizer.py continues from what is saved
-    ],
-)
+@pytest.mark.slow  # the command's resume is tested by default; test_optimizer.py continues from what is saved
+@pytest.mark.parametrize(("precision", "optimizer"), [("fp32", "adamw"), ("fp16", "adamw"), ("fp16", "muon")])
 def test_resume_is_bitwise_also_with_dropout_and_accumulation(run_values, precision, optimizer, tmp_path):
     run_values["training"].update(steps=6, dropout=0.2, micro_batch=2, precision=precision)
     run_values["training"]["optimizer"]["name"] = optimizer
@@ -272,9 +265,7 @@ def test_a_skipped_step_advances_log_and_data_but_not_the_schedule(fp16):
     assert skipped and done
     assert [r.step for r in keep.records] == list(range(1, 9))
     assert scalars["samples"] == 8 * 4 and scalars["optimizer_step"] == len(done)
-    assert done[0].learning_rate == 0.0 and done[1].learning_rate == pytest.approx(
-        5e-3
-    )  # warm-up of 2 updates starts here
+    assert [r.learning_rate for r in done[:2]] == [0.0, pytest.approx(5e-3)]  # warm-up of 2 updates starts here
     assert all(r.learning_rate == 0.0 and r.gradient_norm is None for r in skipped)
 
 
@@ -325,22 +316,10 @@ def test_fp16_that_overflows_even_unscaled_stops_the_run(fp16):
 
 def test_a_checkpoint_of_another_model_is_refused(run_values, stuck):
     checkpoint = Checkpoint(list_checkpoints(stuck[-1])[-1])
-    wider = make({**run_values, "model": {**run_values["model"], "intermediate_size": 48}})
-    with pytest.raises(UserError, match=r"feed_forward\.up"):
-        wider.restore(checkpoint)
-    deeper = make({**run_values, "model": {**run_values["model"], "num_layers": 2}})
-    with pytest.raises(UserError, match=r"blocks\.1"):
-        deeper.restore(checkpoint)
-
-
-def test_evaluation_sees_eos(run_values):
-    trainer = make(run_values)
-    assert (trainer.evaluation.validation.evaluation_batch(0, 1, 10).inputs == EOS).any()
-
-
-def test_log_reader_skips_a_line_cut_by_a_kill(tmp_path):
-    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"ste')
-    assert [record["step"] for record in read_log(tmp_path / "log.jsonl")] == [1]
+    for change, named in (({"intermediate_size": 48}, r"feed_forward\.up"), ({"num_layers": 2}, r"blocks\.1")):
+        other = make({**run_values, "model": {**run_values["model"], **change}})
+        with pytest.raises(UserError, match=named):
+            other.restore(checkpoint)
 
 
 @pytest.mark.slow

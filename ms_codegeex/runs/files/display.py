@@ -1,18 +1,14 @@
-"""The display of a run: a progress bar on a terminal, plain lines elsewhere, both made from rank 0's events; its losses
-as a picture."""
+"""The display of a run: a progress bar on a terminal, plain lines elsewhere, both made from rank 0's events."""
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.printing import print_error, visible
 
@@ -123,21 +119,3 @@ class Display:
         if compiled or due:
             words = [f"step {event['step']}/{self.steps}", figures(event), f"ETA {duration(event['eta_seconds'])}"]
             print_error("  ".join(words) + compiled)
-
-
-@contextlib.contextmanager
-def loss_figure(picture: Path, width: float, steps: str) -> Iterator[tuple[Any, Any]]:
-    """Axes for losses and, below them, for learning rates over `steps`; the picture is written at the end. `width` in
-    inches."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, 5), layout="constrained")
-    loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-    yield loss, rate
-    loss.set_ylabel("loss (nats per token)")
-    rate.set(xlabel=steps, ylabel="learning rate")
-    for axes in (loss, rate):
-        axes.grid(alpha=0.3)
-    loss.legend()
-    with atomic_file(picture) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)

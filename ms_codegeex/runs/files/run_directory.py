@@ -11,7 +11,6 @@ from typing import Any
 
 from ms_codegeex.base.appending import AppendedFile
 from ms_codegeex.base.nested import finite
-from ms_codegeex.base.reading import read_json
 from ms_codegeex.runs.files.records import read_events
 
 
@@ -47,10 +46,6 @@ class RunDirectory:
 
     def pytorch(self, family: str) -> Path:
         return self.path / f"{family}.pt"
-
-    @property
-    def is_exported(self) -> bool:
-        return self.summary.is_file() and not read_json(self.summary).get("exporting")
 
     @property
     def attempt(self) -> int:

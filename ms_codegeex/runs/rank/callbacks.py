@@ -14,12 +14,12 @@ from typing import Any
 
 from ms_codegeex.base.appending import AppendedFile
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.installed import without_torch
 from ms_codegeex.base.nested import finite
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.config import RunConfig
 from ms_codegeex.formats.checkpoint import Checkpoint
-from ms_codegeex.runs.files.display import loss_figure
 from ms_codegeex.runs.files.records import read_log
 from ms_codegeex.runs.files.run_directory import RunDirectory, event_line
 from ms_codegeex.runs.files.stopping import LastStep, NextSave
@@ -201,14 +201,24 @@ def plot_loss(log: Path, picture: Path) -> None:
     records = read_log(log)
     if not records:
         return
+    from matplotlib.figure import Figure
+
     good = [r for r in records if not r["skipped"]]
     evaluated = [r for r in records if r["validation_loss"] is not None]
-    with loss_figure(picture, 8, "step") as (loss, rate):
-        loss.plot([r["step"] for r in good], [r["loss"] for r in good], lw=1, label="training")
-        if evaluated:
-            steps, losses = ([r[key] for r in evaluated] for key in ("step", "validation_loss"))
-            loss.plot(steps, losses, "o-", label="validation")
-        rate.plot([r["step"] for r in records], [r["learning_rate"] for r in records], lw=1, color="tab:green")
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    loss.plot([r["step"] for r in good], [r["loss"] for r in good], lw=1, label="training")
+    if evaluated:
+        steps, losses = ([r[key] for r in evaluated] for key in ("step", "validation_loss"))
+        loss.plot(steps, losses, "o-", label="validation")
+    rate.plot([r["step"] for r in records], [r["learning_rate"] for r in records], lw=1, color="tab:green")
+    loss.set_ylabel("loss (nats per token)")
+    rate.set(xlabel="step", ylabel="learning rate")
+    for axes in (loss, rate):
+        axes.grid(alpha=0.3)
+    loss.legend()
+    with atomic_file(picture) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
 
 
 def _over_ranks(number: float) -> float:

@@ -224,12 +224,7 @@ def _start_timeout(config: RunConfig) -> str:
 
 
 def _scheduler(
-    config: RunConfig,
-    node: Node,
-    run: RunDirectory,
-    words: tuple[str, ...],
-    shared: Mapping[str, str],
-    port: int | None,
+    config: RunConfig, node: Node, run: RunDirectory, words: Sequence[str], shared: Mapping[str, str], port: int | None
 ) -> tuple[list[WorkerSpec], dict[str, str]]:
     if config.devices == 1:
         return [], {}
@@ -250,13 +245,6 @@ def _resolved(host: str) -> str:
     except OSError as error:
         remedy = "give the HOST:PORT of server 0 with its IP address"
         raise UserError(f"--master-addr: '{host}' cannot be resolved ({error.strerror}); {remedy}") from None
-
-
-def _place(config: RunConfig, meeting: Mapping[str, str], rank: int, device: int) -> dict[str, str]:
-    if config.devices == 1:
-        return {"DEVICE_ID": str(device)}
-    role = {"MS_ROLE": "MS_WORKER", "MS_NODE_ID": str(rank), "RANK_ID": str(rank), "DEVICE_ID": str(device)}
-    return {**meeting, **role}
 
 
 def _bind(node: Node, blocks: Sequence[Sequence[int]]) -> list[str]:
@@ -286,7 +274,9 @@ def _own_processes(
     words, shared = (sys.executable, *command), engine_environment(config, node, run.logs, blocks)
     specs, meeting = _scheduler(config, node, run, words, shared, port)
     for rank, device, block in zip(node.ranks, node.devices, blocks or [[]] * len(node.ranks), strict=True):
-        log, own = run.logs / f"worker_{rank}.log", _place(config, meeting, rank, device)
+        log, own = run.logs / f"worker_{rank}.log", {"DEVICE_ID": str(device)}
+        if meeting:
+            own = {**meeting, "MS_ROLE": "MS_WORKER", "MS_NODE_ID": str(rank), "RANK_ID": str(rank), **own}
         if node.table is None:
             label = f"rank {rank} on {node.name}, log {log}"
             specs.append(WorkerSpec(label, words, run.logs, log, {**shared, **own}, worker_logs=(log,)))

@@ -81,11 +81,7 @@ def planned_processes(
 
 
 def run_workers(
-    config: RunConfig,
-    run: RunDirectory,
-    checkpoint: Checkpoint | None,
-    node: Node,
-    others: Rendezvous | None = None,
+    config: RunConfig, run: RunDirectory, checkpoint: Checkpoint | None, node: Node, others: Rendezvous | None = None
 ) -> None:
     """Run this server's workers to their end. If a worker dies here or on one of the `others`, all end at once and
     `RunFailure` quotes the end of its log. Any other exception also ends all. After Ctrl-C (SIGINT), SIGTERM or SIGUSR1

@@ -1,10 +1,10 @@
 """Reports on hardware: lines as MindSpore 2.9 and CANN write them, in logs of stand-in workers."""
 
-import sys
 from dataclasses import replace
 from unittest.mock import create_autospec
 
 import pytest
+from run_processes import workers_of_programs
 
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.config import RunConfig
@@ -17,8 +17,6 @@ from ms_codegeex.runs.files.run_directory import RunDirectory
 from ms_codegeex.runs.rank import __main__ as rank
 from ms_codegeex.runs.rank import joining
 from ms_codegeex.runs.servers import supervision
-from ms_codegeex.runs.servers.node import Node
-from ms_codegeex.runs.servers.workers import WorkerSpec
 
 # from MindSpore's tutorial on silent detection, and the texts in its libmindspore_tools.so
 HEAD = "[WARNING] ME(29,7f,python):2025-08-26-10:46:26.665.782 [mindspore/ccsrc/tools/silent_detect/silent_detector.cc:"
@@ -61,24 +59,12 @@ def test_each_finding_becomes_one_event(run):
     assert found(run)[4:] == [(1, STRIKE)]
 
 
-def workers_that_print(run, monkeypatch, *programs):
-    def stand_ins(*_):
-        logs = [run.logs / f"worker_{rank}.log" for rank in range(len(programs))]
-        return [
-            WorkerSpec("", (sys.executable, "-S", "-c", text), run.logs, log, {"RANK_ID": str(n)}, worker_logs=(log,))
-            for n, (text, log) in enumerate(zip(programs, logs, strict=True))
-        ]
-
-    monkeypatch.setattr(supervision, "node_processes", stand_ins)
-    return Node(0, 1, range(len(programs)), tuple(range(len(programs))))
-
-
 @pytest.mark.parametrize("asked", [True, False])
 def test_findings_are_noticed_until_the_run_ends(run, monkeypatch, asked):
     config = RunConfig()
     config = replace(config, cluster=replace(config.cluster, silent_check=asked))
     last_words = f"print({lines(STRIKE)!r}, flush=True); open('done_0.json', 'w')"
-    supervision.run_workers(config, run, None, workers_that_print(run, monkeypatch, last_words))
+    supervision.run_workers(config, run, None, workers_of_programs(run, monkeypatch, last_words))
     assert found(run) == ([(0, STRIKE)] if asked else [])
 
 
@@ -97,7 +83,7 @@ def test_findings_are_noticed_until_the_run_ends(run, monkeypatch, asked):
 )
 def test_a_known_cause_is_in_the_first_line_of_a_failure(run, monkeypatch, text, cause):
     """`monitor` shows that line."""
-    node = workers_that_print(run, monkeypatch, f"print({text + 'more' * 99!r}); raise SystemExit(3)")
+    node = workers_of_programs(run, monkeypatch, f"print({text + 'more' * 99!r}); raise SystemExit(3)")
     with pytest.raises(RunFailure, match=f"^[^\n]*rank 0 exited with status 3; [^\n]*{cause}[^\n]*; last lines of"):
         supervision.run_workers(RunConfig(), run, None, node)
 

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import command, command_here, small_run, write_config
@@ -32,10 +33,8 @@ def recorded_steps(folder: Path) -> int:
     (timeline,) = folder.glob("*_ascend_ms/ASCEND_PROFILER_OUTPUT/trace_view.json")
     events = json.loads(timeline.read_text())
     names = [event["name"] for event in events if event["ph"] == "X"]
-    times = Counter(
-        name for name in names if re.search("(AdamWeightDecay|Custom)-op", name)
-    )  # compiled ones are Custom
-    (count,) = set(times.values())
+    pattern = re.compile("(AdamWeightDecay|Custom)-op")  # compiled ones are Custom
+    (count,) = set(Counter(filter(pattern.search, names)).values())
     return count
 
 
@@ -63,10 +62,8 @@ def unprofiled(dataset, tmp_path_factory):
     """A trainer after 5 of 10 steps, what interrupts it, and the path of its run."""
     values = small_run(dataset, tmp_path_factory.mktemp("unprofiled") / "run")
     config = build_run_config(values)
-    data, place = (
-        RunData(training_data(config), validation_data(config)),
-        RankPlace(library=operators_library(config, 1)),
-    )
+    data = RunData(training_data(config), validation_data(config))
+    place = RankPlace(library=operators_library(config, 1))
     trainer = Trainer(config, data, RunStart(), place, [keep := Interrupt()])
     keep.stop_after = 5
     trainer.run()
@@ -121,18 +118,15 @@ def test_a_rank_that_records_nothing_waits_for_the_others_only(tmp_path):
     told, counted = [], []
 
     class Trainer:  # what the callback uses of one; the tests above have the real one
-        progress = type("Progress", (), {"step": 0})
+        progress = SimpleNamespace(step=0)
         status = staticmethod(told.append)
         warn = staticmethod(told.append)
         event = staticmethod(lambda name, **content: told.append(content["without_result"]))
 
-    def total(missing):
-        counted.append(missing)
-        return 2.0
-
-    profile = Profile(config_of("devices=4", "profile.steps=1..1", "profile.ranks=[3]"), tmp_path, 0, total)
+    config = config_of("devices=4", "profile.steps=1..1", "profile.ranks=[3]")
+    profile = Profile(config, tmp_path, 0, lambda missing: counted.append(missing) or 2.0)
     profile.begin(Trainer)
-    profile.step(Trainer, type("Record", (), {"step": 1}))
+    profile.step(Trainer, SimpleNamespace(step=1))
     profile.leave(Trainer)
     assert counted == [0] and not list(tmp_path.iterdir())
     assert told[:2] == ["writing the profile", 2] and "2 ranks found no result" in told[2] and len(told) == 3

@@ -1,5 +1,7 @@
 """When a run saves, and which of its checkpoints it trusts, without an engine: what diverges never costs a good one."""
 
+from types import SimpleNamespace
+
 import pytest
 from test_background_saving import LiveTrainer
 
@@ -24,6 +26,21 @@ def steps(root):
     return [int(path.name[5:]) for path in list_checkpoints(root)]
 
 
+@pytest.fixture
+def disk(monkeypatch):
+    """Saves fail where `disk.is_full(step)`; `disk.tried` has the steps of all."""
+    disk, write = SimpleNamespace(tried=[], is_full=lambda step: False), module.write_checkpoint
+
+    def attempt(root, step, *arguments, **options):
+        disk.tried.append(step)
+        if disk.is_full(step):
+            raise UserError("the disk is full")
+        return write(root, step, *arguments, **options)
+
+    monkeypatch.setattr(module, "write_checkpoint", attempt)
+    return disk
+
+
 def test_a_stopped_run_saves_what_is_not_saved_and_does_not_evaluate(tmp_path):
     for folder, written, expected in (("a", "...", [2, 3]), ("b", "..", [2]), ("c", "...sss", [2])):
         trainer, saving = Stepped(), Checkpoints(tmp_path / folder, 2, 9)
@@ -34,80 +51,58 @@ def test_a_stopped_run_saves_what_is_not_saved_and_does_not_evaluate(tmp_path):
     assert [event[:2] for event in trainer.events] == [("saving", 2), ("saved", 2)]
 
 
-class Hours:
-    """A clock that a test moves."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.mark.parametrize(("loss", "left"), [(3.0, [39]), (float("nan"), [20, 30, 39])])
 def test_without_a_number_of_steps_the_clock_decides_in_a_hundredth_of_the_time(tmp_path, monkeypatch, loss, left):
-    hours, trainer, write = Hours(), Stepped(), module.write_checkpoint
+    now, trainer, write = [0.0], Stepped(), module.write_checkpoint
 
     def slow(*arguments, **options):
-        hours.now += 2.0
+        now[0] += 2.0
         return write(*arguments, **options)
 
-    monkeypatch.setattr(module.time, "monotonic", hours)
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(module, "write_checkpoint", slow)
-    clock, taken = SaveClock(int(0.1 * DISK_RATE), hours), []
+    clock, taken = SaveClock(int(0.1 * DISK_RATE), lambda: now[0]), []
     saving, trainer.loss = Checkpoints(tmp_path, None, 1, clock=clock), loss
     for _ in range(39):
-        hours.now += 20.0
+        now[0] += 20.0
         trainer.run(saving, ".")
         if trainer.progress.step in steps(tmp_path):
-            taken.append(hours.now - 2)
+            taken.append(now[0] - 2)
     assert taken == [40.0, 402.0, 604.0]  # after 30 s; when the two saves are a hundredth; and three
     trainer.run(saving, "", end=True)
     assert steps(tmp_path) == left
 
 
-def test_a_save_that_fails_is_tried_again_and_ends_the_run_only_at_its_end(tmp_path, monkeypatch):
-    trainer, saving, tried, write = Stepped(), Checkpoints(tmp_path, 4, 9), [], module.write_checkpoint
-
-    def fails(root, step, *arguments, **options):
-        tried.append(step)
-        if len(tried) in (1, 2, 4):
-            raise UserError("the disk is full")
-        return write(root, step, *arguments, **options)
-
-    monkeypatch.setattr(module, "write_checkpoint", fails)
+def test_a_save_that_fails_is_tried_again_and_ends_the_run_only_at_its_end(tmp_path, disk):
+    trainer, saving = Stepped(), Checkpoints(tmp_path, 4, 9)
+    disk.is_full = lambda step: len(disk.tried) in (1, 2, 4)
     trainer.run(saving, "." * 25)
-    assert tried == [4, 14, 24] and steps(tmp_path) == [24]
+    assert disk.tried == [4, 14, 24] and steps(tmp_path) == [24]
     assert [event for event, *_ in trainer.events if event != "saving"] == ["save failed", "save failed", "saved"]
     assert trainer.warnings[0] == "the disk is full; the run continues and tries again in about 10 steps"
     with pytest.raises(UserError, match="the disk is full"):
         trainer.run(saving, ".", end=True)
 
 
-def test_a_failed_save_is_tried_again_though_no_other_is_due(tmp_path, monkeypatch):
-    trainer, saving, write = Stepped(), Checkpoints(tmp_path, 20, 9), module.write_checkpoint
-    fails = iter([True])
-
-    def write_later(*arguments, **options):
-        if next(fails, False):
-            raise UserError("the disk is full")
-        return write(*arguments, **options)
-
-    monkeypatch.setattr(module, "write_checkpoint", write_later)
-    trainer.run(saving, "." * 39)
+def test_a_failed_save_is_tried_again_though_no_other_is_due(tmp_path, disk):
+    disk.is_full = lambda step: step == 20
+    Stepped().run(Checkpoints(tmp_path, 20, 9), "." * 39)
     assert steps(tmp_path) == [30]  # ten steps later, not with the next one at 40
 
 
-def test_every_mth_checkpoint_stays_for_good(tmp_path):
-    Stepped().run(Checkpoints(tmp_path, 5, 2, keep_every=15), "." * 60)
-    assert steps(tmp_path) == [15, 30, 45, 50, 55, 60]
-
-
 @pytest.mark.parametrize(
-    ("every", "keep", "left"), [(5, 1, [10, 15, 20]), (5, 3, [10, 15, 20]), (20, 1, [20]), (10, 1, [10, 20])]
+    ("settings", "taken", "left"),
+    [
+        ({"every": 5, "keep": 2, "keep_every": 15}, "." * 60, [15, 30, 45, 50, 55, 60]),  # those stay for good
+        ({"every": 5, "keep": 1}, "." * 21, [10, 15, 20]),  # the newest, and one that ten steps have followed
+        ({"every": 5, "keep": 3}, "." * 21, [10, 15, 20]),
+        ({"every": 20, "keep": 1}, "." * 21, [20]),
+        ({"every": 10, "keep": 1}, "." * 21, [10, 20]),
+        ({"every": 5, "keep": 9}, "....s" + "ss..." + "....." + "....s" + "..", [8, 10, 15, 21]),  # none after a skip
+    ],
 )
-def test_the_newest_stay_and_one_that_ten_steps_have_followed(tmp_path, every, keep, left):
-    Stepped().run(Checkpoints(tmp_path, every, keep), "." * 21)
+def test_what_is_saved_and_stays(tmp_path, settings, taken, left):
+    Stepped().run(Checkpoints(tmp_path, **settings), taken)
     assert steps(tmp_path) == left
 
 
@@ -124,11 +119,6 @@ def test_the_one_that_the_run_continues_from_stays_until_another_one_is_settled(
     trainer.run(Checkpoints(tmp_path, 1, 2), "." * 6, end=True)
     trainer.run(Checkpoints(tmp_path, 1, 1, Checkpoint(tmp_path / "step-00000006")), "..")
     assert steps(tmp_path) == [6, 7, 8]
-
-
-def test_nothing_is_saved_after_a_skipped_step(tmp_path):
-    Stepped().run(Checkpoints(tmp_path, 5, 9), "....s" + "ss..." + "....." + "....s" + "..")
-    assert steps(tmp_path) == [8, 10, 15, 21]
 
 
 def test_a_streak_of_skips_saves_and_prunes_nothing(tmp_path):
@@ -149,15 +139,9 @@ def test_the_search_for_a_loss_scale_is_no_failure(tmp_path):
     assert steps(tmp_path) == [10, 25]
 
 
-def test_the_end_says_if_the_best_checkpoint_was_not_saved(tmp_path, monkeypatch):
-    trainer, saving, write = Stepped(), Checkpoints(tmp_path, 0, 2, keep_best=True), module.write_checkpoint
-
-    def fails(root, step, *arguments, **options):
-        if step == 3:
-            raise UserError("the disk is full")
-        return write(root, step, *arguments, **options)
-
-    monkeypatch.setattr(module, "write_checkpoint", fails)
+def test_the_end_says_if_the_best_checkpoint_was_not_saved(tmp_path, disk):
+    trainer, saving = Stepped(), Checkpoints(tmp_path, 0, 2, keep_best=True)
+    disk.is_full = lambda step: step == 3
     trainer.patience.best = (3, 0.5)
     trainer.run(saving, "." * 5, end=True)
     assert trainer.warnings[0].startswith("the disk is full") and steps(tmp_path) == [5]
@@ -165,14 +149,6 @@ def test_the_end_says_if_the_best_checkpoint_was_not_saved(tmp_path, monkeypatch
     trainer.patience.best = (6, 0.4)
     trainer.run(saving, ".", end=True)
     assert len(trainer.warnings) == 2 and steps(tmp_path) == [5, 6]
-
-
-@pytest.mark.parametrize(("loss", "left"), [(3.0, [25]), (float("nan"), [10, 20, 25])])
-def test_the_last_checkpoint_replaces_a_settled_one_only_if_it_evaluates(tmp_path, loss, left):
-    trainer = Stepped()
-    trainer.loss = loss
-    trainer.run(Checkpoints(tmp_path, 10, 1), "." * 25, end=True)
-    assert steps(tmp_path) == left
 
 
 def test_what_cannot_be_deleted_is_a_warning(tmp_path, monkeypatch):
@@ -185,18 +161,19 @@ def test_what_cannot_be_deleted_is_a_warning(tmp_path, monkeypatch):
     assert len(trainer.warnings) == 1 and "could not be deleted (Permission denied)" in trainer.warnings[0]
 
 
-def test_a_run_that_only_skips_saves_its_weights_at_the_end(tmp_path):
-    """A short trial in FP16 ends while the loss scale still looks for its place; nothing has been trained."""
-    Stepped().run(Checkpoints(tmp_path, 2, 2), "s" * 9, end=True)
-    assert steps(tmp_path) == [9]
-
-
-def test_at_the_end_only_what_is_asked_for_stays(tmp_path):
-    Stepped().run(Checkpoints(tmp_path, 1, 2), "." * 9, end=True)
-    assert steps(tmp_path) == [8, 9]
-
-
-def test_the_end_is_saved_once(tmp_path):
-    Stepped().run(Checkpoints(tmp_path, 3, 5), "." * 7, end=True)
-    Stepped().run(Checkpoints(tmp_path / "b", 3, 5), "." * 6, end=True)
-    assert steps(tmp_path) == [3, 6, 7] and steps(tmp_path / "b") == [3, 6]
+@pytest.mark.parametrize(
+    ("every", "keep", "taken", "left", "loss"),
+    [
+        (10, 1, "." * 25, [25], 3.0),  # replaces a settled one, if it evaluates
+        (10, 1, "." * 25, [10, 20, 25], float("nan")),
+        (2, 2, "s" * 9, [9], 3.0),  # a short trial in FP16 that still looks for its loss scale: nothing is trained
+        (1, 2, "." * 9, [8, 9], 3.0),  # only what is asked for
+        (3, 5, "." * 7, [3, 6, 7], 3.0),
+        (3, 5, "." * 6, [3, 6], 3.0),  # the end is saved once
+    ],
+)
+def test_what_stays_at_the_end(tmp_path, every, keep, taken, left, loss):
+    trainer = Stepped()
+    trainer.loss = loss
+    trainer.run(Checkpoints(tmp_path, every, keep), taken, end=True)
+    assert steps(tmp_path) == left

@@ -159,16 +159,20 @@ def test_numbers_that_are_not_finite_are_named():
         starting_weight("x.weight", (1, 2), 0.02, 1, None, weights)
 
 
+def run_from(weights, sizes, **changes):
+    model = {"family": "codegen", **sizes, "weights": weights and str(weights), **changes}
+    return build_run_config({"model": model, "training": {"steps": 1}})
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run of CodeGen's sizes with NL's tokenizer, and datasets with the tokenizers of both stages and of CodeGeeX."""
     root = tmp_path_factory.mktemp("trained")
     changes = {"vocab_size": 50400, "hidden_size": 16, "intermediate_size": 16, "num_layers": 1, "num_heads": 4}
-    changes |= {"eos_token_id": 50256}
-    sizes = {**small_models.FIELDS["codegen"], **changes, "rotary_dim": 4}
-    model = build_run_config({"model": {"family": "codegen", **sizes}, "training": {"steps": 1}}).model
+    sizes = {**small_models.FIELDS["codegen"], **changes, "eos_token_id": 50256, "rotary_dim": 4}
+    shapes = run_from(None, sizes).model.sizes.parameter_shapes()
     rng = np.random.default_rng(0)
-    arrays = {k: rng.standard_normal(v).astype(np.float32) for k, v in model.sizes.parameter_shapes().items()}
+    arrays = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
     run = small_models.save_run(root / "run", "codegen", arrays, **sizes)
     convert(run, "hf", root / "model", progress=False)
     load_tokenizer("codegen-nl").save(root / "model")
@@ -191,8 +195,7 @@ def trained(tmp_path_factory):
 )
 def test_the_dataset_needs_the_models_tokenizer_or_one_that_adds_to_it(trained, dataset, grow, message):
     root, sizes = trained
-    model = {"family": "codegen", **sizes, "weights": str(root / "model"), "grow": grow}
-    run = build_run_config({"model": model, "training": {"steps": 1}})
+    run = run_from(root / "model", sizes, grow=grow)
     if message is None:
         assert check_weights(run, root / dataset) is None
     else:
@@ -204,30 +207,23 @@ def test_a_tokenizer_that_reads_an_id_differently_is_refused(trained, tmp_path):
     root, sizes = trained
     shutil.copytree(root / "model", tmp_path / "model")
     load_tokenizer("codegen-multi").save(tmp_path / "model")
-    model = {"family": "codegen", **sizes, "weights": str(tmp_path / "model"), "grow": ["vocabulary"]}
-    run = build_run_config({"model": model, "training": {"steps": 1}})
     with pytest.raises(UserError, match=r"token 50257 of .* is another one in the tokenizer of"):
-        check_weights(run, root / "codegeex")
+        check_weights(run_from(tmp_path / "model", sizes, grow=["vocabulary"]), root / "codegeex")
 
 
 def test_tokenizers_that_nothing_names_are_not_compared(trained):
     root, sizes = trained
-    model = {"family": "codegen", **sizes, "weights": str(root / "model")}
-    run = build_run_config({"model": model, "training": {"steps": 1}})
-    assert "does not say which tokenizer it has" in check_weights(run, root / "unknown")
+    note = check_weights(run_from(root / "model", sizes), root / "unknown")
+    assert "does not say which tokenizer it has" in note
 
 
 def test_what_is_computed_in_another_way_than_before_is_said(trained):
     root, sizes = trained
-    model = {"family": "codegen", **sizes, "weights": str(root / "model"), "init_std": 0.5}
+    recorded = open_source(root / "model").config.scores_fp32
     for value in (True, False):
-        run = build_run_config({"model": {**model, "scores_fp32": value}, "training": {"steps": 1}})
-        recorded = open_source(root / "model").config.scores_fp32
-        note = check_weights(run, root / "codegen-nl")
-        if value == recorded:
-            assert note is None
-        else:
-            assert note == f"model.scores_fp32 is {value}, {root / 'model'} has {recorded}"
+        run = run_from(root / "model", sizes, init_std=0.5, scores_fp32=value)
+        said = f"model.scores_fp32 is {value}, {root / 'model'} has {recorded}"
+        assert check_weights(run, root / "codegen-nl") == (None if value == recorded else said)
 
 
 def test_what_is_fresh_is_not_taken_from_the_model(models):
@@ -244,5 +240,5 @@ def test_a_fresh_vocabulary_may_be_another_one(models, trained):
     with pytest.raises(UserError, match="has vocab_size 24"):
         weights_of(config("codegen", run, vocab_size=20, fresh=["head"]))
     root, sizes = trained
-    model = {"family": "codegen", **sizes, "weights": str(root / "model"), "fresh": ["embedding.word", "head"]}
-    assert check_weights(build_run_config({"model": model, "training": {"steps": 1}}), root / "codegen-multi") is None
+    run = run_from(root / "model", sizes, fresh=["embedding.word", "head"])
+    assert check_weights(run, root / "codegen-multi") is None

@@ -14,6 +14,11 @@ from ms_codegeex.runs.rank import joining
 from ms_codegeex.training.progress import used_memory
 
 RUN = ["model.preset=tiny", "training.steps=1", "training.dropout=0", "devices=1"]
+ASCEND = ["device=ascend", "training.precision=fp16"]
+
+
+def run_with(*words):
+    return load_config(None, [*RUN, *words])
 
 
 @pytest.fixture
@@ -40,10 +45,9 @@ def engine(monkeypatch):
         (["device=gpu", "parallel.fusion.graph_kernel=true"], None, "O1"),
         (["device=ascend", "parallel.fusion.graph_kernel=false"], None, "O0"),
     ],
-    ids=["cpu", "asked for on cpu", "ascend", "gpu", "asked for on gpu", "off on ascend"],
 )
 def test_graph_kernels_follow_the_setting(engine, overrides, switch, level):
-    joining.join(load_config(None, [*RUN, *overrides]))
+    joining.join(run_with(*overrides))
     assert engine.settings.get("enable_graph_kernel") is switch
     assert engine.settings.get("jit_config", {}).get("jit_level") == level
     assert engine.settings["mode"] == ms.GRAPH_MODE
@@ -53,32 +57,20 @@ def test_graph_kernels_follow_the_setting(engine, overrides, switch, level):
     "driver,overrides,memory,attention",
     [
         ("Ascend910A", ["device=ascend"], "30GB", False),
-        ("Ascend910B4", ["device=ascend", "training.precision=fp16"], "28GB", True),
-        ("Ascend910B4-1", ["device=ascend", "training.precision=fp16"], "58GB", True),
-        ("Ascend910B4", ["device=ascend", "training.precision=fp16", "cluster.device_memory=24.5"], "24.5GB", True),
-        ("Ascend910B2", ["device=ascend", "training.precision=fp16"], "58GB", True),
-        ("Ascend910B2", ["device=ascend", "parallel.hardware=ascend910b", "training.precision=fp16"], "58GB", True),
+        ("Ascend910B4", ASCEND, "28GB", True),
+        ("Ascend910B4-1", ASCEND, "58GB", True),
+        ("Ascend910B4", [*ASCEND, "cluster.device_memory=24.5"], "24.5GB", True),
+        ("Ascend910B2", ASCEND, "58GB", True),
+        ("Ascend910B2", [*ASCEND, "parallel.hardware=ascend910b"], "58GB", True),
         ("", ["device=gpu", "parallel.hardware=a100", "training.precision=fp16"], "70.75GB", False),
         ("", ["device=gpu", "cluster.device_memory=30"], "30GB", False),
         ("", ["device=gpu"], None, False),
         ("", ["device=cpu"], None, False),
     ],
-    ids=[
-        "910",
-        "B4",
-        "B4-1",
-        "B4 with a limit",
-        "910B",
-        "910B by name",
-        "A100",
-        "a GPU with a limit",
-        "another GPU",
-        "cpu",
-    ],
 )
 def test_the_device_decides_memory_and_kernels(engine, driver, overrides, memory, attention):
     engine.driver = driver
-    config, rank, _ = joining.join(load_config(None, [*RUN, *overrides]))
+    config, rank, _ = joining.join(run_with(*overrides))
     growth = {"increase_size": "0.125GB"} if config.device == "ascend" else {}
     assert engine.memory == (memory and {"max_size": memory, **growth}) and rank == 0
     assert ("attention" in chosen_kernels(config)) is attention
@@ -102,7 +94,7 @@ def test_the_limit_is_below_what_is_free(engine, monkeypatch, capsys, driver, fr
     """MindSpore refuses another one. First contact asks CANN's own function."""
     engine.driver = driver
     monkeypatch.setattr(joining, "_free_memory", lambda: int(free * GIB))
-    config = load_config(None, [*RUN, "device=ascend", "training.precision=fp16", *words])
+    config = run_with(*ASCEND, *words)
     if not limit.endswith("GB"):
         with pytest.raises(UserError, match=rf"^cluster.device_memory: device 0 of \S+ {limit}; leave it out, or stop"):
             joining.join(config)
@@ -116,15 +108,13 @@ def test_the_limit_is_below_what_is_free(engine, monkeypatch, capsys, driver, fr
 @pytest.mark.parametrize("driver,peak", [("Ascend910B1", 400), ("Ascend910B3", 313), ("Ascend910B4-1", 280)])
 def test_the_part_decides_the_peak(engine, driver, peak):
     engine.driver = driver
-    joined, *_ = joining.join(
-        load_config(None, [*RUN, "device=ascend", "parallel.hardware=ascend910b", "training.precision=bf16"])
-    )
+    joined, *_ = joining.join(run_with("device=ascend", "parallel.hardware=ascend910b", "training.precision=bf16"))
     assert joining.matmul_peak(joined) == peak * 1e12
 
 
 def test_each_rank_of_a_machine_has_a_gpu_of_its_own(engine, monkeypatch):
     monkeypatch.setenv("DEVICE_ID", "3")  # as the launchers set it, msrun too
-    joining.join(load_config(None, [*RUN, "device=gpu"]))
+    joining.join(run_with("device=gpu"))
     assert engine.device == ("GPU", 3)
     monkeypatch.setattr(ms.communication, "init", lambda: None)
     monkeypatch.setattr(ms.communication, "get_group_size", lambda: 0)
@@ -134,7 +124,7 @@ def test_each_rank_of_a_machine_has_a_gpu_of_its_own(engine, monkeypatch):
 
 
 def test_kernels_that_the_device_does_not_have_are_refused_there(engine):
-    config = load_config(None, [*RUN, "device=ascend", "training.precision=fp16", "parallel.fusion.attention=true"])
+    config = run_with(*ASCEND, "parallel.fusion.attention=true")
     with pytest.raises(UserError, match=r"^parallel.fusion.attention: parallel.hardware: ascend910 has no such kernel"):
         joining.join(config)
 
@@ -142,7 +132,7 @@ def test_kernels_that_the_device_does_not_have_are_refused_there(engine):
 @pytest.mark.parametrize("name,value", joining.SATURATING)
 def test_a_chip_with_infinities_is_not_set_to_hide_them(engine, monkeypatch, name, value):
     monkeypatch.setenv(name, value)
-    config = load_config(None, [*RUN, "device=ascend", "training.precision=fp16"])
+    config = run_with(*ASCEND)
     assert joining.join(config)[0].parallel.hardware == "ascend910"  # it knows no other mode
     engine.driver = "Ascend910B2"
     with pytest.raises(UserError, match=rf"^{name}={value}: hides overflows.*unset it"):
@@ -155,7 +145,7 @@ def test_a_gpus_peak_is_measured_in_the_precision_of_the_run(monkeypatch):
     measured = []
     monkeypatch.setattr(joining, "measure_matmul_peak", lambda *given, **options: measured.append(options) or 1.0)
     for precision in ("fp16", "fp32"):
-        joining.matmul_peak(load_config(None, [*RUN, "device=gpu", f"training.precision={precision}"]))
+        joining.matmul_peak(run_with("device=gpu", f"training.precision={precision}"))
     assert [options["precision"] for options in measured] == ["fp16", "fp32"]
 
 

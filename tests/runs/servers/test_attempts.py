@@ -1,9 +1,11 @@
 from dataclasses import replace
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
 
 from ms_codegeex.base.errors import Divergence, Rewind, RunFailure, UserError
+from ms_codegeex.base.files import write_json
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.sections import CheckpointConfig
 from ms_codegeex.formats.checkpoint import Checkpoint, DamagedFile
@@ -98,30 +100,25 @@ def test_pauses_grow_while_no_step_is_made(run, pauses):
     assert pauses == [2, 4, 8, 16, 32, 60, 60, 60, 0]
 
 
-@pytest.mark.parametrize("reaches,saves,expected", [([97, 98, 98], [], [0, 0, 2]), ([97, 97, 97], [1], [0, 0, 2])])
+@pytest.mark.parametrize(
+    "reaches,saves,expected",
+    [([97, 98, 98], [], [0, 0, 2]), ([97, 97, 97], [1], [0, 0, 2]), ([97, None, None], [], [0, 2, 4])],
+)
 def test_steps_that_are_not_logged_and_checkpoints_are_progress(run, pauses, reaches, saves, expected):
+    """Whatever is logged: an attempt without a step is none."""
+
     def attempt(number):
         run.progress.write_text('{"event": "status", "text": ""}\n')
         if number in saves:
             (run.checkpoints / f"step-{80 + number:08d}").mkdir(parents=True)
         if number < len(reaches):
-            run.progress.open("a").write(f'{{"event": "step", "step": {reaches[number]}}}\n')
+            if reaches[number]:
+                run.progress.open("a").write(f'{{"event": "step", "step": {reaches[number]}}}\n')
             raise RunFailure("a worker was killed")
 
     run.log.write_text('{"step": 90}\n')
     with_restarts(run, 3, 0, attempt)
     assert pauses == expected
-
-
-def test_an_attempt_without_a_step_is_no_progress_whatever_is_logged(run, pauses):
-    def attempt(number):
-        run.progress.write_text('{"event": "step", "step": 97}\n' if number == 0 else "")
-        if number < 3:
-            raise RunFailure("a worker was killed")
-
-    run.log.write_text('{"step": 90}\n')
-    with_restarts(run, 3, 0, attempt)
-    assert pauses == [0, 2, 4]
 
 
 def test_a_rewind_is_followed_by_another_attempt_until_it_helps_no_more(run, pauses):
@@ -216,17 +213,13 @@ def test_a_block_ends_as_stopped_when_a_signal_came_and_a_failure_meanwhile_does
 
 
 def test_a_request_that_did_not_fit_on_the_disk_is_made_again(run, monkeypatch):
-    stop = StopRequest(run, 10)
+    stop, full = StopRequest(run, 10), create_autospec(write_json, side_effect=UserError("the disk is full"))
     monkeypatch.setattr("ms_codegeex.runs.files.stopping.write_json", full)
     stop._handle(15, None)
     assert not run.stop_request.exists()
     monkeypatch.undo()
     stop.check()
     assert run.stop_request.exists()
-
-
-def full(*_):
-    raise UserError("the disk is full")
 
 
 def test_a_second_signal_and_the_end_of_the_grace_end_the_run_at_once(run, monkeypatch):

@@ -55,19 +55,11 @@ def test_each_device_has_a_share_of_its_own_node(server):
     assert cores_of_devices([0, 2], range(100, 150)) == [[144, 145, 146], [147, 148, 149]]  # of cores that are ours
 
 
-CAUSES = [
-    "no program",
-    "it fails",
-    "no text",
-    "it hangs",
-    "other devices",
-    "no node",
-    "unknown node",
-    "cores of others",
-]
+PROGRAM = ["no program", "it fails", "no text", "it hangs", "other devices"]
+KERNEL = ["no node", "unknown node", "cores of others"]
 
 
-@pytest.mark.parametrize("cause", CAUSES)
+@pytest.mark.parametrize("cause", [*PROGRAM, *KERNEL])
 def test_without_an_answer_the_cores_are_shared_in_order(server, monkeypatch, cause):
     ours = list(range(192))
     if cause == "no program":

@@ -28,9 +28,8 @@ BUFFERS = ("HCCL_BUFFSIZE", "MS_DEV_HCCL_CONF")
 
 @pytest.fixture
 def table(tmp_path):
-    """A rank table of two servers; the second one's devices are not numbered from 0."""
-    devices = [range(8), range(8)]
-    servers = [(f"10.0.0.{11 + i}", {d: f"192.168.{100 + d}.{11 + i}" for d in ids}) for i, ids in enumerate(devices)]
+    """A rank table of two servers."""
+    servers = [(f"10.0.0.{11 + i}", {d: f"192.168.{100 + d}.{11 + i}" for d in range(8)}) for i in range(2)]
     write_rank_table(tmp_path / "table.json", make_rank_table(servers))
     return tmp_path / "table.json"
 
@@ -53,16 +52,15 @@ def processes(config, node, run, launcher="1", port=None):
 
 
 @pytest.mark.parametrize(
-    ("changes", "program"),
+    ("model", "lora", "program"),
     [
-        ({}, "rank"),
-        ({"weights": "model"}, "rank.from_model"),
-        ({"weights": "model", "lora": {"rank": 4}}, "rank.from_model"),
+        ({}, {}, "rank"),
+        ({"weights": "model"}, {}, "rank.from_model"),
+        ({"weights": "model"}, {"rank": 4}, "rank.from_model"),
     ],
 )
-def test_only_a_run_from_a_model_has_the_program_that_reads_models(tmp_path, changes, program):
-    lora, model = changes.pop("lora", {}), {"preset": "tiny", **changes}
-    run = {"devices": 1, "model": model, "lora": lora, "training": {"steps": 1}, "output": str(tmp_path)}
+def test_only_a_run_from_a_model_has_the_program_that_reads_models(tmp_path, model, lora, program):
+    run = {"devices": 1, "model": {"preset": "tiny", **model}, "lora": lora, "training": {"steps": 1}}
     small = build_run_config(run)
     (spec,) = processes(small, resolve_node(small), RunDirectory(tmp_path))
     assert spec.command[1:] == ("-m", f"ms_codegeex.runs.{program}", str(tmp_path), "1")
@@ -97,9 +95,8 @@ def test_processes_of_a_rank_table(table, cores, tmp_path):
 
 def test_ranks_of_a_table_meet_at_the_scheduler_of_server_0(table, cores, tmp_path):
     def scheduler(place, master=None):
-        first, *workers = processes(
-            config(), resolve_node(config(), place, 0, None, master), RunDirectory(tmp_path), []
-        )
+        node = resolve_node(config(), place, 0, None, master)
+        first, *workers = processes(config(), node, RunDirectory(tmp_path))
         assert len(workers) == 8 and not first.is_worker and first.environment["MS_ROLE"] == "MS_SCHED"
         assert {spec.environment["MS_SCHED_HOST"] for spec in workers} == {first.environment["MS_SCHED_HOST"]}
         return first.environment["MS_SCHED_HOST"], first.environment["MS_SCHED_PORT"]
@@ -127,23 +124,17 @@ def test_devices_are_those_of_the_table(cores, tmp_path):
 
 def test_users_variables_win_and_pipelines_wait_longer(table, cores, monkeypatch, tmp_path):
     pipeline = config(tensor=4, pipeline=2)
-    run = RunDirectory(tmp_path)
-    (spec, *_) = processes(pipeline, resolve_node(pipeline, table, 0), run)
-    assert spec.environment["HCCL_CONNECT_TIMEOUT"] == "6000"
-    monkeypatch.setenv("HCCL_CONNECT_TIMEOUT", "60")
-    (spec, *_) = processes(pipeline, resolve_node(pipeline, table, 0), run)
-    assert spec.environment["HCCL_CONNECT_TIMEOUT"] == "60"
+    for seconds in ("6000", "60"):
+        (spec, *_) = processes(pipeline, resolve_node(pipeline, table, 0), RunDirectory(tmp_path))
+        assert spec.environment["HCCL_CONNECT_TIMEOUT"] == seconds
+        monkeypatch.setenv("HCCL_CONNECT_TIMEOUT", "60")
 
 
 def test_the_runs_own_settings_reach_every_rank(table, cores, tmp_path):
     settings = {"interface": "eth0", "start_timeout": 900, "connect_timeout": 300, "execute_timeout": 60}
     chosen = build_run_config({**values(), "cluster": {**settings, "deterministic": True}})
-    expected = {
-        "HCCL_SOCKET_IFNAME": "eth0",
-        "HCCL_CONNECT_TIMEOUT": "300",
-        "HCCL_EXEC_TIMEOUT": "60",
-        "HCCL_DETERMINISTIC": "true",
-    }
+    expected = {"HCCL_SOCKET_IFNAME": "eth0", "HCCL_CONNECT_TIMEOUT": "300", "HCCL_EXEC_TIMEOUT": "60"}
+    expected["HCCL_DETERMINISTIC"] = "true"
     for spec in processes(chosen, resolve_node(chosen, table, 0), RunDirectory(tmp_path)):
         assert spec.environment.items() >= {**expected, "MS_TOPO_TIMEOUT": "900"}.items()
     (spec,) = processes(chosen, resolve_node(chosen, None, 0, 2, "10.0.0.11:8118"), RunDirectory(tmp_path))
@@ -191,9 +182,8 @@ def test_msrun_takes_cores_with_gaps(cores, tmp_path, monkeypatch):
     from mindspore.parallel.cluster import run as msrun
 
     own = [[24 * d, 24 * d + 1, 100 + d] for d in range(8)]
-    monkeypatch.setattr(
-        node_module, "cores_of_devices", create_autospec(node_module.cores_of_devices, return_value=own)
-    )
+    given = create_autospec(node_module.cores_of_devices, return_value=own)
+    monkeypatch.setattr(node_module, "cores_of_devices", given)
     one = config(devices=8)
     (spec,) = processes(one, resolve_node(one), RunDirectory(tmp_path), port=21000)
     monkeypatch.setattr(sys, "argv", ["msrun", *spec.command[1:]])
@@ -212,14 +202,8 @@ def test_servers_that_are_named_meet_at_the_first_ones_address(cores, tmp_path):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("interface", "eth 0"),
-        ("interface", "$(id)"),
-        ("interface", "-x"),
-        ("interface", "e" * 1000),
-        ("connect_timeout", 60),
-        ("start_timeout", 0),
-        ("start_timeout", 2**31),
-        ("execute_timeout", 10**12),
+        *(("interface", text) for text in ("eth 0", "$(id)", "-x", "e" * 1000)),
+        *(("connect_timeout", 60), ("start_timeout", 0), ("start_timeout", 2**31), ("execute_timeout", 10**12)),
     ],
 )
 def test_settings_of_a_cluster_that_the_library_would_refuse(key, value):
@@ -246,13 +230,8 @@ def test_msrun_without_a_rank_table(cores, tmp_path, monkeypatch):
     assert (arguments.log_dir, arguments.cluster_time_out) == (f"{tmp_path}/logs", 600)
     assert list(arguments.bind_core) == [f"device{i}" for i in range(8)]
     assert (arguments.bind_core["device1"], arguments.bind_core["device7"]) == (["24-46"], ["162-184"])
-    assert [arguments.task_script, *arguments.task_script_args] == [
-        "python",
-        "-m",
-        "ms_codegeex.runs.rank",
-        str(tmp_path),
-        "1",
-    ]
+    worker = f"python -m ms_codegeex.runs.rank {tmp_path} 1"
+    assert [arguments.task_script, *arguments.task_script_args] == worker.split()
 
 
 def test_one_machine_needs_no_msrun_on_a_cpu(tmp_path):
@@ -278,20 +257,11 @@ def test_one_gpu_server_goes_through_msrun(tmp_path, monkeypatch):
     values = {"device": "gpu", "devices": 2, "model": {"preset": "tiny"}, "training": {"steps": 1}}
     small = build_run_config(values)
     (spec,) = processes(small, resolve_node(small), RunDirectory(tmp_path), "1", 21000)
-    words = ("--worker_num=2", "--local_worker_num=2", "--master_addr=127.0.0.1", "--master_port=21000")
-    assert Path(spec.command[0]).name == "msrun" and spec.command[1:5] == words
-    assert spec.command[5:] == (
-        f"--log_dir={tmp_path}/logs",
-        "--cluster_time_out=600",
-        "--join=True",
-        "--tail_worker_log=2",
-        *[word for word in spec.command if word.startswith("--bind_core")],
-        "python",
-        "-m",
-        "ms_codegeex.runs.rank",
-        str(tmp_path),
-        "1",
-    )
+    words = f"""--worker_num=2 --local_worker_num=2 --master_addr=127.0.0.1 --master_port=21000
+        --log_dir={tmp_path}/logs --cluster_time_out=600 --join=True --tail_worker_log=2
+        python -m ms_codegeex.runs.rank {tmp_path} 1"""
+    assert Path(spec.command[0]).name == "msrun"
+    assert [word for word in spec.command[1:] if not word.startswith("--bind_core")] == words.split()
 
 
 def test_workers_keep_what_set_env_of_cann_has_set(tmp_path, table, cores, monkeypatch):
@@ -318,41 +288,39 @@ def test_workers_keep_what_set_env_of_cann_has_set(tmp_path, table, cores, monke
             assert environment["PATH"].endswith(variables["PATH"])
 
 
+ON_CPU = {"device": "cpu", "devices": 2, "tensor": 1}
+TWO = {"nodes": 2, "node_rank": 0}
+TABLE = {"table": True, "node_rank": 0}
 REFUSED = {
     "tensor on a CPU": ({"device": "cpu", "devices": 8}, {}, "parallel.tensor: 8 on device: cpu"),
-    "pipeline on a CPU": ({"device": "cpu", "devices": 2, "tensor": 1, "pipeline": 2}, {}, "parallel.pipeline: 2"),
-    "optimizer shards on a CPU": (
-        {"device": "cpu", "devices": 2, "tensor": 1, "optimizer_shard": 2},
-        {},
-        "parallel.optimizer_shard: 2",
-    ),
-    "servers on a CPU": ({"device": "cpu", "devices": 2, "tensor": 1}, {"nodes": 2}, "--nodes: 2 servers, but device"),
-    "too many devices": ({}, {}, "devices: 16 on 1 server of 8"),
-    "unequal servers": ({}, {"nodes": 3}, "--nodes: 3 servers cannot share devices: 16"),
+    "pipeline on a CPU": ({**ON_CPU, "pipeline": 2}, {}, "parallel.pipeline: 2"),
+    "optimizer shards on a CPU": ({**ON_CPU, "optimizer_shard": 2}, {}, "parallel.optimizer_shard: 2"),
+    "servers on a CPU": (ON_CPU, {"nodes": 2}, "--nodes: 2 servers, but device"),
+    "too many devices": ({}, {}, "devices: 16 on 1 server of 8 (parallel.server_devices); set devices=8, or give"),
+    "unequal servers": ({}, {"nodes": 3}, "--nodes: 3 servers cannot share devices: 16 equally; change one of"),
     "no servers": ({"devices": 8}, {"nodes": 0}, "--nodes: 0 servers cannot share devices: 8"),
-    "blank in a host": ({}, {"nodes": 2, "node_rank": 0, "master": "a b:8118"}, "--master-addr: found 'a b:8118'"),
-    "tensor over servers": ({}, {"nodes": 4, "node_rank": 0, "master": "a:8118"}, "--nodes: 4 devices per server"),
+    "tensor over servers": ({}, {**TWO, "nodes": 4, "master": "a:8118"}, "of 8 (parallel.tensor); use fewer servers"),
     "no node rank": ({}, {"nodes": 2, "master": "a:8118"}, "--node-rank: missing"),
-    "node rank": ({}, {"nodes": 2, "node_rank": 2, "master": "a:8118"}, "--node-rank: found 2, expected 0 to 1"),
-    "negative node rank": ({}, {"nodes": 2, "node_rank": -1, "master": "a:8118"}, "--node-rank: found -1"),
-    "no address": ({}, {"nodes": 2, "node_rank": 0}, "--master-addr: missing"),
-    "no port": ({}, {"nodes": 2, "node_rank": 0, "master": "head"}, "--master-addr: found 'head'"),
-    "low port": ({}, {"nodes": 2, "node_rank": 0, "master": "head:0080"}, "--master-addr: found 'head:0080'"),
-    "bad address": ({}, {"nodes": 2, "node_rank": 0, "master": "10.0.0:8118"}, "--master-addr: '10.0.0' is not"),
-    "address of table": ({}, {"table": True, "node_rank": 0, "master": "a"}, "--master-addr: found 'a'"),
-    "gpu table": ({"device": "gpu"}, {"table": True, "node_rank": 0}, "--rank-table: rank tables are for Ascend"),
-    "nodes of table": ({}, {"table": True, "node_rank": 0, "nodes": 3}, "--nodes: 3, but"),
+    "node rank": ({}, {**TWO, "node_rank": 2, "master": "a:8118"}, "--node-rank: found 2, expected 0 to 1"),
+    "negative node rank": ({}, {**TWO, "node_rank": -1, "master": "a:8118"}, "--node-rank: found -1"),
+    "no address": ({}, TWO, "--master-addr: missing"),
+    "no port": ({}, {**TWO, "master": "head"}, "--master-addr: found 'head'"),
+    "blank in a host": ({}, {**TWO, "master": "a b:8118"}, "--master-addr: found 'a b:8118'"),
+    "low port": ({}, {**TWO, "master": "head:0080"}, "--master-addr: found 'head:0080'"),
+    "bad address": ({}, {**TWO, "master": "10.0.0:8118"}, "--master-addr: '10.0.0' is not"),
+    "address of table": ({}, {**TABLE, "master": "a"}, "--master-addr: found 'a'"),
+    "gpu table": ({"device": "gpu"}, TABLE, "--rank-table: rank tables are for Ascend"),
+    "nodes of table": ({}, {**TABLE, "nodes": 3}, "--nodes: 3, but"),
     "rank of table": ({}, {"table": True}, "--node-rank: missing"),
-    "size of table": ({"devices": 8}, {"table": True}, "table.json: devices: 8, but the rank table has 16"),
+    "size of table": ({"devices": 8}, TABLE, "table.json: devices: 8, but the rank table has 16"),
 }
 
 
 @pytest.mark.parametrize("keys, flags, message", REFUSED.values(), ids=REFUSED.keys())
 def test_what_does_not_fit_is_refused(table, keys, flags, message):
-    flags = dict(flags)
-    path = table if flags.pop("table", False) else None
+    path = table if "table" in flags else None
     with pytest.raises(UserError) as error:
-        resolve_node(config(**keys), path, **flags)
+        resolve_node(config(**keys), path, **{name: flag for name, flag in flags.items() if name != "table"})
     text = str(error.value)
     assert message in text and "\n" not in text
     if "on a CPU" in message:
@@ -360,12 +328,8 @@ def test_what_does_not_fit_is_refused(table, keys, flags, message):
 
 
 def test_addresses_of_the_scheduler():
-    for text, expected in (
-        ("head.cluster:8118", ("head.cluster", 8118)),
-        ("[fe80::1]:65535", ("fe80::1", 65535)),
-        ("10.0.0.11:1024", ("10.0.0.11", 1024)),
-    ):
-        assert resolve_node(config(), None, 0, 2, text).master == expected
+    for host, port in (("head.cluster", 8118), ("[fe80::1]", 65535), ("10.0.0.11", 1024)):
+        assert resolve_node(config(), None, 0, 2, f"{host}:{port}").master == (host.strip("[]"), port)
 
 
 def test_recovery_of_single_ranks_is_not_used_and_said(monkeypatch, cores, tmp_path, capsys):

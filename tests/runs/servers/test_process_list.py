@@ -64,18 +64,16 @@ def test_the_command_prints_each_form(monkeypatch, tmp_path):
     words = (*WORDS, f"output={tmp_path}/run", "--node-rank", "1", "--dry-run")
     listed = command_here(*words)
     assert listed.returncode == 0, listed.stderr
-    assert [line.split()[1] for line in listed.stdout.splitlines() if line.startswith("  rank ")] == [
-        str(rank) for rank in range(8, 16)
-    ]
+    ranks = [int(line.split()[1]) for line in listed.stdout.splitlines() if line.startswith("  rank ")]
+    assert ranks == [*range(8, 16)]
     for process in json.loads(command_here(*words, "--json").stdout)["processes"]:
         for value in process["environment"].values():
             assert value.replace(f"{tmp_path}/run/", "") in listed.stdout
     assert not (tmp_path / "run").exists()
     named, unnamed = (command_here(*words, "--json", f"parallel.hardware={name}") for name in ("ascend910", "null"))
     assert unnamed.stderr.count("\n") == 1
-    assert json.loads(named.stdout)["processes"] and named.stderr.splitlines()[1].startswith(
-        "Ascend 910: the newest MindSpore"
-    )
+    assert json.loads(named.stdout)["processes"]
+    assert named.stderr.splitlines()[1].startswith("Ascend 910: the newest MindSpore")
 
 
 def started(script, folder, *words):

@@ -50,7 +50,6 @@ def device(server: int, index: int, key: str) -> list:
 
 
 BROKEN = {  # the place, its value, and what the error says of it
-    "a number as rank": (device(1, 3, "rank_id"), 5, "found 5 (a number), expected a"),
     "a number as device": (device(0, 2, "device_id"), 2, "found 2 (a number)"),
     "null as rank": (device(0, 0, "rank_id"), None, "found null"),
     "a word as rank": (device(0, 1, "rank_id"), "one", 'found "one", expected digits'),
@@ -58,35 +57,24 @@ BROKEN = {  # the place, its value, and what the error says of it
     "leading zero": (device(1, 0, "rank_id"), "08", 'found "08"'),
     "rank twice": (device(1, 0, "rank_id"), "7", 'found "7" again, which server_list[0].dev'),
     "a gap": (device(1, 7, "rank_id"), "16", 'found "16", expected a rank below 16'),
-    "rank missing": (device(1, 2, "rank_id"), ..., "missing"),
     "device twice": (device(0, 5, "device_id"), "4", 'found "4" again'),
     "device outside": (device(0, 7, "device_id"), "16", 'found "16"'),
-    "address twice": (
-        device(1, 6, "device_ip"),
-        "192.168.100.101",
-        'found "192.168.100.101" again, which server_list[0].device[0].device_ip',
-    ),
+    "address twice": (device(1, 6, "device_ip"), "192.168.100.101", 'found "192.168.100.101" again, which server_'),
     "no address": (device(1, 6, "device_ip"), "", 'found ""'),
     "wrong address": (device(0, 6, "device_ip"), "192.168.1.256", ""),
-    "address missing": (device(0, 6, "device_ip"), ..., "missing"),
     "an object as address": (device(0, 6, "device_ip"), {}, "found an object"),
     "server twice": (["server_list", 1, "server_id"], "10.0.0.11", 'found "10.0.0.11" again'),
     "wrong server": (["server_list", 1, "server_id"], "10.0.0", ""),
     "server of no name": (["server_list", 0, "server_id"], "", ""),
     "server number": (["server_list", 0, "server_id"], 11, "found 11 (a number)"),
-    "server missing": (["server_list", 0, "server_id"], ..., "missing"),
     "nic is a list": (["server_list", 0, "host_nic_ip"], [], "found a list"),
     "extra key a number": (device(0, 0, "device_port"), 16667, "found 16667"),
     "no device": (["server_list", 1, "device"], [], "found an empty list"),
-    "devices an object": (["server_list", 1, "device"], {}, "found an object"),
     "device a string": (["server_list", 1, "device", 4], "4", 'found "4", expected an object'),
     "server a list": (["server_list", 1], [], "found a list, expected an object"),
-    "no servers": (["server_list"], [], "found an empty list"),
     "servers missing": (["server_list"], ..., "missing"),
     "count": (["server_count"], "3", 'found "3", expected "2"'),
-    "count a number": (["server_count"], 2, 'found 2 (a number), expected a string; write "2"'),
-    "count missing": (["server_count"], ..., "missing"),
-    "version": (["version"], "1.1", 'found "1.1", expected "1.0" or "1.2"'),
+    "version": (["version"], "1.1", 'found "1.1", expected "1.0" or "1.2"; make such a table'),
     "version a number": (["version"], 1.0, "found 1.0 (a number), expected a string"),
     "status": (["status"], "initializing", 'found "initializing", expected "completed"'),
     "status a boolean": (["status"], True, "found true (a boolean), expected a string"),
@@ -102,20 +90,13 @@ def test_what_is_broken_is_named_by_its_path(path, value, message):
     assert "; " in text  # the remedy
 
 
-def of_groups(server: str = "10.0.0.11", **more) -> dict:
+def of_groups(server: str = "10.0.0.11") -> dict:
     """ModelArts' form of a table: groups of instances, without ranks."""
-    places = [(server, 0), ("10.0.0.12", 1)]
     instances = [
-        {
-            "pod_name": f"job-{i}",
-            "server_id": name,
-            "devices": [{"device_id": str(d), "device_ip": address} for d, address in addresses(i).items()],
-            **more,
-        }
-        for name, i in places
+        {"server_id": name, "devices": [{"device_id": str(d), "device_ip": ip} for d, ip in addresses(i).items()]}
+        for i, name in enumerate((server, "10.0.0.12"))
     ]
-    group = {"group_name": "job", "device_count": "16", "instance_count": "2", "instance_list": instances}
-    return {"status": "completed", "group_count": "1", "group_list": [group]}
+    return {"status": "completed", "group_list": [{"group_name": "job", "instance_list": instances}]}
 
 
 def test_the_form_of_modelarts_is_read_with_ranks_in_its_order():
@@ -156,17 +137,12 @@ def swapped(a: tuple[int, int], b: tuple[int, int]):
 @pytest.mark.parametrize(
     "whole, message",
     [
-        (
-            swapped((0, 7), (1, 0)),
-            "server_list[0]: ranks 0 to 8 are on 8 devices, with others between them",
-        ),
+        (swapped((0, 7), (1, 0)), "server_list[0]: ranks 0 to 8 are on 8 devices, with others between them"),
         ([], "(top): found a list"),
         ({"prefill_device_list": []}, "prefill_device_list: a table of disaggregated serving"),
         ({"server_group_list": [], "status": "completed"}, "server_group_list: MindCluster's global table"),
         ({"version": "2.0", "rank_list": []}, "rank_list: version 2.0, of Ascend 950, is not supported"),
         ({"status": "completed", "group_list": []}, "group_list: found an empty list"),
-        (table().to_json() | {"version": "1.1"}, 'version: found "1.1", expected "1.0" or "1.2"; make such a table'),
-        (of_groups() | {"status": "initializing"}, 'status: found "initializing", expected "completed"'),
         (of_groups(server="10.0.0.x\ny"), "server_list[0].server_id: found"),
         ({"status": "initializing"}, 'status: found "initializing", expected "completed"; the table is not ready yet'),
     ],
@@ -222,9 +198,8 @@ def test_super_pods_are_read_merged_and_written():
 
 
 def test_the_ranks_of_super_pods_do_not_cross():
-    with pytest.raises(
-        UserError, match=r"^super_pod_list\[0\].super_pod_id: other super pods have ranks between those of '0'"
-    ):
+    message = r"^super_pod_list\[0\].super_pod_id: other super pods have ranks between those of '0'"
+    with pytest.raises(UserError, match=message):
         parse_rank_table(in_super_pods("0", "1", "0"))
     assert [*parse_rank_table(in_super_pods("1", "1", "0")).super_pods] == ["1", "0"]
 
@@ -259,32 +234,20 @@ def test_a_super_pod_is_optional_in_version_1_2():
         merge_rank_tables([parsed, table(1)])
 
 
+POD_SERVERS = ["super_pod_list", 1, "server_list"]
+POD_DEVICE = "super_device_id"
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
         (["super_pod_list"], [], "super_pod_list: found an empty list"),
-        (
-            ["super_pod_list", 1, "server_list"],
-            [{"server_id": "10.0.0.11"}],
-            'super_pod_list[1].server_list[0].server_id: found "10.0.0.11" again',
-        ),
+        (POD_SERVERS, [{"server_id": "10.0.0.11"}], 'super_pod_list[1].server_list[0].server_id: found "10.0.0.11" a'),
         (["super_pod_list", 1], ..., 'server_list[1].server_id: found "10.0.0.12", expected a server of super'),
-        (
-            ["super_pod_list", 1, "server_list", 0, "server_id"],
-            "10.0.0.99",
-            'super_pod_list[1].server_list[0].server_id: found "10.0.0.99", expected a server of server_list',
-        ),
-        (
-            device(0, 1, "super_device_id"),
-            "3774873600",
-            'server_list[0].device[1].super_device_id: found "3774873600" a',
-        ),
-        (device(1, 0, "super_device_id"), ..., "server_list[1].device[0].super_device_id: missing; add it"),
-        (
-            device(0, 0, "super_device_id"),
-            "0x24",
-            'server_list[0].device[0].super_device_id: found "0x24", expected di',
-        ),
+        ([*POD_SERVERS, 0, "server_id"], "x", 'super_pod_list[1].server_list[0].server_id: found "x", expected a ser'),
+        (device(0, 1, POD_DEVICE), "3774873600", 'server_list[0].device[1].super_device_id: found "3774873600" a'),
+        (device(1, 0, POD_DEVICE), ..., "server_list[1].device[0].super_device_id: missing; add it"),
+        (device(0, 0, POD_DEVICE), "0x24", 'server_list[0].device[0].super_device_id: found "0x24", expected di'),
         (["super_pod_list", 0, "super_pod_id"], "", 'super_pod_list[0].super_pod_id: found "", expected a name'),
         (["version"], "1.0", 'version: found "1.0", expected "1.2", since there is a super_pod_list'),
     ],
@@ -304,21 +267,17 @@ def test_a_fitting_mesh_is_accepted():
     check_against_config(table(), config(tensor=4, pipeline=2))
 
 
+UNEQUAL = make_rank_table([("a", addresses(0)), ("b", addresses(1, 4)), ("c", addresses(2, 4))])
+HIGH = make_rank_table([("a", {7: "10.1.0.1", 8: "10.1.0.2"})])
+
+
 @pytest.mark.parametrize(
     "made, values, message",
     [
-        (table(), {"devices": 8}, "devices: 8, but the rank table has 16"),
+        (table(), {"devices": 8}, "devices: 8, but the rank table has 16 in server_list; set devices=16"),
         (table(4, 4), {}, "server_list[0].device: ranks 0 to 3 split the tensor-parallel group of ranks 0 to 7"),
-        (
-            make_rank_table([("a", addresses(0)), ("b", addresses(1, 4)), ("c", addresses(2, 4))]),
-            {},
-            "server_list[1].device: ranks 8 to 11 split the tensor-parallel group of ranks 8 to 15",
-        ),
-        (
-            make_rank_table([("a", {7: "10.1.0.1", 8: "10.1.0.2"})]),
-            {"devices": 2, "tensor": 2},
-            'server_list[0].device[1].device_id: found "8"',
-        ),
+        (UNEQUAL, {}, "server_list[1].device: ranks 8 to 11 split the tensor-parallel group of ranks 8 to 15"),
+        (HIGH, {"devices": 2, "tensor": 2}, 'server_list[0].device[1].device_id: found "8"'),
     ],
 )
 def test_a_mesh_that_does_not_fit_is_refused(made, values, message):

@@ -19,11 +19,8 @@ def stand_in(tmp_path, monkeypatch):
 
     def start(body: str) -> Workers:
         (tmp_path / "stand_in.py").write_text(textwrap.dedent(body))
-        log = tmp_path / "worker_0.log"
-        environment = {"PYTHONPATH": str(tmp_path)}
-        return Workers(
-            [WorkerSpec("", (sys.executable, "-m", "stand_in"), tmp_path, log, environment, worker_logs=(log,))]
-        )
+        log, words = tmp_path / "worker_0.log", (sys.executable, "-m", "stand_in")
+        return Workers([WorkerSpec("", words, tmp_path, log, {"PYTHONPATH": str(tmp_path)}, worker_logs=(log,))])
 
     return start
 
@@ -116,10 +113,8 @@ def msrun(tmp_path):
     logs = tuple(tmp_path / f"worker_{rank}.log" for rank in (0, 1))
 
     def start(reap: bool) -> Workers:
-        code = MSRUN.replace("REAP", str(reap))
-        return Workers(
-            [WorkerSpec("", (sys.executable, "-c", code), tmp_path, tmp_path / "msrun.log", worker_logs=logs)]
-        )
+        words = (sys.executable, "-c", MSRUN.replace("REAP", str(reap)))
+        return Workers([WorkerSpec("", words, tmp_path, tmp_path / "msrun.log", worker_logs=logs)])
 
     return start
 
@@ -157,12 +152,10 @@ def test_a_stopped_worker_is_named_with_the_schedulers_line(msrun, tmp_path):
         by_rank["0"].kill()
         wait_for(lambda: workers.ended() == 1)
         assert workers.failure().startswith("rank 0 was killed by SIGKILL; ")
-        (tmp_path / "scheduler.log").write_text(
-            f"[ERROR] DISTRIBUTED(7) [meta_server_node.cc:548] {line}.\nTraceback\n"
-        )
-        assert workers.failure().startswith(
-            f"rank 1 was stopped and did not continue (by SIGSTOP or a debugger); the scheduler says: {line}; "
-        )
+        log = f"[ERROR] DISTRIBUTED(7) [meta_server_node.cc:548] {line}.\nTraceback\n"
+        (tmp_path / "scheduler.log").write_text(log)
+        stopped = "rank 1 was stopped and did not continue (by SIGSTOP or a debugger); the scheduler says: "
+        assert workers.failure().startswith(f"{stopped}{line}; ")
         by_rank["1"].resume()
         wait_for(lambda: workers.ended() == 1 and not workers.stopped)
         assert workers.failure().startswith("rank 1 stopped responding; the scheduler says")
@@ -176,11 +169,10 @@ def test_a_worker_of_another_server_is_named(msrun, tmp_path):
 
 
 def test_a_program_that_is_not_there_is_reported_and_ends_those_started(tmp_path):
-    logs = [tmp_path / "a.log", tmp_path / "b.log"]
-    words = (sys.executable, "-c", "import time; time.sleep(600)")
-    sleeper = WorkerSpec("a", words, tmp_path, logs[0], worker_logs=(logs[0],))
-    missing = WorkerSpec("rank 3", ("no-such-program",), tmp_path, logs[1], worker_logs=(logs[1],))
-    workers = Workers([sleeper, missing])
+    programs = {"a": (sys.executable, "-c", "import time; time.sleep(600)"), "rank 3": ("no-such-program",)}
+    logs = [tmp_path / f"{name}.log" for name in programs]
+    specs = zip(programs.items(), logs, strict=True)
+    workers = Workers([WorkerSpec(*program, tmp_path, log, worker_logs=(log,)) for program, log in specs])
     with pytest.raises(RunFailure, match="rank 3: no-such-program could not be started"), workers:
         pass
     assert workers.launcher_ended() and len(workers.roots) == 1

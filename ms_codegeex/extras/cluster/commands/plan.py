@@ -11,7 +11,7 @@ from ms_codegeex.base.options import REQUIRED, option
 from ms_codegeex.base.printing import print_error, print_json, print_out, print_progress, print_result
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection
 
     from ms_codegeex.config import RunConfig
     from ms_codegeex.extras.cluster.plans.measured import MeasuredRun
@@ -80,6 +80,7 @@ def run(arguments: Arguments) -> int:
     from ms_codegeex.config.rules import check_mesh
     from ms_codegeex.config.software import software_note
     from ms_codegeex.extras.cluster.plans.planner import make_plan, override, problems
+    from ms_codegeex.extras.cluster.plans.report import report
     from ms_codegeex.extras.cluster.plans.search import check_target, config_to_plan, write_plan
     from ms_codegeex.planning import hardware_files
 
@@ -113,24 +114,26 @@ def run(arguments: Arguments) -> int:
             write_plan(plan, arguments.write, arguments.config, arguments.overrides)
     if arguments.plot:
         _plot(plan, arguments.plot)
+    if found:
+        from ms_codegeex.extras.cluster.plans import measured
     if arguments.json:
-        print_json(_as_json(plan, arguments.tokens, result) | _measured_as_json(runs, found))
+        told = {"measured": measured.to_dict(runs, found)} if found else {}
+        print_json(_as_json(plan, arguments.tokens, result) | told)
     else:
-        print_out(_measured_text(runs, found) + _text(plan, arguments, result))
+        told = f"{measured.text(runs, found)}\n\n" if found else ""
+        print_out(
+            told + report(plan, arguments.tokens, result, arguments.overlap, arguments.explain, arguments.sources)
+        )
     for line in problems(plan, arguments.search):
         print_error(f"ms-codegeex plan: {line}")
     if arguments.write and result and not result.ranked:
         print_error("ms-codegeex plan: --write: nothing was written, since no plan fits")
-    _print_notes([software_note(hardware_of(plan.config).name)], arguments.json)
-    return 0 if plan.fits else 1
-
-
-def _print_notes(notes: Sequence[str | None], as_json: bool) -> None:
-    for note in filter(None, dict.fromkeys(notes)):
-        if as_json:
+    if note := software_note(hardware_of(plan.config).name):
+        if arguments.json:
             print_error(f"ms-codegeex plan: {note}")
         else:
             print_out(f"\n{note}")
+    return 0 if plan.fits else 1
 
 
 def _inference(config: RunConfig, arguments: Arguments) -> int:
@@ -164,18 +167,6 @@ def _measured(config: RunConfig, arguments: Arguments) -> tuple[list[MeasuredRun
     if file:
         write_hardware_file(file, found)
     return runs, found
-
-
-def _measured_text(runs: Sequence[MeasuredRun], found: HardwareFile | None) -> str:
-    from ms_codegeex.extras.cluster.plans.measured import text
-
-    return f"{text(runs, found)}\n\n" if found else ""
-
-
-def _measured_as_json(runs: Sequence[MeasuredRun], found: HardwareFile | None) -> dict[str, Any]:
-    from ms_codegeex.extras.cluster.plans.measured import to_dict
-
-    return {"measured": to_dict(runs, found)} if found else {}
 
 
 def _overrides(arguments: Arguments) -> list[str]:
@@ -215,9 +206,3 @@ def _as_json(plan: Plan, tokens: float | None, result: SearchResult | None) -> d
     if result is None:
         return to_dict(plan, tokens)
     return to_dict(plan, tokens) | {"search": search_to_dict(result), "problems": problems(plan, searched=True)}
-
-
-def _text(plan: Plan, arguments: Arguments, result: SearchResult | None) -> str:
-    from ms_codegeex.extras.cluster.plans.report import report
-
-    return report(plan, arguments.tokens, result, arguments.overlap, arguments.explain, arguments.sources)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -115,16 +116,12 @@ def _first_contact(arguments: Arguments) -> int:
     ranks = _ranks(arguments.ranks, config.devices)
     taken, memory = int((arguments.taken or 0) * GIB), hardware_of(config).memory
     if not 0 <= taken < memory - RESERVE:
-        raise UserError(
-            f"--taken: {arguments.taken:g} GiB leave too little of {memory / GIB:g}; give less, or leave it out"
-        )
+        wrong = f"{arguments.taken:g} GiB leave too little of {memory / GIB:g}"
+        raise UserError(f"--taken: {wrong}; give less, or leave it out")
+    started = distinct_ranks(config.mesh) if ranks is None else ranks
     with _progress(arguments.json, "starting the workers", "ranks") as bar:
-        contacts = first_contact(
-            config,
-            distinct_ranks(config.mesh) if ranks is None else ranks,
-            lambda done, count: bar("ranks that have met the plugin", done, count),
-            taken,
-        )
+        progress = partial(bar, "ranks that have met the plugin")
+        contacts = first_contact(config, started, progress, taken)
     passed = all(contact.problem is None for contact in contacts)
     result = {"verdict": "pass" if passed else "fail", "first_contact": to_json(contacts)}
     print_result(result, text(config, contacts), arguments.json)
@@ -185,13 +182,8 @@ def _compile(config: RunConfig, ranks: list[int] | None, arguments: Arguments) -
     from ms_codegeex.extras.cluster.rehearsal.compile import compile_ranks
 
     with _progress(arguments.json, "compiling at full size", "graphs") as bar:
-        report = compile_ranks(
-            config,
-            ranks,
-            lambda done, count: bar("compiling at full size", done, count),
-            target=arguments.target or "gpu",
-            backend=arguments.streams,
-        )
+        progress, target = partial(bar, "compiling at full size"), arguments.target or "gpu"
+        report = compile_ranks(config, ranks, progress, target=target, backend=arguments.streams)
     if not arguments.json:
         print_out(report.text() + "\n")
     return report
@@ -210,8 +202,4 @@ def _execute(config: RunConfig, mesh: Mesh | None, steps: int | None, quiet: boo
 def _as_json(compiled: CompileReport | None, execution: ExecutionReport | None, passed: bool) -> dict[str, Any]:
     measured = compiled.to_json() if compiled else {}
     figures = execution.to_json() if execution else dict.fromkeys(KEYS) | {key: measured[key] for key in MEASURED}
-    return {
-        **figures,
-        "verdict": "pass" if passed else "fail",
-        "compile": measured or None,
-    }
+    return {**figures, "verdict": "pass" if passed else "fail", "compile": measured or None}

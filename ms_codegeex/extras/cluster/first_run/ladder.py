@@ -23,12 +23,12 @@ from ms_codegeex.base.errors import RunFailure, UserError, first_line
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.hardware import GIB
 from ms_codegeex.base.host import available_cores
-from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.printing import print_error, print_result, table
 from ms_codegeex.base.processes import import_variables
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.rules import build_run_config
+from ms_codegeex.config.values import merged, parse_overrides
 from ms_codegeex.extras.cluster.first_run.operators import is_ascend_server, try_operators
 from ms_codegeex.extras.cluster.rehearsal.first_contact import synthetic_run
 from ms_codegeex.runs.files.records import read_log
@@ -114,21 +114,13 @@ def first_run(config: RunConfig, name: str, servers: Sequence[str], nodes: int, 
 
 def _rungs(config: RunConfig, folder: Path, kernels: Rung) -> Iterator[Rung]:
     local = _local(config)
+    plain, server = ("training.dropout=0", "parallel.fusion.graph_kernel=false"), "one server"
+    alone = Rung(server, LEFT, "needs a server with several devices")
     climbed = [
         lambda: kernels,
-        lambda: _run(
-            config,
-            folder / "device-plain",
-            "one device, O0, without dropout",
-            1,
-            ("training.dropout=0", "parallel.fusion.graph_kernel=false"),
-        ),
+        lambda: _run(config, folder / "device-plain", "one device, O0, without dropout", 1, plain),
         lambda: _run(config, folder / "device", "one device, as configured (O1 on Ascend)", 1),
-        lambda: (
-            _run(config, folder / "server", "one server", local)
-            if local > 1
-            else Rung("one server", LEFT, "needs a server with several devices")
-        ),
+        lambda: _run(config, folder / "server", server, local) if local > 1 else alone,
     ]
     for climb in climbed:
         rung = climb()
@@ -190,14 +182,7 @@ def rung_config(config: RunConfig, devices: int, settings: Sequence[str] = ()) -
     parallel["sequence"] = config.parallel.sequence and tensor > 1
     parallel["overlap"] = parallel["overlap"] if tensor > 1 else {}
     parallel["short_gradients"] = config.parallel.short_gradients and devices > 1 and config.device != "cpu"
-    for setting in settings:
-        key, _, value = setting.partition("=")
-        *sections, last = key.split(".")
-        place = values
-        for section in sections:
-            place = place[section]
-        place[last] = parse_json(value)
-    return build_run_config(values)
+    return build_run_config(merged(values, parse_overrides(settings)))
 
 
 def _run(
@@ -221,9 +206,8 @@ def _run(
         variables.pop("RANK_TABLE_FILE", None)  # of the whole job
     command = (sys.executable, "-m", "ms_codegeex.cli", "train", "--config", str(plan.config), *servers)
     with open(log, "wb") as output:
-        status = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=variables
-        ).returncode
+        streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
+        status = subprocess.run(command, env=variables, **streams).returncode
     lines = read_log(run.log) if run.log.exists() else []
     losses = tuple(line["loss"] for line in lines)
     later = sorted(line["step_seconds"] for line in lines[1:] if line["step_seconds"])

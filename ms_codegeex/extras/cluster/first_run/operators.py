@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,8 @@ PROGRAM = "ms_codegeex.extras.cluster.first_run.probe_program"
 PROBE_SECONDS = 300  # for the slowest: CANN compiles a kernel of its library on first use
 NPU_SIGNS = (Path("/usr/local/Ascend/driver/version.info"), Path("/dev/davinci_manager"))
 # Kinds that need other ranks, or that launch nothing.
-COLLECTIVES = frozenset(
-    {"AllReduce", "AllGather", "ReduceScatter", "Broadcast", "Send", "Receive", "AlltoAll", "Barrier"}
-)
-VIEWS = frozenset(
-    {"Reshape", "ExpandDims", "Squeeze", "StreamSend", "StreamRecv", "Depend", "TupleGetItem", "MakeTuple"}
-)
+COLLECTIVES = {"AllReduce", "AllGather", "ReduceScatter", "Broadcast", "Send", "Receive", "AlltoAll", "Barrier"}
+VIEWS = {"Reshape", "ExpandDims", "Squeeze", "StreamSend", "StreamRecv", "Depend", "TupleGetItem", "MakeTuple"}
 
 
 @dataclass(frozen=True)
@@ -108,9 +104,8 @@ def _trials(settings: TrialSettings) -> tuple[dict[str, str], list[Trial]]:
         trials += [_trial(line) for line in lines if "problem" in line]
         begun = next((x for x in reversed(lines) if x.get("begins")), None)
         if not about:
-            raise RunFailure(
-                f"{settings.device}: MindSpore cannot use it ({ended}); `ms-codegeex doctor` says what is missing"
-            )
+            wrong = f"{settings.device}: MindSpore cannot use it ({ended})"
+            raise RunFailure(f"{wrong}; `ms-codegeex doctor` says what is missing")
         if begun is None or begun["probe"] in {trial.probe for trial in trials}:
             if ended:
                 raise RunFailure(f"the trials of kernels ended between two of them: {ended}")
@@ -154,12 +149,8 @@ def rows(device: str, name: str | None, overrides: Sequence[str]) -> Iterator[tu
 
 
 def _row(trial: Trial, libraries: dict[str, str]) -> tuple[str, str, str, str]:
-    kinds = _with_libraries(trial.kinds, libraries)
+    used = [kind for kind in trial.kinds if not libraries or kind in libraries]
+    kinds = ", ".join(f"{kind} ({libraries[kind]})" if libraries.get(kind) else kind for kind in used)
     if trial.problem is None:
         return trial.probe, f"{kinds}: only an Ascend has it", "", ""
     return trial.probe, kinds or "ok", trial.problem and f"{kinds} {trial.problem}".strip(), trial.key
-
-
-def _with_libraries(kinds: Collection[str], libraries: dict[str, str]) -> str:
-    used = [kind for kind in kinds if kind in libraries] if libraries else list(kinds)
-    return ", ".join(f"{kind} ({libraries[kind]})" if libraries.get(kind) else kind for kind in used)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import mindspore as ms
@@ -252,6 +253,15 @@ def _attention_twin(dropped: bool) -> Callable[..., np.ndarray]:
     return attention
 
 
+def _softmax(x: np.ndarray) -> np.ndarray:
+    return np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+
+
+def _of_integers(twin: Callable[..., np.ndarray], *given: np.ndarray) -> np.ndarray:
+    """A twin of int32 numbers, which are given in float64; overflows wrap around."""
+    return twin(*(x.astype(np.int64).astype(np.int32) for x in given))
+
+
 def _sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
 
@@ -277,13 +287,8 @@ def probes(dtype: ms.Type, saturates: bool, fused: Sequence[str]) -> Iterator[Pr
     ints = rng.integers(-(2**31), 2**31 - 1, (4, 8)).astype(np.int32)
     others, indices = ints[::-1].copy(), np.array([[2, 0], [3, 2]], np.int32)
     sums = "ReduceSum SumExt"
-    yield Probe(
-        "MatMul",
-        "MatMul",
-        ops.MatMul(False, True),
-        (values(8, 16, narrow=True), values(4, 16, narrow=True)),
-        lambda a, b: a @ b.T,
-    )
+    matrices = values(8, 16, narrow=True), values(4, 16, narrow=True)
+    yield Probe("MatMul", "MatMul", ops.MatMul(False, True), matrices, lambda a, b: a @ b.T)
     batches = values(2, 4, 8, narrow=True), values(2, 4, 8, narrow=True)
     yield Probe("BatchMatMul", "BatchMatMul", ops.BatchMatMul(False, True), batches, lambda a, b: a @ b.swapaxes(1, 2))
     for name, operator, twin in (
@@ -314,202 +319,80 @@ def probes(dtype: ms.Type, saturates: bool, fused: Sequence[str]) -> Iterator[Pr
         ("Rsqrt", ops.Rsqrt(), lambda a: 1 / np.sqrt(a), "Rsqrt RsqrtGrad"),
     ):
         yield Probe(name, kinds, operator, (positive,), twin)
-    yield Probe(
-        "Softmax",
-        "Softmax SoftmaxBackward SoftmaxGrad",
-        ops.Softmax(-1),
-        (x,),
-        lambda a: np.exp(a) / np.exp(a).sum(-1, keepdims=True),
-        key="parallel.fusion.attention=true",
-    )
-    yield Probe("ReduceSum", sums, ops.ReduceSum(), (x,), lambda a: a.sum(-1), rest=(-1,))
-    yield Probe(
-        "ReduceMean", "ReduceMean MeanExt", ops.ReduceMean(True), (x,), lambda a: a.mean(-1, keepdims=True), rest=(-1,)
-    )
-    yield Probe(
-        "ReduceMax",
-        "ReduceMax",
-        ops.ReduceMax(True),
-        (x,),
-        lambda a: a.max(-1, keepdims=True),
-        rest=(-1,),
-        gradient=False,
-    )
-    for name, operator, twin, kinds in (
-        ("Equal", ops.Equal(), np.equal, "Equal"),
-        ("Less", ops.Less(), np.less, "Less"),
-        ("Greater", ops.Greater(), np.greater, "Greater"),
-        ("GreaterEqual", ops.GreaterEqual(), np.greater_equal, "GreaterEqual"),
+    softmax, fused_softmax = "Softmax SoftmaxBackward SoftmaxGrad", "parallel.fusion.attention=true"
+    yield Probe("Softmax", softmax, ops.Softmax(-1), (x,), _softmax, key=fused_softmax)
+    yield Probe("ReduceSum", sums, ops.ReduceSum(), (x,), lambda a: a.sum(-1), (-1,))
+    mean, maximum = (lambda a: a.mean(-1, keepdims=True)), (lambda a: a.max(-1, keepdims=True))
+    yield Probe("ReduceMean", "ReduceMean MeanExt", ops.ReduceMean(True), (x,), mean, (-1,))
+    yield Probe("ReduceMax", "ReduceMax", ops.ReduceMax(True), (x,), maximum, (-1,), gradient=False)
+    for name, operator, twin in (
+        ("Equal", ops.Equal(), np.equal),
+        ("Less", ops.Less(), np.less),
+        ("Greater", ops.Greater(), np.greater),
+        ("GreaterEqual", ops.GreaterEqual(), np.greater_equal),
     ):
-        yield Probe(name, kinds, operator, (x, np.where(y > 0, x, y)), twin, gradient=False)
+        yield Probe(name, name, operator, (x, np.where(y > 0, x, y)), twin, gradient=False)
     yield Probe("Less than a number", "LessScalar", ops.Less(), (x,), lambda a: a < 0.5, rest=(0.5,), gradient=False)
-    yield Probe(
-        "LogicalAnd", "LogicalAnd", ops.LogicalAnd(), (x > 0, y > 0), lambda a, b: (a > 0) & (b > 0), gradient=False
-    )
+    both = x > 0, y > 0
+    yield Probe("LogicalAnd", "LogicalAnd", ops.LogicalAnd(), both, lambda a, b: (a > 0) & (b > 0), gradient=False)
     infinite = np.array([1.0, np.inf, -np.inf, np.nan], np.float32)
     if not saturates:
         yield Probe("IsFinite", "IsFinite", ops.IsFinite(), (infinite,), np.isfinite, gradient=False)
     yield Probe("Select", "Select ZerosLike", ops.Select(), (x > 0, x, y), lambda c, a, b: np.where(c > 0, a, b))
-    yield Probe(
-        "Transpose",
-        "Transpose",
-        ops.Transpose(),
-        (values(2, 3, 4, 5),),
-        lambda a: a.transpose(0, 2, 1, 3),
-        rest=((0, 2, 1, 3),),
-    )
+    axes = (0, 2, 1, 3)
+    yield Probe("Transpose", "Transpose", ops.Transpose(), (values(2, 3, 4, 5),), lambda a: a.transpose(axes), (axes,))
     yield Probe("Tile", "Tile", ops.Tile(), (x,), lambda a: np.tile(a, (1, 3)), rest=((1, 3),))
-    yield Probe(
-        "BroadcastTo", f"BroadcastTo {sums}", ops.BroadcastTo((4, 8)), (y[:1],), lambda a: np.broadcast_to(a, (4, 8))
-    )
+    broadcast = ops.BroadcastTo((4, 8))
+    yield Probe("BroadcastTo", f"BroadcastTo {sums}", broadcast, (y[:1],), lambda a: np.broadcast_to(a, (4, 8)))
     yield Probe("ExpandDims", "ExpandDims Reshape", ops.ExpandDims(), (x,), lambda a: a[:, None], rest=(1,))
-    yield Probe(
-        "Concat",
-        "Concat SplitWithSize Split Slice",
-        ops.Concat(1),
-        (x, y),
-        lambda a, b: np.concatenate((a, b), 1),
-        together=True,
-    )
+    concat, joined = "Concat SplitWithSize Split Slice", (lambda a, b: np.concatenate((a, b), 1))
+    yield Probe("Concat", concat, ops.Concat(1), (x, y), joined, together=True)
     yield Probe("Stack", "Stack Unstack", ops.Stack(0), (x, y), lambda a, b: np.stack((a, b)), together=True)
     yield Probe("AddN", "AddN", ops.AddN(), (x, y, positive), lambda a, b, c: a + b + c, together=True)
-    yield Probe(
-        "StridedSlice",
-        "StridedSlice StridedSliceGrad",
-        ops.StridedSlice(),
-        (x,),
-        lambda a: a[1:3, 2:8:2],
-        rest=((1, 2), (3, 8), (1, 2)),
-    )
-    yield Probe(
-        "Gather",
-        "Gather UnsortedSegmentSum EmbeddingDenseGrad",
-        ops.Gather(),
-        (x, indices),
-        lambda a, i: a[i.astype(int)],
-        rest=(0,),
-    )
-    yield Probe(
-        "OneHot",
-        "OneHot OneHotExt",
-        ops.OneHot(),
-        (indices,),
-        lambda i: np.eye(5)[i.astype(int)],
-        rest=(5, Tensor(1.0, ms.float32), Tensor(0.0, ms.float32)),
-        gradient=False,
-    )
-    yield Probe(
-        "CumSum",
-        "CumSum CumsumExt",
-        ops.CumSum(exclusive=True),
-        (x,),
-        lambda a: a.cumsum(1) - a,
-        rest=(1,),
-        key="data.reset_at_eos=false",
-        gradient=False,
-    )
+    strided, every = "StridedSlice StridedSliceGrad", ((1, 2), (3, 8), (1, 2))
+    yield Probe("StridedSlice", strided, ops.StridedSlice(), (x,), lambda a: a[1:3, 2:8:2], every)
+    gather = "Gather UnsortedSegmentSum EmbeddingDenseGrad"
+    yield Probe("Gather", gather, ops.Gather(), (x, indices), lambda a, i: a[i.astype(int)], (0,))
+    five, one_hot = (5, Tensor(1.0, ms.float32), Tensor(0.0, ms.float32)), (lambda i: np.eye(5)[i.astype(int)])
+    yield Probe("OneHot", "OneHot OneHotExt", ops.OneHot(), (indices,), one_hot, five, gradient=False)
+    reset, before = "data.reset_at_eos=false", (lambda a: a.cumsum(1) - a)
+    yield Probe("CumSum", "CumSum CumsumExt", ops.CumSum(True), (x,), before, (1,), reset, gradient=False)
     yield Probe("Cast", "Cast", ops.Cast(), (x,), lambda a: a, rest=(dtype,))
     yield Probe("Assign", "Assign AssignAdd", _Assigned(), (x,), lambda a: 2 * a, gradient=False)
     pairs = values(4, 4, 2)
     yield Probe("ReverseV2", "ReverseV2", ops.ReverseV2([2]), (pairs,), lambda a: a[..., ::-1])
-    yield Probe(
-        "Mul of integers, modulo 2^32",
-        "Mul",
-        ops.Mul(),
-        (ints, others),
-        lambda a, b: a.astype(np.int64).astype(np.int32) * b.astype(np.int64).astype(np.int32),
-        key=DROPOUT_KEY,
-        gradient=False,
-        exact=True,
-    )
-    for name, operator, twin, kinds in (
-        ("RightShift", ops.RightShift(), np.right_shift, "RightShift"),
-        ("BitwiseXor", ops.BitwiseXor(), np.bitwise_xor, "BitwiseXor"),
-        ("BitwiseOr", ops.BitwiseOr(), np.bitwise_or, "BitwiseOr"),
+    dropout = {"key": DROPOUT_KEY, "gradient": False, "exact": True}
+    for name, kind, operator, second, twin in (
+        ("Mul of integers, modulo 2^32", "Mul", ops.Mul(), others, np.multiply),
+        ("RightShift", "RightShift", ops.RightShift(), np.full_like(ints, 12), np.right_shift),
+        ("BitwiseXor", "BitwiseXor", ops.BitwiseXor(), others, np.bitwise_xor),
+        ("BitwiseOr", "BitwiseOr", ops.BitwiseOr(), others, np.bitwise_or),
     ):
-        second = np.full_like(ints, 12) if name == "RightShift" else others
-        yield Probe(
-            name,
-            kinds,
-            operator,
-            (ints, second),
-            lambda a, b, twin=twin: twin(a.astype(np.int64).astype(np.int32), b.astype(np.int64).astype(np.int32)),
-            key=DROPOUT_KEY,
-            gradient=False,
-            exact=True,
-        )
-    samples, ones = np.array(SAMPLES, np.int32), np.ones((len(SAMPLES), 8, 16), np.float32)
-    yield Probe(
-        "a mask of dropout",
-        "",
-        _Masked(),
-        (samples, ones),
-        lambda s, _: dropout_twin(s.astype(np.int64)),
-        key=DROPOUT_KEY,
-        gradient=False,
-        exact=True,
-    )
+        yield Probe(name, kind, operator, (ints, second), partial(_of_integers, twin), **dropout)
+    masked = np.array(SAMPLES, np.int32), np.ones((len(SAMPLES), 8, 16), np.float32)
+    yield Probe("a mask of dropout", "", _Masked(), masked, lambda s, _: dropout_twin(s.astype(np.int64)), **dropout)
     norm = "LayerNorm LayerNormGrad LayerNormV3 LayerNormGradV3 LayerNormExt LayerNormGradExt"
-    yield Probe(
-        "LayerNorm",
-        norm,
-        _OfTheNetwork(FusedLayerNorm(8, 1e-5, ms.float32, "aclnn_norm" in fused)),
-        (x,),
-        lambda a: _normalised(a, True),
-        key="parallel.fusion.norm=false",
-        only_ascend="aclnn_norm" in fused,
-    )
-    yield Probe(
-        "RmsNorm",
-        "RmsNorm RmsNormGrad",
-        _OfTheNetwork(FusedRMSNorm(8, 1e-5, ms.float32)),
-        (x,),
-        lambda a: _normalised(a, False),
-        key="parallel.fusion.norm=false",
-        only_ascend=True,
-    )
+    newer, composed = "aclnn_norm" in fused, "parallel.fusion.norm=false"
+    cell = _OfTheNetwork(FusedLayerNorm(8, 1e-5, ms.float32, newer))
+    yield Probe("LayerNorm", norm, cell, (x,), lambda a: _normalised(a, True), key=composed, only_ascend=newer)
+    kinds, cell = "RmsNorm RmsNormGrad", _OfTheNetwork(FusedRMSNorm(8, 1e-5, ms.float32))
+    yield Probe("RmsNorm", kinds, cell, (x,), lambda a: _normalised(a, False), key=composed, only_ascend=True)
     yield from _attention_probes(dtype, values)
-    adamw = "AdamApplyOneWithDecayAssign AdamWeightDecay AdamW"
-    yield Probe(
-        "AdamW",
-        adamw if "optimizer" in fused else "",
-        None,
-        (),
-        None,
-        key="parallel.fusion.optimizer=false",
-        check=lambda: _adamw("optimizer" in fused, "aclnn_optimizer" in fused),
-    )
-    yield Probe(
-        "a chain of element-wise operators",
-        "",
-        _OfTheNetwork(FastGelu()),
-        (x,),
-        lambda a: a * _sigmoid(1.702 * a),
-        key="parallel.fusion.graph_kernel=false",
-    )
+    adamw = "AdamApplyOneWithDecayAssign AdamWeightDecay AdamW" if "optimizer" in fused else ""
+    updates = partial(_adamw, "optimizer" in fused, "aclnn_optimizer" in fused)
+    yield Probe("AdamW", adamw, None, (), None, key="parallel.fusion.optimizer=false", check=updates)
+    chain, key = "a chain of element-wise operators", "parallel.fusion.graph_kernel=false"
+    yield Probe(chain, "", _OfTheNetwork(FastGelu()), (x,), lambda a: a * _sigmoid(1.702 * a), key=key)
     register = "NPUGetFloatStatusV2 NPUClearFloatStatusV2" if saturates else ""
-    yield Probe(
-        "a step that overflows",
-        register,
-        None,
-        (),
-        None,
-        key="training.precision=bf16, where the chip has it",
-        check=lambda: _overflow(dtype, saturates),
-    )
+    key, check = "training.precision=bf16, where the chip has it", partial(_overflow, dtype, saturates)
+    yield Probe("a step that overflows", register, None, (), None, key=key, check=check)
 
 
 def _attention_probes(dtype: ms.Type, values: Callable[..., Any]) -> Iterator[Probe]:
     if dtype == ms.float32:
         return
     inputs = [values(1, 2, LENGTH, HEAD, narrow=True) for _ in range(3)]
+    kinds, key = "FlashAttentionScore FlashAttentionScoreGrad", "parallel.fusion.attention=false"
     for name, dropped in (("FlashAttentionScore", 0.0), ("FlashAttentionScore with dropout", DROPPED)):
-        yield Probe(
-            name,
-            "FlashAttentionScore FlashAttentionScoreGrad",
-            _Attended(dtype, dropped),
-            inputs,
-            _attention_twin(dropped > 0),
-            key="parallel.fusion.attention=false",
-            only_ascend=True,
-        )
+        twin = _attention_twin(dropped > 0)
+        yield Probe(name, kinds, _Attended(dtype, dropped), inputs, twin, key=key, only_ascend=True)

@@ -15,14 +15,8 @@ from pathlib import Path
 
 from ms_codegeex.base.cache import cached_folder
 from ms_codegeex.base.installed import mindspore_directory
-from ms_codegeex.extras.cluster.rehearsal.stubs import (
-    C_FUNCTION,
-    MACHINES,
-    compile_library,
-    fingerprint,
-    needed_libraries,
-    undefined_symbols,
-)
+from ms_codegeex.extras.cluster.rehearsal import stubs
+from ms_codegeex.extras.cluster.rehearsal.stubs import compile_library, needed_libraries, undefined_symbols
 
 PLUGIN = "lib/plugin/libmindspore_ascend.so.2"
 PARTS = (
@@ -60,11 +54,8 @@ def loader_environment() -> dict[str, str]:
     libraries, before = stub_folder() / HOME / "lib64", os.environ.get("LD_LIBRARY_PATH", "")
     own = plugin_directory() / "lib"
     paths = [libraries, own, own / "plugin", own / "plugin" / "ascend", *filter(None, before.split(os.pathsep))]
-    return {
-        "LD_LIBRARY_PATH": os.pathsep.join(map(str, paths)),
-        "GLOG_v": "3",
-        "MS_SIMULATION_LEVEL": "0",
-    } | device_environment()
+    variables = {"LD_LIBRARY_PATH": os.pathsep.join(map(str, paths)), "GLOG_v": "3", "MS_SIMULATION_LEVEL": "0"}
+    return variables | device_environment()
 
 
 def device_environment(
@@ -79,14 +70,14 @@ def device_environment(
 def plugin_directory() -> Path:
     """Where MindSpore is installed, with its Ascend plugin; otherwise `UserError`."""
     advice = "came without the Ascend plugin; leave --target ascend out"
-    return mindspore_directory("rehearsal", MACHINES, (PLUGIN,), advice)
+    return mindspore_directory("rehearsal", stubs.MACHINES, (PLUGIN,), advice)
 
 
 def stub_folder() -> Path:
     """The folder with the stub libraries for the installed MindSpore, and in `python`, for `sys.path`, with the package
     `hccl` that it imports. Made on the first call; safe to call from many processes at once."""
     directory = plugin_directory()
-    name = f"ascend-{fingerprint(directory / PLUGIN, __file__, str(DEVICE))}"
+    name = f"ascend-{stubs.fingerprint(directory / PLUGIN, __file__, str(DEVICE))}"
     return cached_folder(name, "the stub CANN libraries", partial(build, directory))
 
 
@@ -113,7 +104,7 @@ def linked_libraries(directory: Path) -> set[str]:
 def source_of(names: list[str]) -> str:
     """C code that defines these functions."""
     lines = [DEVICE.read_text(encoding="utf-8")]
-    for name in sorted(set(names) - set(C_FUNCTION.findall(lines[0]))):
+    for name in sorted(set(names) - set(stubs.C_FUNCTION.findall(lines[0]))):
         if BY_VALUE.match(name):
             lines.append(f"void *{name}(void **result) {{ result[0] = result[1] = result[2] = 0; return result; }}")
         elif PLANS.fullmatch(name):

@@ -97,9 +97,8 @@ def compare(job: RehearsalJob) -> Comparison:
     errors, replica_problems = _parameters(job, plan, facts, final, tolerances.still)
     adamw_error, adamw_problems = _adamw([run["adamw"] for run in runs])
     fall, fall_problems = _fall(config, reference)
-    evaluation_error, evaluation_problems = _evaluation(
-        trained["evaluation"], [run["evaluation"] for run in runs], tolerances.loss
-    )
+    evaluations = [run["evaluation"] for run in runs]
+    evaluation_error, evaluation_problems = _evaluation(trained["evaluation"], evaluations, tolerances.loss)
     problems += scalar_problems + evaluation_problems + replica_problems + adamw_problems + fall_problems
     order = {name: number for number, name in enumerate(plan)}
     wrong = sorted((e for e in errors if not e.error <= tolerances.parameter), key=lambda e: order[e.name])
@@ -213,9 +212,8 @@ def _evaluation(
     if expected is None:
         return None, []
     loss, tokens = expected[0] / expected[1], expected[1]
-    errors = [
-        abs(value / count / loss - 1) if count == tokens and np.isfinite(value) else np.inf for value, count in sums
-    ]
+    whole = [count == tokens and np.isfinite(value) for value, count in sums]
+    errors = [abs(v / n / loss - 1) if right else np.inf for right, (v, n) in zip(whole, sums, strict=True)]
     worst = float(max(errors))
     if worst <= limit:
         return worst, []

@@ -103,9 +103,8 @@ def compile_ranks(
 
 def _memory_check(stage: int, needed: float, usable: float) -> PlanCheck:
     limit = f"at most {usable:.1f} GiB"
-    return PlanCheck(
-        f"stage {stage}, planned memory of a device", limit, limit if needed <= usable else f"{needed:.1f} GiB"
-    )
+    found = limit if needed <= usable else f"{needed:.1f} GiB"
+    return PlanCheck(f"stage {stage}, planned memory of a device", limit, found)
 
 
 def compiled_config(config: RunConfig) -> RunConfig:
@@ -140,9 +139,8 @@ def _run(
     stubs = cann_stubs if jobs[0][2].target == "ascend" else gpu_stubs
     done = count()
     progress(next(done), len(jobs))
-    compile_graphs(
-        "compilation", jobs, stubs.loader_environment(), at_once, lambda line: progress(next(done), len(jobs))
-    )
+    environment = stubs.loader_environment()
+    compile_graphs("compilation", jobs, environment, at_once, lambda _: progress(next(done), len(jobs)))
     return [RankReport(**read_json(job.file("json", rank))) for job, rank, _ in jobs]
 
 
@@ -236,12 +234,11 @@ def _collective_checks(config: RunConfig, rank: RankReport, name: str) -> list[P
     wanted, seen = plan_checks.planned_buckets(config, rank.rank, called), plan_checks.found_buckets(rank.collectives)
     buckets = f"{len({key[2] for key in seen})} buckets of {sum(seen.values()):,} calls"
     checks = []
-    for what, total, both in (
-        ("collectives", f"{sum(calls.values()):,} calls", (planned, calls)),
-        ("fusion", buckets, (wanted, seen)),
+    for what, total, *both in (
+        ("collectives", f"{sum(calls.values()):,} calls", planned, calls),
+        ("fusion", buckets, wanted, seen),
     ):
-        wrong = [
-            PlanCheck(f"{name}{kind}", f"{x} calls", f"{y} calls") for kind, x, y in plan_checks.differences(*both)
-        ]
+        different = plan_checks.differences(*both)
+        wrong = [PlanCheck(f"{name}{kind}", f"{x} calls", f"{y} calls") for kind, x, y in different]
         checks += wrong or [PlanCheck(f"{name}{what}", total, total)]
     return checks

@@ -203,9 +203,8 @@ def _execute(job: RehearsalJob, rank: int, windows: Iterable[str]) -> None:
     np.savez(job.file("npz", rank), **{name: held[name].asnumpy() for name in windows})
     errors = formula.errors(probed_step.parameters_of(held, probed_step.COPY))
     evaluation = _evaluated(job, rank, held, [a[-1] for a in data]) if job.evaluates else None
-    write_json(
-        job.file("run.json", rank), {"outputs": outputs, "adamw": errors, "evaluation": evaluation, **_resources()}
-    )
+    shown = {"outputs": outputs, "adamw": errors, "evaluation": evaluation}
+    write_json(job.file("run.json", rank), {**shown, **_resources()})
 
 
 def _evaluated(job: RehearsalJob, rank: int, held: dict[str, Any], batch: Sequence[np.ndarray]) -> list[float]:

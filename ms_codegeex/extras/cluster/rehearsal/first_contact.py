@@ -103,18 +103,11 @@ def synthetic_run(config: RunConfig, output: Path, data: Path, steps: int) -> Ru
     neither checkpoints on the way nor an export."""
     if not (data / DATASET_JSON).exists():
         write_data(config, data)
+    made = {"train": str(data), "blend": None, "validation": None, "held_out": {}, "functions_from": None}
     return replace(
         config,
         output=str(output),
-        data=replace(
-            config.data,
-            train=str(data),
-            blend=None,
-            validation=None,
-            held_out={},
-            infill=InfillConfig(),
-            functions_from=None,
-        ),
+        data=replace(config.data, **made, infill=InfillConfig()),
         model=replace(config.model, weights=None),
         lora=replace(config.lora, weights=None),
         profile=replace(config.profile, steps=None),
@@ -164,9 +157,8 @@ def contact(config: RunConfig, rank: int, taken: int = 0) -> RankContact:
         began = time.monotonic()
         problem = _started(started, run, rank, taken)
         seconds = time.monotonic() - began
-        saved = sum(
-            x.nbytes for path in _parts(run, rank, "safetensors") for x in SafetensorsFile(path).tensors.values()
-        )
+        parts = _parts(run, rank, "safetensors")
+        saved = sum(x.nbytes for path in parts for x in SafetensorsFile(path).tensors.values())
         log = "".join(path.read_text(errors="replace") for path in run.logs.glob("worker_*.log"))
     first = re.search(rf"^{FIRST_STEP} (.*)$", log, re.MULTILINE)
     met = RankContact(

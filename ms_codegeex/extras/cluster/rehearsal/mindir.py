@@ -164,9 +164,8 @@ def matmul_flops(model: ModelProto, flat: bool = False) -> dict[str, int]:
     for calls, node, primitive in _nodes(model):
         op, operands = primitive.op_type, [types[name] for name in node.input[:2] if name in types]
         shapes, fused = [each.shape for each in operands], op.startswith("FlashAttention")
-        outer = (
-            flat and not fused and operands[:1] and operands[0].dtype == "float32" and any(1 in x[-2:] for x in shapes)
-        )
+        narrow_fp32 = any(1 in x[-2:] for x in shapes) and operands[0].dtype == "float32"
+        outer = flat and not fused and narrow_fp32
         if is_product(op) and len(operands) == 2 and not outer:
             output = () if fused else types[node.output[0]].shape  # a fused attention has several
             causal = fused and numbers.get(node.input[NEXT_TOKENS]) == 0

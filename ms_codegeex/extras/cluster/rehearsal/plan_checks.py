@@ -55,17 +55,13 @@ def state_checks(config: RunConfig, stage: int, parameters: Mapping[str, Sequenc
         local, whole = (list(x.local_shape(config.mesh)) for x in (layout, summed))
         weights[layout.name] = f"{local} {SHORT_NAMES[layout.held]}"
         moments |= {prefix + layout.name: f"{local} float32" for prefix in moments_of(config, layout)}
-        if layout.trained:
+        if layout.trained and config.accumulation > 1:
             sums[GRADIENT_SUMS + layout.name] = f"{whole} float32"
     found = {name: f"{list(shape)} {dtype}" for name, (shape, dtype) in parameters.items()}
     return [
         _check("parameters", weights, {name: x for name, x in found.items() if not name.startswith(STATE)}),
         _check("moments", moments, {name: x for name, x in found.items() if name.startswith(MOMENTS)}),
-        _check(
-            "summed gradients",
-            sums if config.accumulation > 1 else {},
-            {name: x for name, x in found.items() if name.startswith(GRADIENT_SUMS)},
-        ),
+        _check("summed gradients", sums, {name: x for name, x in found.items() if name.startswith(GRADIENT_SUMS)}),
     ]
 
 

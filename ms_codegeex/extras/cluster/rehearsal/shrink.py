@@ -79,9 +79,8 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
     values["model"].update(_small_model(config, mesh))
     values["data"].update(seq_length=16)
     values["training"]["initial"].update(attention="normal")  # `previous` needs wider heads
-    values["lora"].update(
-        rank=min(config.lora.rank, 2), dropout=DROPOUT if config.lora.dropout else 0.0, alpha=4.0, weights=None
-    )
+    dropped = DROPOUT if config.lora.dropout else 0.0
+    values["lora"].update(rank=min(config.lora.rank, 2), dropout=dropped, alpha=4.0, weights=None)
     values["training"].update(
         steps=8,
         tokens=None,

@@ -140,23 +140,12 @@ def compile_library(source: Path, library: Path, what: str, versions: Path | Non
             f"rehearsal: no C compiler (cc, gcc or clang on PATH, or Python's ziglang) to build {what} "
             "with; run `pip install ziglang`"
         )
-    command = [
-        *choice[0],
-        *("-w", "-shared", "-fPIC", "-O1", "-fno-builtin", "-nostdlib"),
-        *([f"-Wl,--version-script={versions.name}"] if versions else []),
-        *("-o", library.name, source.name),
-    ]
-    cache = {"ZIG_GLOBAL_CACHE_DIR": str(source.parent / "zig"), "ZIG_LOCAL_CACHE_DIR": str(source.parent / "zig")}
-    result = subprocess.run(
-        command,
-        cwd=source.parent,
-        env={**os.environ, **cache},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=COMPILE_SECONDS,
-        check=False,
-    )
+    command = [*choice[0], "-w", "-shared", "-fPIC", "-O1", "-fno-builtin", "-nostdlib"]
+    command += [f"-Wl,--version-script={versions.name}"] if versions else []
+    command += ["-o", library.name, source.name]
+    cache = dict.fromkeys(("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"), str(source.parent / "zig"))
+    how = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": COMPILE_SECONDS}
+    result = subprocess.run(command, cwd=source.parent, env={**os.environ, **cache}, check=False, **how)
     shutil.rmtree(source.parent / "zig", ignore_errors=True)
     if result.returncode or not library.is_file():
         reason = (result.stderr.strip().splitlines() or ["no message"])[-1]

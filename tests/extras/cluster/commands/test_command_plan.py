@@ -53,9 +53,8 @@ def test_json_has_the_promised_keys():
     assert plan["parameters"] == 12_873_943_040 and plan["devices"] == 1536
     assert plan["fits"] is True and plan["problems"] == []
     stage = plan["memory_bytes"]["0"]
-    categories = ("weights", "gradients", "optimizer_state", "gathered_weights", "activations", "workspace")
-    categories += ("communication",)
-    assert sum(stage[name] for name in categories) == stage["total"] < stage["capacity"]
+    categories = "weights gradients optimizer_state gathered_weights activations workspace communication"
+    assert sum(stage[name] for name in categories.split()) == stage["total"] < stage["capacity"]
     assert 0 < plan["spare"] == pytest.approx(1 - stage["total"] / stage["capacity"])
     (listed,) = plan["communicators"].values()
     assert [x["groups"] for x in listed][:2] == [["tensor"], ["data"]] and listed[1]["devices"] == 192
@@ -68,7 +67,6 @@ def test_json_has_the_promised_keys():
 @pytest.mark.parametrize(
     "name,steps,tokens,decay",
     [("codegeex_13b", 135_100, 850e9, 126_850), ("codegeex_13b_published_steps", 213_000, 1.34e12, 200_000)],
-    ids=("packed", "published steps"),
 )
 def test_both_recipes_of_the_13b_beside_the_published_figures(name, steps, tokens, decay):
     path = ROOT / "configs" / f"{name}.yaml"
@@ -123,10 +121,8 @@ def test_what_does_not_fit_exits_with_1_and_says_how_it_would():
         (["--config", "missing.yaml"], "--config: missing.yaml is neither a file nor a shipped name"),
         (["--config", PAPER, "--device", "ascend911"], "parallel.hardware: 'ascend911' is unknown; did you mean"),
         (["--config", PAPER, "--devices", "1000"], "training.global_batch: 3072 does not divide by the 125"),
-        (["--config", PAPER, "--devices", "0"], "devices: found 0"),
         (["--config", PAPER, "--tokens", "-1"], "--tokens: -1.0 is out of range; give above 0"),
         (["--config", PAPER, "--tokens", "nan"], "--tokens: nan is out of range"),
-        (["--config", PAPER, "parallel.tensor=16"], "parallel.tensor"),
         (["--config", PAPER, "parallel.tensr=8"], "parallel.tensr: unknown key"),
         (["--config", BASE, "--plot", "/nowhere/memory.png"], "--plot: /nowhere/memory.png cannot be written"),
     ],
@@ -205,8 +201,7 @@ def planned(path, words, *more):
 def test_what_no_mesh_allows_is_refused_with_and_without_a_search():
     words = ("device=ascend", "model.family=qwen2", "model.preset=7b", "parallel.hardware=ascend910b")
     words = ("--config", "finetune_lora", *words, "devices=8", "training.precision=bf16", "lora.frozen=bf16")
-    texts = {command_here("plan", *words, *more).stderr for more in ((), ("--search",))}
-    (text,) = texts
+    (text,) = {command_here("plan", *words, *more).stderr for more in ((), ("--search",))}
     assert text.endswith("; set devices=1, or lora.frozen=fp32\n")
 
 
@@ -266,14 +261,11 @@ def test_sources_are_printed_on_request():
     assert "? peak_fp16 = 3.146e+14: 32 cores" in result.stdout and "usable_memory" in result.stdout
 
 
-def words_for(path):
-    tiny = path.name in ("finetune_full.yaml", "finetune_lora.yaml")  # the command names their model
-    return ["--config", str(path), *(["model.preset=tiny"] if tiny else [])]
-
-
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_every_shipped_configuration_fits(path):
-    assert command_here("plan", *words_for(path)).returncode == 0
+    tiny = path.name in ("finetune_full.yaml", "finetune_lora.yaml")  # the command names their model
+    words = ["model.preset=tiny"] if tiny else []
+    assert command_here("plan", "--config", path, *words).returncode == 0
 
 
 def test_planning_loads_no_engine(tmp_path):

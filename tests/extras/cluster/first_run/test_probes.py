@@ -39,12 +39,8 @@ def test_every_kernel_of_this_cpu_computes_what_numpy_does():
 
 
 def test_every_kind_that_the_back_end_chooses_has_a_probe():
-    known = {
-        kind
-        for dtype in (ms.float16, ms.bfloat16)
-        for x in probes(dtype, False, ["optimizer"])
-        for kind in x.kinds.split()
-    }
+    every = [x for dtype in (ms.float16, ms.bfloat16) for x in probes(dtype, False, ["optimizer"])]
+    known = {kind for x in every for kind in x.kinds.split()}
     assert not set(CHOSEN.split()) - known - operators.VIEWS - operators.COLLECTIVES
 
 
@@ -81,12 +77,8 @@ def test_a_kernel_that_ends_the_process_is_named_and_the_others_are_tried(tmp_pa
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(operators, "PROGRAM", "stand_in_of_probes")
     found = operators.try_operators(load_config("codegeex_base_8"), "cpu", rehearse=False)
-    assert [(x.probe, x.problem) for x in found.trials] == [
-        ("one", ""),
-        ("two", "segmentation fault"),
-        ("three", None),
-        ("four", "RuntimeError: no kernel"),
-    ]
+    tried = {"one": "", "two": "segmentation fault", "three": None, "four": "RuntimeError: no kernel"}
+    assert [(x.probe, x.problem) for x in found.trials] == [*tried.items()]
     assert [x.probe for x in found.failed] == ["two", "four"]
     row = list(operators.rows("ascend", None, []))[-1]
     assert row == ("four", "Four", "Four RuntimeError: no kernel", DROPOUT_KEY, True)

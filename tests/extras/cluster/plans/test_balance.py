@@ -9,14 +9,7 @@ from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.extras.cluster.plans.planner import change, improvements, make_plan
 from ms_codegeex.extras.cluster.plans.roofline import balanced_layers
 
-SMALL = [
-    "devices=24",
-    "parallel.tensor=8",
-    "parallel.pipeline=3",
-    "model.num_layers=8",
-    "parallel.optimizer_shard=1",
-    "training.global_batch=64",
-]
+SMALL = "devices=24 parallel.tensor=8 parallel.pipeline=3 model.num_layers=8 parallel.optimizer_shard=1"
 
 
 def slowest(config, layers):
@@ -25,7 +18,8 @@ def slowest(config, layers):
 
 
 def test_layers_are_moved_from_the_stage_with_the_head():
-    config = load_config(ROOT / "configs" / "codegeex_13b_pipeline.yaml", [*SMALL, "model.vocab_size=400000"])
+    words = f"{SMALL} training.global_batch=64 model.vocab_size=400000".split()
+    config = load_config(ROOT / "configs" / "codegeex_13b_pipeline.yaml", words)
     found = balanced_layers(config)
     assert sum(found) == 9 and found[2] < 3  # the head costs as much as several layers
     splits = [split for split in product(range(1, 8), repeat=3) if sum(split) == 9]

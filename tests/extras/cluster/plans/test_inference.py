@@ -14,8 +14,7 @@ from ms_codegeex.models import registry as models
 
 
 def run(family, preset, **model):
-    config = {"model": {"family": family, "preset": preset, **model}, "training": {"steps": 1}}
-    return build_run_config(config)
+    return build_run_config({"model": {"family": family, "preset": preset, **model}, "training": {"steps": 1}})
 
 
 @pytest.mark.parametrize(
@@ -99,7 +98,6 @@ def test_the_command(capsys):
         (["--streams", "2"], "--streams: belongs to --inference"),
         (["--inference", "--streams", "0"], "--streams: 0 is out of range"),
         (["--inference", "--context", "9000"], "--context: 9000 tokens, the model reads up to 2048"),
-        (["--inference", "--search"], "--search: is for plans of training"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

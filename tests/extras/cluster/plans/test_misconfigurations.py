@@ -11,13 +11,11 @@ from conftest import ROOT, command, write_config
 from remedies_in_code import settings_in
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.mesh import MAX_WORLD, Mesh
+from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.rules import build_run_config, check_mesh
 from ms_codegeex.extras.cluster.plans.planner import make_plan, problems
 from ms_codegeex.extras.cluster.rehearsal.shrink import parse_mesh
-from ms_codegeex.runs.servers.node import resolve_node
-from ms_codegeex.runs.servers.rank_table import check_against_config, make_rank_table, parse_rank_table
 
 CLUSTER = ROOT / "configs" / "codegeex_13b.yaml"  # 1,536 devices: data 192 x tensor 8, optimizer shards 16
 PIPELINE = ROOT / "configs" / "codegeex_13b_pipeline.yaml"  # data 48 x tensor 8 x pipeline 4
@@ -58,16 +56,13 @@ def test_there_are_enough_of_them():
     assert len({words for _, words, *_ in MISTAKES}) == len(MISTAKES) >= 45
 
 
+NARROW = "model.hidden_size=1920 model.intermediate_size=7680"
 RIGHT = [  # what lies just inside the rules
     (SERVER, "model.vocab_size=52221 parallel.vocabulary=false"),
     (SERVER, "parallel.sequence=true"),
     (SERVER, "parallel.optimizer_shard=2"),
     (SERVER, "devices=4 parallel.optimizer_shard=2"),
-    (
-        SERVER,
-        "devices=24 parallel.optimizer_shard=3 training.global_batch=384 model.hidden_size=1920 "
-        "model.intermediate_size=7680",
-    ),
+    (SERVER, f"devices=24 parallel.optimizer_shard=3 training.global_batch=384 {NARROW}"),
     (SERVER, "devices=4096 training.global_batch=8192"),
     (SERVER, "parallel.micro_batches=16"),
     (PIPELINE, "training.micro_batch=16"),
@@ -82,11 +77,7 @@ def test_what_is_right_is_not_refused(path, words):
     load_config(path, words.split())
 
 
-def test_the_engine_numbers_ranks_up_to_4095():
-    assert MAX_WORLD == 4096  # global_rank of MindSpore's parallel context
-
-
-# --- where the mistake is not in the configuration alone ---
+# --- where the mistake is not in the configuration alone; test_node.py and test_rank_table.py have those of servers ---
 
 
 TOO_LARGE = [
@@ -103,52 +94,6 @@ def test_a_plan_that_needs_too_much_memory(path, words, key, remedy):
     (line,) = problems(plan)
     assert not plan.fits
     refused(line, key, "GiB, a run on ascend910 may use 30.0 GiB", remedy)
-
-
-LAUNCHES = [  # overrides, servers, the key or flag, what was found, the remedy
-    (TINY, "devices=2 parallel.tensor=2", None, "parallel.tensor", "2 on device: cpu", "ms-codegeex rehearse"),
-    (TINY, "devices=2 parallel.pipeline=2 parallel.micro_batches=2", None, "parallel.pipeline", "2 on", "ascend"),
-    (TINY, "devices=2 parallel.optimizer_shard=2", None, "parallel.optimizer_shard", "2 on", "set device=ascend"),
-    (CLUSTER, "", None, "devices", "1536 on 1 server of 8", "--nodes N"),
-    (CLUSTER, "", 7, "--nodes", "7 servers cannot share devices: 1536", "change one of them"),
-    (SERVER, "parallel.tensor=8 training.micro_batch=8 parallel.optimizer_shard=1", 2, "--nodes", "4 devices", "fewer"),
-]
-
-
-@pytest.mark.parametrize("path,words,nodes,key,what,remedy", LAUNCHES, ids=[f"{m[1]} {m[2]}" for m in LAUNCHES])
-def test_a_launch_that_does_not_suit_the_devices(path, words, nodes, key, what, remedy):
-    with pytest.raises(UserError) as error:
-        resolve_node(load_config(path, words.split()), nodes=nodes, node_rank=0, master="10.0.0.11:8118")
-    refused(error.value, key, what, remedy)
-
-
-def rank_table(servers=1, devices=8):
-    addresses = [{i: f"192.168.{100 + i}.{11 + server}" for i in range(devices)} for server in range(servers)]
-    return make_rank_table([(f"10.0.0.{11 + server}", ports) for server, ports in enumerate(addresses)])
-
-
-def test_a_rank_table_with_another_number_of_devices():
-    with pytest.raises(UserError) as error:
-        check_against_config(rank_table(servers=2), load_config(SERVER))
-    refused(error.value, "devices", "8, but the rank table has 16", "set devices=16")
-
-
-def test_a_rank_table_whose_servers_cut_tensor_parallel_groups():
-    config = load_config(SERVER, ["parallel.tensor=8", "training.micro_batch=8", "parallel.optimizer_shard=1"])
-    with pytest.raises(UserError) as error:
-        check_against_config(rank_table(servers=2, devices=4), config)
-    refused(error.value, "server_list[0].device", "split the tensor-parallel group of ranks 0 to 7", "parallel.tensor")
-
-
-@pytest.mark.parametrize(
-    "place,value,what", [("rank_id", "0", "again"), ("rank_id", "9", "below 8"), ("device_ip", "10.0.0", "IPv4")]
-)
-def test_a_rank_table_with_a_wrong_value(place, value, what):
-    table = rank_table().to_json()
-    table["server_list"][0]["device"][3][place] = value
-    with pytest.raises(UserError) as error:
-        parse_rank_table(table)
-    refused(error.value, f"server_list[0].device[3].{place}", what, "")
 
 
 MESHES = [

@@ -21,25 +21,12 @@ RUNS = [
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: f"{run[0]}B")
 def test_the_roofline_alone_predicts_runs_without_a_pipeline(run):
     billions, heads, hidden, layers, tensor, devices, batch, rate = run
-    keys = {
-        "device": "ascend",
-        "devices": devices,
-        "model.hidden_size": hidden,
-        "model.intermediate_size": 4 * hidden,
-        "model.num_heads": heads,
-        "model.num_layers": layers - 1,  # the last one is the top query layer
-        "model.vocab_size": VOCABULARY,
-        "model.eos_token_id": 1,
-        "model.max_position_embeddings": SEQUENCE,
-        "model.softmax_fp32": "false",
-        "data.seq_length": SEQUENCE,
-        "training.global_batch": batch,
-        "training.micro_batch": 8,
-        "parallel.tensor": tensor,
-        "parallel.optimizer_shard": 1,
-        "parallel.vocabulary": "true" if tensor > 1 else "false",
-        "parallel.hardware": "a100",
-    }
+    keys = {"device": "ascend", "devices": devices, "data.seq_length": SEQUENCE, "training.global_batch": batch}
+    keys |= {"model.hidden_size": hidden, "model.intermediate_size": 4 * hidden, "model.num_heads": heads}
+    keys |= {"model.num_layers": layers - 1}  # the last one is the top query layer
+    keys |= {"model.vocab_size": VOCABULARY, "model.eos_token_id": 1, "model.max_position_embeddings": SEQUENCE}
+    keys |= {"model.softmax_fp32": "false", "training.micro_batch": 8, "parallel.hardware": "a100"}
+    keys |= {"parallel.tensor": tensor, "parallel.optimizer_shard": 1, "parallel.vocabulary": tensor > 1}
     config = load_config(ROOT / "configs" / "codegeex_13b.yaml", [f"{key}={value}" for key, value in keys.items()])
     assert config.training.recompute == "full" and config.training.dropout == 0.1
     plan = make_plan(config)

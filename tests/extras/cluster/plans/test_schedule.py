@@ -40,9 +40,8 @@ def finished(stages, virtual, micro_batches):
             while order:
                 micro, number, back = order[0]
                 part = number * stages + stage
-                needed = (
-                    (micro, part, False) if back and part == parts - 1 else (micro, part + (1 if back else -1), back)
-                )
+                ends = back and part == parts - 1
+                needed = (micro, part, False) if ends else (micro, part + (1 if back else -1), back)
                 if needed not in ended and not (part == 0 and not back):
                     break
                 start = max(times[stage], ended.get(needed, 0))
@@ -90,10 +89,8 @@ def test_interleaving_shortens_the_bubble_and_costs_messages_and_memory():
     assert 1.2 < activations[1][0] / activations[0][0] < 1.6
     assert activations[1][1] > activations[0][1]
     assert plain.executed_flops == parts.executed_flops and plain.parameters == parts.parameters
-    messages = [
-        sum(c.count for c in p.collectives if c.op == "Send") / (2 * p.time.micro_batches) for p in (plain, parts)
-    ]
-    assert messages == [3, 7]
+    sent = [sum(c.count for c in p.collectives if c.op == "Send") for p in (plain, parts)]
+    assert [n / (2 * plain.time.micro_batches) for n in sent] == [3, 7]
 
 
 def test_the_last_virtual_stage_of_the_last_stage_has_the_head():

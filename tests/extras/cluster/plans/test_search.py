@@ -10,7 +10,6 @@ from ms_codegeex import cli
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.chosen_hardware import hardware_of
 from ms_codegeex.config.loading import load_config
-from ms_codegeex.config.run import RunConfig
 from ms_codegeex.config.sections import OverlapConfig
 from ms_codegeex.extras.cluster.plans.planner import change, make_plan
 from ms_codegeex.extras.cluster.plans.search import keys_of, other_schedules, recomputing, search, yaml_of
@@ -18,6 +17,7 @@ from ms_codegeex.parallel.sharding import recompute_of_blocks
 from ms_codegeex.planning.memory import memory_without_buffers, state_memory
 
 BASE = ROOT / "configs" / "codegeex_13b.yaml"
+SEARCH = "ms_codegeex.extras.cluster.plans.search.search"
 # Few meshes, on which neither recomputing nothing nor recomputing everything is best.
 KEYS = ["devices=8", "training.global_batch=8", "training.micro_batch=2", "parallel.tensor=2", "parallel.pipeline=4"]
 KEYS += ["parallel.hardware=ascend910b", "parallel.optimizer_shard=1"]
@@ -91,13 +91,8 @@ def test_the_yaml_of_a_plan_is_that_plan(found, tmp_path):
 def test_overlap_is_written_as_the_search_has_changed_it(tmp_path):
     """With tensor 1 there is nothing to overlap."""
     base = load_config(BASE, [*KEYS, "parallel.overlap.parts=2", "training.dropout=0"])
-    mesh = {
-        "parallel__tensor": 1,
-        "parallel__pipeline": 1,
-        "parallel__overlap": OverlapConfig(),
-        "training__micro_batch": 1,
-    }
-    plan = make_plan(change(base, **mesh, training__recompute="full"))
+    mesh = {"parallel__tensor": 1, "parallel__pipeline": 1, "parallel__overlap": OverlapConfig()}
+    plan = make_plan(change(base, **mesh, training__micro_batch=1, training__recompute="full"))
     path = tmp_path / "plan.yaml"
     path.write_text(yaml_of(plan, str(BASE), {"parallel": {"overlap": {"parts": 2}}, "training": {"dropout": 0}}))
     assert load_config(path).parallel.overlap == OverlapConfig()
@@ -105,20 +100,16 @@ def test_overlap_is_written_as_the_search_has_changed_it(tmp_path):
 
 
 def test_the_command_writes_the_best_plan_with_its_overrides(found, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("ms_codegeex.extras.cluster.plans.search.search", lambda *arguments, **settings: found)
+    monkeypatch.setattr(SEARCH, lambda *arguments, **settings: found)
     written = tmp_path / "best.yaml"
     keys = ["training.global_batch=8", "training.dropout=0"]
     assert cli.main(["plan", "--config", str(BASE), "--search", "--write", str(written), *KEYS, *keys]) == 0
-    config = load_config(written)
-    assert isinstance(config, RunConfig)
-    expected = found.ranked[0]
+    config, expected = load_config(written), found.ranked[0]
     plan = make_plan(replace(config, output=expected.config.output))
     assert (plan.time, plan.memory) == (expected.time, expected.memory)
     assert config.training.dropout == 0 and config.model.to_dict() == expected.config.model.to_dict()
     capsys.readouterr()
-    monkeypatch.setattr(
-        "ms_codegeex.extras.cluster.plans.search.search", lambda *arguments, **settings: 1 / 0
-    )  # not reached
+    monkeypatch.setattr(SEARCH, lambda *arguments, **settings: 1 / 0)  # not reached
     for words, message in (
         (["--write", str(written)], "--write: writes what --search finds"),
         (["--search", "--write", str(tmp_path / "no" / "best.yaml")], "is not a folder"),
@@ -134,7 +125,7 @@ def test_a_written_plan_finds_its_base_through_links(found, tmp_path, monkeypatc
         (tmp_path / "late.yaml").write_text("mine")
         return found
 
-    monkeypatch.setattr("ms_codegeex.extras.cluster.plans.search.search", late)
+    monkeypatch.setattr(SEARCH, late)
     (tmp_path / "real" / "deep").mkdir(parents=True)
     (tmp_path / "link").symlink_to("real/deep")
     (tmp_path / "real" / "other.yaml").write_text(f"base: {BASE}")
@@ -186,13 +177,8 @@ def test_what_is_counted_first_is_part_of_the_memory():
 
 
 def test_a_plan_with_less_than_5_percent_to_spare_is_not_chosen():
-    words = [
-        "training.micro_batch=4",
-        "parallel.hardware=ascend910",
-        "parallel.optimizer_shard=2",
-        "model.num_layers=10",
-    ]
-    config = load_config(ROOT / "configs" / "codegeex_base_8.yaml", words)
+    words = "training.micro_batch=4 parallel.hardware=ascend910 parallel.optimizer_shard=2 model.num_layers=10"
+    config = load_config(ROOT / "configs" / "codegeex_base_8.yaml", words.split())
     assert make_plan(config).fits and not make_plan(config).roomy
     fitting, reasons = recomputing(config, {}, hardware_of(config))
     assert reasons == ["memory"] and fitting and all(plan.roomy for plan in fitting)

@@ -44,24 +44,15 @@ LISTED = [
 
 
 def test_every_node_with_a_stream_is_a_kernel():
-    assert read_kernels(DUMP.splitlines()) == [
-        Kernel("MatMul", 0),
-        Kernel("AllReduce", 2, (0, 1)),
-        Kernel("AllGather", 3, (0, 2)),
-        Kernel("Add", 0),
-        Kernel("AllReduce", 4, (0,)),
-    ]
+    found = read_kernels(DUMP.splitlines())
+    assert found[:3] == [Kernel("MatMul", 0), Kernel("AllReduce", 2, (0, 1)), Kernel("AllGather", 3, (0, 2))]
+    assert found[3:] == [Kernel("Add", 0), Kernel("AllReduce", 4, (0,))]
 
 
 def test_the_library_of_each_kernel_is_read_from_the_log():
     kernels = read_kernels(DUMP.splitlines(), read_libraries(LOG.splitlines()))
-    assert [(kernel.op, kernel.library) for kernel in kernels] == [
-        ("MatMul", "aclnn"),
-        ("AllReduce", "hccl"),
-        ("AllGather", ""),
-        ("Add", "aclop"),
-        ("AllReduce", "hccl"),
-    ]
+    chosen = ("MatMul aclnn", "AllReduce hccl", "AllGather ", "Add aclop", "AllReduce hccl")
+    assert tuple(f"{kernel.op} {kernel.library}" for kernel in kernels) == chosen
     assert unchecked_operators(kernels) == ["Add"]
 
 
@@ -131,5 +122,5 @@ def test_the_streams_of_the_back_end_are_as_expected():
 @pytest.mark.slow  # two compilations of the engine
 def test_a_pipeline_partitioned_for_ascend_is_the_planned_one():
     (overrides,) = MESHES.values()
-    report = compile_ranks(small(*overrides), [0, 4], target="ascend")
+    report = compile_ranks(small(*overrides.split()), [0, 4], target="ascend")
     assert report.ok, report.problems

@@ -19,18 +19,9 @@ from ms_codegeex.extras.cluster.rehearsal.mindir import CollectiveNode
 
 def node(op: str, ranks: tuple[int, ...], given: np.ndarray | None, shape: tuple[int, ...], **more) -> CollectiveNode:
     """One communication node as `mindir.collectives` would describe it."""
-    defaults = {"tag": f"{op}-{'_'.join(map(str, ranks))}-0", "dtype": "float32" if given is None else given.dtype.name}
-    return CollectiveNode(
-        op=op,
-        ranks=ranks,
-        shape=shape,
-        input_shape=() if given is None else given.shape,
-        bytes=0,
-        calls=1,
-        fusion=0,
-        name="test",
-        **{**defaults, **more},
-    )
+    dtype, inner = ("float32", ()) if given is None else (given.dtype.name, given.shape)
+    fields = {"tag": f"{op}-{'_'.join(map(str, ranks))}-0", "dtype": dtype, "input_shape": inner, "name": "test"}
+    return CollectiveNode(op=op, ranks=ranks, shape=shape, **{**fields, "bytes": 0, "calls": 1, "fusion": 0, **more})
 
 
 def together(directory: Path, nodes: dict[int, CollectiveNode], values: dict[int, np.ndarray], steps: int = 1) -> dict:
@@ -139,15 +130,12 @@ def test_send_and_receive_over_several_steps(tmp_path):
 
 
 def test_a_send_does_not_wait_for_its_reader(tmp_path):
-    send = FileCommunicator(tmp_path, 0, seconds=0).function(
-        node("Send", (0, 1), np.ones(2), (2,), peer=1, dtype="float32")
-    )
+    one = {"dtype": "float32", "tag": "Send-0_1-0"}
+    send = FileCommunicator(tmp_path, 0, seconds=0).function(node("Send", (0, 1), np.ones(2), (2,), peer=1, **one))
     for value in range(3):
         send(np.full(2, value, np.float32))
     assert len(list(tmp_path.iterdir())) == 3
-    receive = FileCommunicator(tmp_path, 1, seconds=600).function(
-        node("Receive", (0, 1), None, (2,), peer=0, tag="Send-0_1-0", dtype="float32")
-    )
+    receive = FileCommunicator(tmp_path, 1, seconds=600).function(node("Receive", (0, 1), None, (2,), peer=0, **one))
     assert [receive()[0] for _ in range(3)] == [0, 1, 2]
 
 
@@ -236,9 +224,8 @@ def _process(directory: str, rank: int, steps: int) -> None:
     value = np.full((50, 70), rank, np.float32)
     to, source = (rank + 1) % size, (rank - 1) % size
     send = exchange.function(node("Send", (rank, to), value, value.shape, peer=to, tag=f"p2p-{rank}-{to}"))
-    receive = exchange.function(
-        node("Receive", (source, rank), None, value.shape, peer=source, tag=f"p2p-{source}-{rank}")
-    )
+    arriving = node("Receive", (source, rank), None, value.shape, peer=source, tag=f"p2p-{source}-{rank}")
+    receive = exchange.function(arriving)
     total = exchange.function(node("AllReduce", tuple(range(size)), value, value.shape))
     for step in range(steps):
         send(value + 100 * step)

@@ -23,13 +23,9 @@ class Files:
     """What reference and ranks of a tensor 2 (or pipeline 2) run left; `write` and compare."""
 
     def __init__(self, directory, mesh, precision="fp32", lora=0):
-        values = {
-            "device": "ascend",
-            "devices": mesh.world,
-            "training": {"steps": 1, "global_batch": 64, "precision": precision},
-            "parallel": {"tensor": mesh.tensor, "pipeline": mesh.pipeline, "micro_batches": 4},
-            "lora": {"rank": lora},
-        }
+        parallel = {"tensor": mesh.tensor, "pipeline": mesh.pipeline, "micro_batches": 4}
+        values = {"device": "ascend", "devices": mesh.world, "parallel": parallel, "lora": {"rank": lora}}
+        values["training"] = {"steps": 1, "global_batch": 64, "precision": precision}
         self.config = shrunk(build_run_config(values), mesh)
         self.job = RehearsalJob(directory, self.config, 5)
         layouts = layouts_of(self.config)

@@ -22,86 +22,30 @@ from ms_codegeex.extras.cluster.rehearsal.job import CompileMode, RehearsalJob
 from ms_codegeex.extras.cluster.rehearsal.plan_checks import called_blocks, found_calls, joined, planned_calls
 
 PAPER = ROOT / "configs" / "codegeex_13b.yaml"
-SMALL = [
-    "model.hidden_size=64",
-    "model.num_layers=3",
-    "model.num_heads=4",
-    "model.intermediate_size=128",
-    "model.vocab_size=256",
-    "model.max_position_embeddings=32",
-    "model.eos_token_id=1",
-    "data.seq_length=32",
-]
-MESHES = {
-    "dp2 tp2 pp2, optimizer shards": [
-        "devices=8",
-        "model.num_layers=2",
-        "training.global_batch=16",
-        "training.micro_batch=2",
-        "parallel.pipeline=2",
-        "parallel.optimizer_shard=2",
-        "parallel.graph_micro_batches=2",  # a step calls its graph twice
-        "faults.policy=skip",
-    ]
+SMALL = ["model.hidden_size=64", "model.num_layers=3", "model.num_heads=4", "model.intermediate_size=128"]
+SMALL += ["model.vocab_size=256", "model.max_position_embeddings=32", "model.eos_token_id=1", "data.seq_length=32"]
+PARTS = "training.global_batch=8 training.micro_batch=2 parallel.pipeline=2"
+MESHES = {  # a step calls its graph twice
+    "dp2 tp2 pp2, optimizer shards": """devices=8 model.num_layers=2 training.global_batch=16 training.micro_batch=2
+        parallel.pipeline=2 parallel.optimizer_shard=2 parallel.graph_micro_batches=2 faults.policy=skip"""
 }
 MORE = {
-    "dp2 tp2, sequence": ["devices=4", "training.global_batch=8", "parallel.sequence=true"],
-    "dp4 tp2, partial optimizer shards": ["devices=8", "training.global_batch=16", "parallel.optimizer_shard=2"],
-    "dp2, accumulation, selective": [
-        "devices=2",
-        "parallel.tensor=1",
-        "training.global_batch=8",
-        "training.micro_batch=2",
-        "training.recompute=selective",
-    ],
-    "tp2, whole vocabulary, fp32": [
-        "devices=2",
-        "training.global_batch=4",
-        "parallel.vocabulary=false",
-        "training.precision=fp32",
-        "training.recompute=none",
-    ],
-    "tp2 pp2, sequence, no dropout": [
-        "devices=4",
-        "training.global_batch=8",
-        "training.micro_batch=2",
-        "training.dropout=0",
-        "parallel.fusion.attention=false",
-        "parallel.pipeline=2",
-        "parallel.sequence=true",
-    ],
-    "dp2 tp2 pp2, virtual stages, optimizer shards": [
-        "devices=8",
-        "training.global_batch=16",
-        "training.micro_batch=2",
-        "parallel.pipeline=2",
-        "parallel.virtual_stages=2",
-        "parallel.optimizer_shard=2",
-    ],
-    "tp2 pp2, virtual stages of two blocks": [
-        "devices=4",
-        "model.num_layers=7",
-        "training.global_batch=8",
-        "training.micro_batch=2",
-        "parallel.pipeline=2",
-        "parallel.virtual_stages=2",
-    ],
-    "dp2 tp2, bf16, fused attention": [
-        "devices=4",
-        "training.global_batch=8",
-        "training.precision=bf16",
-        "training.dropout=0",
-        "parallel.hardware=ascend910b",
-        "parallel.optimizer_shard=2",
-    ],
-    "dp4, level 3": [
-        "devices=4",
-        "parallel.tensor=1",
-        "training.global_batch=8",
-        "parallel.optimizer_shard=4",
-        "parallel.optimizer_level=3",
-    ],
-    "tp2, documents run on": ["devices=2", "training.global_batch=4", "data.reset_at_eos=false"],
+    "dp2 tp2, sequence": "devices=4 training.global_batch=8 parallel.sequence=true",
+    "dp4 tp2, partial optimizer shards": "devices=8 training.global_batch=16 parallel.optimizer_shard=2",
+    "dp2, accumulation, selective": """devices=2 parallel.tensor=1 training.global_batch=8 training.micro_batch=2
+        training.recompute=selective""",
+    "tp2, whole vocabulary, fp32": """devices=2 training.global_batch=4 parallel.vocabulary=false
+        training.precision=fp32 training.recompute=none""",
+    "tp2 pp2, sequence, no dropout": f"""devices=4 {PARTS} training.dropout=0 parallel.fusion.attention=false
+        parallel.sequence=true""",
+    "dp2 tp2 pp2, virtual stages, optimizer shards": f"""{PARTS} devices=8 training.global_batch=16
+        parallel.virtual_stages=2 parallel.optimizer_shard=2""",
+    "tp2 pp2, virtual stages of two blocks": f"devices=4 model.num_layers=7 {PARTS} parallel.virtual_stages=2",
+    "dp2 tp2, bf16, fused attention": """devices=4 training.global_batch=8 training.precision=bf16 training.dropout=0
+        parallel.hardware=ascend910b parallel.optimizer_shard=2""",
+    "dp4, level 3": """devices=4 parallel.tensor=1 training.global_batch=8 parallel.optimizer_shard=4
+        parallel.optimizer_level=3""",
+    "tp2, documents run on": "devices=2 training.global_batch=4 data.reset_at_eos=false",
 }
 
 
@@ -112,44 +56,32 @@ FAMILIES = {
     "qwen2": ["model.family=qwen2", "model.preset=tiny", "training.dropout=0"],
 }
 RECOMPUTED, NOT_RECOMPUTED = "training.recompute=full", "training.recompute=none"
-FAMILY_MESHES = [("codegeex2", ["devices=4", "training.global_batch=8", "parallel.optimizer_shard=2", RECOMPUTED])]
-LEVELS = ["devices=8", "training.global_batch=32", "training.micro_batch=2", "parallel.optimizer_shard=2"]
-SLOW_FAMILY_MESHES = [("codegen", ["devices=2", "training.global_batch=4", NOT_RECOMPUTED])]
-SLOW_FAMILY_MESHES += [
-    (family, overrides)
-    for family in FAMILIES
-    for overrides in (
-        ["devices=4", "training.global_batch=8", "parallel.sequence=true", NOT_RECOMPUTED],
-        ["devices=4", "training.global_batch=8", "parallel.sequence=true", "training.dropout=0.1", RECOMPUTED],
-        ["devices=2", "training.global_batch=4", "parallel.vocabulary=false", "training.precision=fp32"],
-        [
-            "devices=4",
-            "training.global_batch=16",
-            "training.micro_batch=4",
-            "training.dropout=0.1",
-            "training.recompute=selective",
-            "parallel.pipeline=2",
-        ],
-        ["devices=2", "training.global_batch=8", "training.micro_batch=2", "parallel.tensor=1", NOT_RECOMPUTED],
-    )
-] + [
-    ("codegen", ["devices=4", "training.global_batch=8", "parallel.optimizer_shard=2", RECOMPUTED]),
-    ("codegen", ["devices=2", "training.global_batch=4", "parallel.sequence=true", NOT_RECOMPUTED]),
-    ("codegeex2", ["devices=2", "training.global_batch=4", NOT_RECOMPUTED]),
-    ("codegen", [*LEVELS, "parallel.optimizer_level=2", "parallel.pipeline=2"]),
-    ("codegen", [*LEVELS, "parallel.optimizer_level=3", "parallel.graph_micro_batches=2"]),
-    ("codegeex2", [*LEVELS, "parallel.optimizer_level=3", "parallel.tensor=1", NOT_RECOMPUTED]),
-    ("codegeex2", ["devices=4", "training.global_batch=8", "parallel.tensor=4", NOT_RECOMPUTED]),
-    ("codegeex2", ["devices=4", "training.global_batch=8", "parallel.tensor=4", "parallel.hardware=ascend910b"]),
-    ("codegen", ["devices=2", "training.global_batch=4", "parallel.hardware=ascend910b", "model.scores_fp32=false"]),
-    (
-        "codegeex2",
-        ["devices=16", "training.global_batch=32", "parallel.tensor=4", "parallel.optimizer_shard=2", NOT_RECOMPUTED],
-    ),
-    (
-        "codegeex2",
-        ["devices=8", "training.global_batch=16", "parallel.tensor=4", "parallel.optimizer_shard=2", RECOMPUTED],
-    ),
+ONE_REPLICA, TWO_REPLICAS = "devices=2 training.global_batch=4", "devices=4 training.global_batch=8"
+LEVELS = "devices=8 training.global_batch=32 training.micro_batch=2 parallel.optimizer_shard=2"
+FOUR_WAYS = "training.global_batch=16 parallel.tensor=4 parallel.optimizer_shard=2"
+OF_EACH_FAMILY = (
+    f"{TWO_REPLICAS} parallel.sequence=true {NOT_RECOMPUTED}",
+    f"{TWO_REPLICAS} parallel.sequence=true training.dropout=0.1 {RECOMPUTED}",
+    f"{ONE_REPLICA} parallel.vocabulary=false training.precision=fp32",
+    """devices=4 training.global_batch=16 training.micro_batch=4 training.dropout=0.1 training.recompute=selective
+        parallel.pipeline=2""",
+    f"devices=2 training.global_batch=8 training.micro_batch=2 parallel.tensor=1 {NOT_RECOMPUTED}",
+)
+FAMILY_MESHES = [
+    *((family, overrides) for family in FAMILIES for overrides in OF_EACH_FAMILY),
+    ("codegeex2", f"{TWO_REPLICAS} parallel.optimizer_shard=2 {RECOMPUTED}"),
+    ("codegen", f"{ONE_REPLICA} {NOT_RECOMPUTED}"),
+    ("codegen", f"{TWO_REPLICAS} parallel.optimizer_shard=2 {RECOMPUTED}"),
+    ("codegen", f"{ONE_REPLICA} parallel.sequence=true {NOT_RECOMPUTED}"),
+    ("codegeex2", f"{ONE_REPLICA} {NOT_RECOMPUTED}"),
+    ("codegen", f"{LEVELS} parallel.optimizer_level=2 parallel.pipeline=2"),
+    ("codegen", f"{LEVELS} parallel.optimizer_level=3 parallel.graph_micro_batches=2"),
+    ("codegeex2", f"{LEVELS} parallel.optimizer_level=3 parallel.tensor=1 {NOT_RECOMPUTED}"),
+    ("codegeex2", f"{TWO_REPLICAS} parallel.tensor=4 {NOT_RECOMPUTED}"),
+    ("codegeex2", f"{TWO_REPLICAS} parallel.tensor=4 parallel.hardware=ascend910b"),
+    ("codegen", f"{ONE_REPLICA} parallel.hardware=ascend910b model.scores_fp32=false"),
+    ("codegeex2", f"{FOUR_WAYS} devices=16 training.global_batch=32 {NOT_RECOMPUTED}"),
+    ("codegeex2", f"{FOUR_WAYS} devices=8 {RECOMPUTED}"),
 ]
 
 
@@ -180,7 +112,7 @@ def holds(config, ranks):
 
 @pytest.mark.parametrize("overrides", MESHES.values(), ids=MESHES)
 def test_the_compiled_graph_is_the_planned_one(overrides):
-    config = small(*overrides)
+    config = small(*overrides.split())
     mesh = config.mesh
     report = holds(config, [mesh.rank(stage, 0, 0) for stage in range(mesh.pipeline)])
     names = {check.name.rpartition(", ")[2] for check in report.checks}
@@ -244,41 +176,33 @@ def test_only_the_chosen_blocks_of_a_graph_recompute():
     assert casts == {"0-Block": 8, "1-Block": 8, "2-Block": 5, "top_query_layer": 6}
 
 
-@pytest.mark.parametrize(
-    ("family", "overrides"), [pytest.param(*x, marks=pytest.mark.slow) for x in FAMILY_MESHES + SLOW_FAMILY_MESHES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "overrides"), FAMILY_MESHES)
 def test_the_graphs_of_other_families_are_the_planned_ones(family, overrides):
-    config = small(*FAMILIES[family], *overrides)
+    config = small(*FAMILIES[family], *overrides.split())
     mesh = config.mesh
     holds(config, [mesh.rank(stage, 0, 0) for stage in range(mesh.pipeline)])
 
 
 GPUS = {
-    "codegeex": ["training.global_batch=4", "training.recompute=selective"],
-    "codegeex2": [
-        "devices=4",
-        "training.global_batch=16",
-        "training.micro_batch=2",
-        "parallel.optimizer_shard=2",
-        "training.recompute=full",
-        "training.dropout=0.1",
-        "data.reset_at_eos=false",
-    ],
-    "codegen": ["training.global_batch=4", NOT_RECOMPUTED],
+    "codegeex": "training.global_batch=4 training.recompute=selective",
+    "codegeex2": """devices=4 training.global_batch=16 training.micro_batch=2 parallel.optimizer_shard=2
+        training.recompute=full training.dropout=0.1 data.reset_at_eos=false""",
+    "codegen": f"training.global_batch=4 {NOT_RECOMPUTED}",
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", GPUS)
 def test_graphs_of_gpus_that_share_the_batch_are_the_planned_ones(family):
-    words = ["device=gpu", "devices=2", "parallel.tensor=1", *GPUS[family]]
+    words = ["device=gpu", "devices=2", "parallel.tensor=1", *GPUS[family].split()]
     holds(small(*FAMILIES.get(family, ()), *words), [0])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("overrides", MORE.values(), ids=MORE)
 def test_more_compiled_graphs_are_the_planned_ones(overrides):
-    config = small(*overrides)
+    config = small(*overrides.split())
     mesh = config.mesh
     holds(config, [mesh.rank(stage, mesh.data - 1, mesh.tensor - 1) for stage in range(mesh.pipeline)])
 
@@ -334,16 +258,13 @@ def test_adapters_of_rank_1_on_gpus_are_products_beside_norms_made_of_products()
 @pytest.mark.parametrize(
     ("family", "overrides"),
     [
-        ("codegen", ["devices=2", "training.global_batch=4", "parallel.sequence=true"]),
-        (
-            "codegeex2",
-            ["devices=4", "training.global_batch=16", "training.micro_batch=4", "parallel.optimizer_shard=2"],
-        ),
+        ("codegen", f"{ONE_REPLICA} parallel.sequence=true"),
+        ("codegeex2", "devices=4 training.global_batch=16 training.micro_batch=4 parallel.optimizer_shard=2"),
     ],
 )
 def test_fused_layers_compute_what_their_adapters_share_once(family, overrides):
     """FLOPs and collectives are those of one factor A; with sequence parallelism, narrow tensors are scattered."""
-    report = holds(small(*FAMILIES[family], *overrides, *LORA), [0])
+    report = holds(small(*FAMILIES[family], *overrides.split(), *LORA), [0])
     shared = {name for rank in report.ranks for name in rank.weights if name.endswith(".lora_a")}
     assert not any(".key." in name or ".value." in name for name in shared)
     assert "blocks.0.attention.query.lora_a" in shared
@@ -376,13 +297,11 @@ def test_optimizer_shards_that_did_not_happen_are_seen(monkeypatch):
 
 PIPELINE = ["devices=2", "parallel.tensor=1", "parallel.pipeline=2", "training.global_batch=8"]
 PIPELINE += ["training.micro_batch=2"]
+BF16 = [*ONE_REPLICA.split(), "training.precision=bf16", "parallel.hardware=ascend910b"]
 FAULTS = {  # configuration, and the checks that fail
     "gpipe": ([*PIPELINE, "parallel.virtual_stages=2"], {"rank 0, schedule", "rank 1, schedule"}),
     "swapped_tags": (PIPELINE, {"messages between ranks 0 and 1"}),
-    "scaled_bf16": (
-        ["devices=2", "training.global_batch=4", "training.precision=bf16", "parallel.hardware=ascend910b"],
-        {"rank 0, loss scale", "rank 1, loss scale", "3 layers inlined, loss scale"},
-    ),
+    "scaled_bf16": (BF16, {"rank 0, loss scale", "rank 1, loss scale", "3 layers inlined, loss scale"}),
 }
 
 
@@ -421,10 +340,9 @@ def test_a_worker_that_fails_is_reported_in_one_line(monkeypatch):
 
 
 def test_what_cannot_be_compiled_is_refused():
+    alone = load_config(PAPER, ["device=cpu", "devices=1", "parallel.tensor=1", "parallel.optimizer_shard=1"])
     with pytest.raises(UserError, match="device"):
-        compile_ranks(
-            load_config(PAPER, ["device=cpu", "devices=1", "parallel.tensor=1", "parallel.optimizer_shard=1"])
-        )
+        compile_ranks(alone)
     with pytest.raises(UserError, match="--ranks: 1536"):
         compile_ranks(load_config(PAPER), [1536])
 
@@ -435,9 +353,8 @@ def test_a_network_compiled_once_communicates_as_one_inlined_for_each_micro_batc
     modes = (CompileMode(inline=False), CompileMode(inline=True))
     jobs = [(RehearsalJob(tmp_path / json.dumps(asdict(mode)), config, 1), 0, mode) for mode in modes]
     once, inlined = compile_module._run(jobs, lambda done, total: None)
-    tensors = [
-        {k: n for k, n in found_calls(x.collectives).items() if k[3] > 4} for x in (once, inlined)
-    ]  # inlined, one scalar is merged
+    # inlined, one scalar is merged
+    tensors = [{k: n for k, n in found_calls(x.collectives).items() if k[3] > 4} for x in (once, inlined)]
     assert tensors[0] and tensors[0] == tensors[1]
     assert once.products == inlined.products and once.parameters == inlined.parameters
     assert once.nodes < inlined.nodes

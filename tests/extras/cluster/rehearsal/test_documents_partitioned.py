@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from test_compile import small
 
 from ms_codegeex.config import chosen_hardware, rules
-from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.extras.cluster.rehearsal import execute as execute_module
 from ms_codegeex.extras.cluster.rehearsal.compile import compile_ranks
@@ -14,21 +13,7 @@ from ms_codegeex.extras.cluster.rehearsal.execute import execute
 from ms_codegeex.extras.cluster.rehearsal.shrink import shrunk
 
 PROGRAM = Path(__file__).with_name("documents_program.py")
-SMALL = [
-    "model.hidden_size=64",
-    "model.num_layers=3",
-    "model.num_heads=4",
-    "model.intermediate_size=128",
-    "model.vocab_size=256",
-    "model.max_position_embeddings=32",
-    "model.eos_token_id=1",
-    "data.seq_length=32",
-    "training.dropout=0",
-    "parallel.hardware=ascend910b",
-    "parallel.optimizer_shard=1",
-    "parallel.tensor=1",
-    "parallel.fusion.documents=true",
-]
+WORDS = ["training.dropout=0", "parallel.hardware=ascend910b", "parallel.tensor=1", "parallel.fusion.documents=true"]
 TWO, STAGES = ["devices=2", "training.global_batch=4"], ["training.micro_batch=2", "parallel.pipeline=2"]
 ALL = ["devices=8", "training.global_batch=16", *STAGES, "parallel.tensor=2", "parallel.optimizer_shard=2"]
 PLANS = {
@@ -48,7 +33,7 @@ WHOLE_GROUPS = ["devices=4", "training.global_batch=8", "parallel.tensor=4"]  # 
 
 
 def planned(family, overrides):
-    return load_config(ROOT / "configs" / "codegeex_13b.yaml", [*FAMILIES[family], *SMALL, *overrides])
+    return small(*FAMILIES[family], *WORDS, *overrides)
 
 
 def compiled(config):

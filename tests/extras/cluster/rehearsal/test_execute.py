@@ -13,9 +13,12 @@ from ms_codegeex.extras.cluster.rehearsal.execute import execute
 from ms_codegeex.extras.cluster.rehearsal.shrink import shrunk
 
 BROKEN = Path(__file__).parent / "broken_program.py"
-FULL = {"sequence": True, "vocabulary": True}
+FULL = {"tensor": 2, "pipeline": 2, "optimizer_shard": 2, "micro_batches": 2, "sequence": True, "vocabulary": True}
 VIRTUAL = {"pipeline": 2, "virtual_stages": 2, "micro_batches": 4}  # each stage has two parts
+FOUR_STAGES = {**VIRTUAL, "pipeline": 4, "micro_batches": 16}
 TWO_CALLS = {"micro_batches": 4, "graph_micro_batches": 2}  # of the graph in each step
+SAVED = {"parts": 2, "recompute_collectives": False}
+SHORT = {"optimizer_shard": 2, "short_gradients": True}
 
 # devices, parallel, training. Every one with eos inside samples, unequal masks, clipping, momentum SGD. A plan that
 # is a part of another one here, or of a recipe below, is left out; the recipes have all axes together.
@@ -25,29 +28,13 @@ PLANS = {
     "whole vocabulary": (2, {"tensor": 2, "vocabulary": False}, {}),
     "fp16 pipeline optimizer": (4, {"pipeline": 2, "optimizer_shard": 2, **TWO_CALLS}, {"precision": "fp16"}),
     "accumulation optimizer": (2, {"optimizer_shard": 2, **TWO_CALLS}, {}),
-    "parts, saved all-reduces": (
-        2,
-        {"tensor": 2, "overlap": {"parts": 2, "recompute_collectives": False}},
-        {"recompute": "full"},
-    ),
+    "parts, saved all-reduces": (2, {"tensor": 2, "overlap": SAVED}, {"recompute": "full"}),
     "uneven stages": (2, {"pipeline": 2, "micro_batches": 2, "stage_layers": [30, 10]}, {}),
-    "virtual stages, four stages": (
-        4,
-        {**VIRTUAL, "pipeline": 4, "micro_batches": 16, "graph_micro_batches": 8},
-        {},
-    ),
+    "virtual stages, four stages": (4, {**FOUR_STAGES, "graph_micro_batches": 8}, {}),
     "virtual stages, sequence recompute": (4, {**VIRTUAL, "tensor": 2, "sequence": True}, {"recompute": "full"}),
     "two optimizer groups": (4, {"optimizer_shard": 2}, {}),
-    "short gradients, two optimizer groups": (
-        4,
-        {"optimizer_shard": 2, "short_gradients": True},
-        {"precision": "bf16"},  # executed in FP16
-    ),
-    "short gradients, accumulation": (
-        4,
-        {"tensor": 2, "optimizer_shard": 2, "short_gradients": True, **TWO_CALLS},
-        {"precision": "fp16"},
-    ),
+    "short gradients, two optimizer groups": (4, SHORT, {"precision": "bf16"}),  # executed in FP16
+    "short gradients, accumulation": (4, {"tensor": 2, **SHORT, **TWO_CALLS}, {"precision": "fp16"}),
 }
 
 
@@ -56,18 +43,8 @@ PLANS = {
 FAMILY_PLANS = {
     "codegeex2 more devices than groups, optimizer": ("codegeex2", 8, {"tensor": 4, "optimizer_shard": 2}, {}),
     "codegeex2 fp16": ("codegeex2", 2, {"tensor": 2}, {"precision": "fp16"}),
-    "codegeex2 all together": (
-        "codegeex2",
-        8,
-        {"tensor": 2, "pipeline": 2, "optimizer_shard": 2, "micro_batches": 2, **FULL},
-        {"recompute": "full"},
-    ),
-    "qwen2 tied head, all together": (
-        "qwen2",
-        8,
-        {"tensor": 2, "pipeline": 2, "optimizer_shard": 2, "micro_batches": 2, **FULL},
-        {"recompute": "full"},
-    ),
+    "codegeex2 all together": ("codegeex2", 8, FULL, {"recompute": "full"}),
+    "qwen2 tied head, all together": ("qwen2", 8, FULL, {"recompute": "full"}),
     "qwen2 sequence fp16": ("qwen2", 2, {"tensor": 2, "sequence": True}, {"precision": "fp16"}),
     "codegen sequence recompute": ("codegen", 2, {"tensor": 2, "sequence": True}, {"recompute": "full"}),
     "codegen virtual stages": ("codegen", 2, VIRTUAL, {"recompute": "selective"}),
@@ -85,12 +62,7 @@ FAMILY_PLANS = {
         {"tensor": 2, "pipeline": 2, "optimizer_shard": 2, "optimizer_level": 2, **TWO_CALLS},
         {"recompute": "full"},
     ),
-    "codegen z-loss pipeline": (
-        "codegen",
-        2,
-        {"pipeline": 2, "micro_batches": 2},
-        {"z_loss": 0.02, "precision": "fp16"},
-    ),
+    "codegen z-loss pipeline": ("codegen", *PIPELINE[:2], {"z_loss": 0.02, "precision": "fp16"}),
 }
 
 
@@ -113,13 +85,9 @@ LORA_WITHOUT_DROPOUT = ("keys and values whole", "fp16")
 
 
 # GPUs that share only the batch, with the cells of `models/flat.py`; one device has composed cells.
+GROUPS = {"optimizer_shard": 2, "micro_batches": 2}
 GPU_PLANS = {
-    "codegeex fp16 accumulation, two optimizer groups": (
-        4,
-        {"optimizer_shard": 2, "micro_batches": 2},
-        {"precision": "fp16"},
-        "codegeex",
-    ),
+    "codegeex fp16 accumulation, two optimizer groups": (4, GROUPS, {"precision": "fp16"}, "codegeex"),
     "codegen z-loss accumulation": (2, TWO_CALLS, {"z_loss": 0.02, "recompute": "selective"}, "codegen"),
     "codegeex2 optimizer": (2, {"optimizer_shard": 2}, {"dropout": 0.0}, "codegeex2"),
     "codegeex2 adapters": (2, {}, {"precision": "fp16", "recompute": "full"}, "codegeex2"),
@@ -127,18 +95,10 @@ GPU_PLANS = {
 
 
 def rehearsed(devices, parallel, training, family="codegeex", lora=None, faults=None, device="ascend", **options):
-    config = build_run_config(
-        {
-            "device": device,
-            "devices": devices,
-            "model": {"family": family, "preset": "0.5b" if family == "qwen2" else None},
-            "data": {"reset_at_eos": "z_loss" not in training or device == "ascend", "seq_length": 2048},
-            "training": {"steps": 1, "global_batch": 64, **training},
-            "parallel": parallel,
-            "lora": lora or {},
-            "faults": faults or {},
-        }
-    )
+    values = {"device": device, "devices": devices, "parallel": parallel, "lora": lora or {}, "faults": faults or {}}
+    values["model"] = {"family": family, "preset": "0.5b" if family == "qwen2" else None}
+    values["data"] = {"reset_at_eos": "z_loss" not in training or device == "ascend", "seq_length": 2048}
+    config = build_run_config({**values, "training": {"steps": 1, "global_batch": 64, **training}})
     return execute(config, **options)
 
 
@@ -206,11 +166,8 @@ def test_simulated_recipes_train_as_one_device_does(name, mesh, precision):
 @pytest.mark.usefixtures("few_layers")
 @pytest.mark.parametrize("name", PLANS)
 def test_more_plans_train_as_one_device_does(name):
-    devices, parallel, training = PLANS[name]
-    mesh = None
-    if name.endswith("four stages"):  # an axis above 2 has to be asked for
-        mesh = Mesh(pipeline=4)
-    check(rehearsed(devices, parallel, training, mesh=mesh), fp16="precision" in training)
+    mesh = Mesh(pipeline=4) if name.endswith("four stages") else None  # an axis above 2 has to be asked for
+    check(rehearsed(*PLANS[name], mesh=mesh), fp16="precision" in PLANS[name][-1])
 
 
 @pytest.mark.slow  # their graphs are compiled by default (test_compile.py)
@@ -245,11 +202,8 @@ MISTAKES = {  # plan, and what the verdict says
     "averaged_gradients": ((2, {"tensor": 2}, {}), "differs from one device by"),
     "whole_optimizer_state": ((2, {"optimizer_shard": 2}, {}), "query.weight: the engine gave rank 0 the shard 0:"),
     "swapped_column_and_row": ((2, {"tensor": 2}, {}), "blocks.0.attention.query.weight: the engine gave rank 0"),
-    "stale_table_on_the_last_stage": (
-        (2, {"pipeline": 2, "micro_batches": 2}, {}),
-        "head.weight: rank 1 and rank 0 hold the same shard with different values",
-    ),
-    "dropout_in_an_evaluation": ((2, {"pipeline": 2, "micro_batches": 2}, {}), "evaluation: rank 0 has loss"),
+    "stale_table_on_the_last_stage": (PIPELINE, "head.weight: rank 1 and rank 0 hold the same shard with different va"),
+    "dropout_in_an_evaluation": (PIPELINE, "evaluation: rank 0 has loss"),
     "order_of_constants_ignored": ((2, {**VIRTUAL, "micro_batches": 8}, {}), "gradient norm: rank 0 has"),
     "last_addition_not_waited_for": ((2, VIRTUAL, {}), "differs from one device by"),
     "missing_reduction": ((2, {}, {}), "differs from one device by"),
@@ -301,13 +255,9 @@ def test_a_wrong_plan_fails(mistake):
 
 
 @pytest.mark.slow
-def test_ranks_that_disagree_about_skipping_a_step_fail():
-    check_fails("verdict_of_each_rank")
-
-
-@pytest.mark.slow
-def test_independent_mistakes_are_all_reported():
-    check_fails(*TOGETHER)
+@pytest.mark.parametrize("mistakes", [("verdict_of_each_rank",), TOGETHER], ids="+".join)
+def test_mistakes_that_need_all_layers_are_all_reported(mistakes):
+    check_fails(*mistakes)
 
 
 @pytest.mark.slow

@@ -86,9 +86,8 @@ def test_what_the_chip_cannot_hold_is_not_trained():
 )
 def test_a_part_with_less_memory(part, taken):
     """MindSpore refuses a limit that is not below what its driver says is free."""
-    status, result = rehearsed(
-        *TINY, "devices=2", "model.num_layers=1", f"parallel.hardware={part}", *taken, "--ranks", "1"
-    )
+    words = ("devices=2", "model.num_layers=1", f"parallel.hardware={part}")
+    status, result = rehearsed(*TINY, *words, *taken, "--ranks", "1")
     (met,) = result["first_contact"]
     assert (status, met["problem"], met["driver"]) == (0, None, part)
 
@@ -96,10 +95,7 @@ def test_a_part_with_less_memory(part, taken):
 def test_devices_that_are_no_ascend_are_refused():
     for words, message in (
         (("codegeex_tiny_release",), "--first-contact: device is cpu; set device=ascend, whose plugin this starts"),
-        (
-            (*TINY, "--compile"),
-            "--compile: belongs to another rehearsal than --first-contact; leave one of the two out",
-        ),
+        ((*TINY, "--compile"), "--compile: belongs to another rehearsal than --first-contact; leave one of the two"),
         ((*TINY, "parallel.hardware=Ascend910B4", "--taken", "31"), "--taken: 31 GiB leave too little of 32"),
     ):
         result = command_here("rehearse", "--first-contact", "--config", *words)
@@ -162,15 +158,8 @@ MET = {}  # what each reduced configuration met; several files are equal then
 def graphs_of(config) -> str:
     """What decides the graphs of a run."""
     training = replace(config.training, steps=1, tokens=None, schedule=ScheduleConfig())
-    same = {
-        "output": "",
-        "stage": None,
-        "model": config.model.sizes,
-        "seed": 0,
-        "training": training,
-        "data": None,
-        "checkpoint": None,
-    }
+    same = dict.fromkeys(("output", "stage", "seed", "data", "checkpoint"), "")
+    same |= {"model": config.model.sizes, "training": training}
     return repr({field.name: same.get(field.name, getattr(config, field.name)) for field in fields(config)})
 
 
@@ -236,14 +225,11 @@ def test_a_run_from_the_script_to_the_exported_model(cluster, ascends, tmp_path)
     script = ("bash", str(ROOT / "ascend_scripts/run_distributed.sh"), "--config", *TINY, *words.split(), "output=run")
     settings = {"MS_CODEGEEX_VENV": sys.prefix, **ascends, **CLUSTERS[cluster]}
     for steps, exports in (2, "false"), (3, "true"):
-        run = subprocess.run(
+        words, how = (
             [*script, f"training.steps={steps}", f"checkpoint.export={exports}"],
-            cwd=tmp_path,
-            env={**os.environ, **settings},
-            capture_output=True,
-            text=True,
-            check=False,
+            {"check": False, "text": True},
         )
+        run = subprocess.run(words, cwd=tmp_path, env={**os.environ, **settings}, capture_output=True, **how)
         assert run.returncode == 0, run.stderr
         assert (tmp_path / f"run/checkpoints/step-0000000{steps}/rank_00001.safetensors").is_file()
     assert (tmp_path / "run/huggingface").is_dir() and "continuing from step 2" in run.stderr
@@ -266,26 +252,11 @@ def test_every_line_that_runs_on_ascend_only_has_run(tmp_path):
     rehearsal = "extras/cluster/rehearsal/"
     wanted = {name: lines for name, lines in ascend_lines(package).items() if not name.startswith(rehearsal)}
     (tmp_path / "sitecustomize.py").write_text((ROOT / "tests/extras/cluster/rehearsal/line_tracer.py").read_text())
-    environment = {
-        **os.environ,
-        "PYTHONPATH": f"{tmp_path}:{ROOT}",
-        "TRACED_PACKAGE": str(package),
-        "TRACED_LINES": str(tmp_path / "lines"),
-        "TRACED_FILES": os.pathsep.join(wanted),
-    }
-    words = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-n",
-        "0",
-        "-m",
-        "slow or not slow",
-        *MEETING,
-    ]
+    traced = {"PACKAGE": str(package), "LINES": str(tmp_path / "lines"), "FILES": os.pathsep.join(wanted)}
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    environment |= {f"TRACED_{name}": value for name, value in traced.items()}
+    options = ("-q", "-p", "no:cacheprovider", "-n", "0", "-m", "slow or not slow")
+    words = [sys.executable, "-m", "pytest", *options, *MEETING]
     run = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout
     met = set((tmp_path / "lines").read_text().split())

@@ -32,19 +32,9 @@ def collective(**changes) -> CollectiveNode:
 
 
 def test_buckets_differ_by_kind_group_and_id():
-    found = buckets(
-        [
-            collective(),
-            collective(bytes=8, calls=3),
-            collective(fusion=2),
-            collective(ranks=(0, 2)),
-            collective(op="AllGather"),
-            collective(fusion=0),
-            collective(fusion=0, calls=2),
-            collective(op="Send", fusion=0),
-            collective(op="Receive", fusion=0),
-        ]
-    )
+    fused = [{}, {"bytes": 8, "calls": 3}, {"fusion": 2}, {"ranks": (0, 2)}, {"op": "AllGather"}]
+    alone = [{}, {"calls": 2}, {"op": "Send"}, {"op": "Receive"}]
+    found = buckets([collective(**each) for each in (*fused, *({"fusion": 0, **each} for each in alone))])
     assert found == [
         Bucket("AllGather", (0, 1), 1, 1, 16),
         Bucket("AllReduce", (0, 1), 0, 3, 48),
@@ -58,15 +48,9 @@ def test_buckets_differ_by_kind_group_and_id():
 
 def start(arguments: list[str], directory: Path, ranks: int, rank: int = 0) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOG_v": "3", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=directory,
-        env={**environment, **simulation_environment(rank, ranks)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    environment |= simulation_environment(rank, ranks)
+    return subprocess.Popen([sys.executable, *arguments], cwd=directory, env=environment, **streams)
 
 
 def finish(*processes: subprocess.Popen) -> list[str]:
@@ -125,9 +109,8 @@ def test_bytes_do_not_depend_on_the_buckets(exported):
 
 def compiled(directory: Path, mesh: Mesh, rank: int, *overrides: str) -> subprocess.Popen:
     """A run's own step, with AdamW and the kernels of the hardware, compiled for one rank of a simulated cluster."""
-    values = shrunk(
-        load_config(None, ["training.steps=1", "training.dropout=0", "parallel.hardware=ascend910b"]), mesh
-    ).to_dict()
+    config = load_config(None, ["training.steps=1", "training.dropout=0", "parallel.hardware=ascend910b"])
+    values = shrunk(config, mesh).to_dict()
     values["model"].update(num_layers=mesh.pipeline, hidden_size=32 * mesh.tensor, num_heads=2 * mesh.tensor)
     values["parallel"]["fusion"].update(attention=None, norm=None, graph_kernel=None)
     file = directory / f"{rank}.yaml"

@@ -52,9 +52,8 @@ def unordered(operators):
 def test_parts_of_a_micro_batch_have_sums_that_wait_for_neither():
     (plain, plan), (parts, plan_of_parts) = compiled(), compiled(PARTS)
     assert len(sums(plain)) == 5 * BLOCKS and len(sums(parts)) == 2 * len(sums(plain))
-    assert (
-        unordered(parts) >= len(sums(plain)) ** 2 > 4 * unordered(plain)
-    )  # every sum of one with every one of the other
+    # every sum of one with every one of the other
+    assert unordered(parts) >= len(sums(plain)) ** 2 > 4 * unordered(plain)
     assert plan_of_parts.hidden_seconds > plan.hidden_seconds  # as the plan says
 
 

@@ -16,17 +16,11 @@ QUERY, LORA_A = "blocks.1.attention.query.weight", "blocks.1.attention.query.lor
 
 
 def configured(precision="fp32", lora=0, micro_batches=2, family="codegen", **parallel):
-    values = {
-        "device": "ascend",
-        "devices": 4,
-        "model": {"family": family},
-        "training": {"steps": 1, "global_batch": 64, "precision": precision},
-        "parallel": {"tensor": 2, "optimizer_shard": 2, "micro_batches": micro_batches, **parallel},
-        "lora": {"rank": lora},
-    }
-    if precision == "bf16":
-        values["parallel"]["hardware"] = "ascend910b"
-    return build_run_config(values)
+    hardware = {"hardware": "ascend910b"} if precision == "bf16" else {}
+    parallel = {"tensor": 2, "optimizer_shard": 2, "micro_batches": micro_batches, **hardware, **parallel}
+    values = {"device": "ascend", "devices": 4, "model": {"family": family}, "lora": {"rank": lora}}
+    values["training"] = {"steps": 1, "global_batch": 64, "precision": precision}
+    return build_run_config({**values, "parallel": parallel})
 
 
 def small(**options):
@@ -54,33 +48,24 @@ def test_what_muon_updates_has_one_moment():
     assert [x.name for x in failed(config, parameters)] == ["shapes of moments"]
 
 
-def transposed(parameters):
-    parameters[f"optimizer.v.{QUERY}"][0].reverse()
-
-
-def whole(parameters):
-    parameters[f"optimizer.m.{QUERY}"][0][0] *= 2
-
-
-def narrow(parameters):
-    parameters[f"optimizer.v.{QUERY}"][1] = "float16"
-
-
 def swapped(parameters):
     """The number of all moments stays."""
-    names = (f"optimizer.m.{QUERY}", f"optimizer.m.{QUERY.replace('query', 'output')}")
+    names = (M, M.replace("query", "output"))
     parameters |= dict(zip(names, [parameters[name] for name in reversed(names)], strict=True))
-    parameters[names[0]][0].reverse()
+    parameters[M][0].reverse()
 
 
-def missing(parameters):
-    del parameters[f"optimizer.m.{QUERY}"]
+M, V = f"optimizer.m.{QUERY}", f"optimizer.v.{QUERY}"
+MOMENTS = {
+    "transposed": lambda parameters: parameters[V][0].reverse(),
+    "whole": lambda parameters: parameters[M][0].__setitem__(0, 2 * parameters[M][0][0]),
+    "narrow": lambda parameters: parameters[V].__setitem__(1, "float16"),
+    "swapped": swapped,
+    "missing": lambda parameters: parameters.pop(M),
+}
 
 
-MOMENTS = (transposed, whole, narrow, swapped, missing)
-
-
-@pytest.mark.parametrize("forge", MOMENTS, ids=lambda forge: forge.__name__)
+@pytest.mark.parametrize("forge", MOMENTS.values(), ids=MOMENTS)
 def test_wrong_moments_are_named(forge):
     config = small()
     parameters = held(config, 3)

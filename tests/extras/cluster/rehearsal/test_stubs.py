@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.extras.cluster.rehearsal import stubs
@@ -52,13 +53,8 @@ def libraries(stored, monkeypatch) -> Path:
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[4]), **environment},
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
+    variables, how = {**os.environ, "PYTHONPATH": str(ROOT), **environment}, {"capture_output": True, "text": True}
+    return subprocess.run([sys.executable, "-c", code], env=variables, timeout=180, **how)
 
 
 @pytest.mark.slow
@@ -93,11 +89,8 @@ def test_every_symbol_the_plugin_wants_is_there_under_its_version(libraries):
 
 @pytest.mark.slow
 def test_processes_that_start_at_once_get_the_same_libraries(cache):
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[4])}
-    running = [
-        subprocess.Popen([sys.executable, "-c", BUILD], env=environment, stdout=subprocess.PIPE, text=True)
-        for _ in range(4)
-    ]
+    how = {"env": {**os.environ, "PYTHONPATH": str(ROOT)}, "stdout": subprocess.PIPE, "text": True}
+    running = [subprocess.Popen([sys.executable, "-c", BUILD], **how) for _ in range(4)]
     printed = [process.communicate(timeout=120)[0].split() for process in running]
     assert [process.returncode for process in running] == [0] * 4
     assert {lines[-1] for lines in printed} == {str(next(cache.glob("stubs-*/lib64")))}
@@ -113,9 +106,8 @@ def test_a_build_that_fails_leaves_nothing_and_can_be_repeated_once(cache, monke
     broken.chmod(0o755)
     with monkeypatch.context() as patch:
         patch.setattr(stubs, "compilers", lambda: [[str(broken)]])
-        with pytest.raises(
-            RunFailure, match=r"broken: could not compile .* \(out of ideas\); run `pip install ziglang`"
-        ):
+        message = r"broken: could not compile .* \(out of ideas\); run `pip install ziglang`"
+        with pytest.raises(RunFailure, match=message):
             stubs.stub_libraries()
     assert not [path for path in cache.iterdir() if path.is_dir()]
     built = stubs.stub_libraries()
