@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from small_models import FAMILIES, FIELDS, bfloat16, equal, formats, parameters, save_run
+from small_models import FAMILIES, FIELDS, bfloat16, equal, parameters, save_run
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.cli import main
@@ -43,8 +43,8 @@ def test_round_trips_are_equal_byte_for_byte(tmp_path, family, dtype):
         assert result["parameters"] == sum(array.size for array in arrays.values())
         place = tmp_path / f"{step}"
         equal(open_source(place, FIELDS[family]), arrays)
-    first, last = (tmp_path / name / "model.safetensors" for name in ("0", f"{len(CHAIN) - 1}"))
-    assert first.read_bytes() == last.read_bytes()
+    for file in ("model.safetensors", "config.json"):
+        assert (tmp_path / "0" / file).read_bytes() == (place / file).read_bytes()
     assert open_source(place).fields == FIELDS[family]  # a model directory says its sizes itself
 
 
@@ -79,7 +79,7 @@ def test_torch_loads_each_rank(tmp_path):
         run = save_run(tmp_path / family / "run", family, arrays)
         convert(run, "megatron", tmp_path / family / "ranks", tensor_parallel=2)
         trees = [
-            torch.load(tmp_path / family / "ranks" / f"mp_rank_{rank:02d}_model_states.pt", weights_only=True)
+            torch.load(tmp_path / family / f"ranks/mp_rank_0{rank}_model_states.pt", weights_only=True, mmap=bool(rank))
             for rank in range(2)
         ]
         if family == "codegeex":
@@ -151,9 +151,8 @@ def test_codegen_of_transformers_there_and_back(tmp_path, codegen, saved, monkey
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     root, model = codegen
-    assert len([*(root / saved).glob("*.bin"), *(root / saved).glob("*.safetensors")]) > 2 * (
-        saved in ("shards", "bins")
-    )
+    files = [*(root / saved).glob("*.bin"), *(root / saved).glob("*.safetensors")]
+    assert len(files) > 2 * saved.endswith("s")
     ours = open_source(root / saved)
     convert(ours, "mindspore", tmp_path / "m.ckpt")
     back = open_source(tmp_path / "m.ckpt", ours.fields)
@@ -225,15 +224,11 @@ def test_a_model_directory_keeps_what_lies_beside_the_weights(tmp_path, codegen)
 
 
 def test_bf16_as_a_target_rounds_like_torch(tmp_path):
-    values = np.array([1.0, 1.00390625, 1.01171875, 3.14159274, -0.0, 1e-40, -np.inf, 3.3895e38, np.nan], np.float32)
-    generator = np.random.default_rng(2)
-    values = np.concatenate([values, generator.standard_normal(5000).astype(np.float32) * 1e3])
-    for source in (values, values[9:].astype(np.float16)):
-        found = cast("x", from_array(source), "bfloat16").array()
-        expected = torch.from_numpy(source).bfloat16()
-        assert torch.equal(
-            torch.from_numpy(found.view(np.int16)).view(torch.bfloat16).nan_to_num(7), expected.nan_to_num(7)
-        )
+    """Other numbers are in tests/formats/test_rounding_types.py."""
+    values = np.array([1.0, 1.00390625, 1.01171875, -0.0, 1e-40, -np.inf, np.nan, 3.3895e38], np.float32)
+    for source in (values, values[:7].astype(np.float16)):
+        found = torch.from_numpy(cast("x", from_array(source), "bfloat16").array().view(np.int16)).view(torch.bfloat16)
+        assert torch.equal(found.nan_to_num(7), torch.from_numpy(source).bfloat16().nan_to_num(7))
     nan = cast("x", from_array(np.array([0x7F800001], np.uint32).view(np.float32)), "bfloat16").array()
     assert nan[0] & 0x7F80 == 0x7F80 and nan[0] & 0x7F
     with pytest.raises(UserError, match=r"x: holds 3\.4.*larger than bfloat16"):
@@ -245,12 +240,8 @@ def test_bf16_as_a_target_rounds_like_torch(tmp_path):
 
 
 def test_a_model_without_a_known_tokenizer_is_converted_and_says_so(tmp_path, capsys):
-    run = save_run(tmp_path / "run", "codegen", parameters("codegen"))
-    convert(run, "megatron", tmp_path / "m.pt")
-    assert main(["convert", "--model", str(tmp_path / "m.pt"), "--to", "hf", "--output", str(tmp_path / "hf")]) == 0
-    assert "has no tokenizer" in capsys.readouterr().err
-    (tmp_path / "hf").rename(tmp_path / "bare")
-    words = ["--model", str(tmp_path / "m.pt"), "--to", "hf", "--output", str(tmp_path / "hf")]
-    assert main(["convert", *words, "--tokenizer", "codegen-nl"]) == 0
+    convert(save_run(tmp_path / "run", "codegen", parameters("codegen")), "megatron", tmp_path / "m.pt")
+    words = ("convert", "--model", str(tmp_path / "m.pt"), "--to", "hf", "--output")
+    assert main([*words, str(tmp_path / "bare")]) == 0 and "has no tokenizer" in capsys.readouterr().err
+    assert main([*words, str(tmp_path / "hf"), "--tokenizer", "codegen-nl"]) == 0
     assert (tmp_path / "hf" / "vocab.json").is_file() and "tokenizer" not in capsys.readouterr().err
-    assert formats("codegen").data.sizes.model_type == "codegen"

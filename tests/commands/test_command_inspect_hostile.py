@@ -185,24 +185,12 @@ def test_a_damaged_description_of_a_quantised_model_is_named(quantised, tmp_path
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "manifest.json", "quantised.json"])
-@pytest.mark.parametrize(
-    "content", ['{"a": ' + "1" * 5001 + "}", "[" * 100_000, "\x00", '{"a": "\\ud800"}', '{"a":1,"a":2}']
-)
-def test_damaged_json_is_named(tmp_path, name, content):
-    (tmp_path / name).write_text(content)
+def test_damaged_json_is_named(tmp_path, name):
+    """What is damage: tests/base/test_json_reading.py."""
+    (tmp_path / name).write_text('{"a": "\\ud800"}')
+    words = ["inspect", tmp_path]
     if name == "tokenizer_config.json":
-        words = [
-            "prepare",
-            "--workers",
-            "1",
-            "--input",
-            tmp_path,
-            "--tokenizer",
-            tmp_path,
-            "--output",
-            tmp_path / "out",
-        ]
+        words = ["prepare", "--input", tmp_path, "--tokenizer", tmp_path, "--output", tmp_path / "out"]
     else:
-        words = ["inspect", tmp_path]
         (tmp_path / "model.safetensors").write_bytes(b"")
     assert f"{name}: not readable as JSON (" in checked(2, *words)
