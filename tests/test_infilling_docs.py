@@ -28,15 +28,6 @@ def commands():
     return [shlex.split(line) for block in blocks for line in block.splitlines()]
 
 
-def test_every_command_is_understood():
-    from ms_codegeex.cli import build_parser
-
-    assert {words[1] for words in commands()} == set(ADDED)
-    for words in commands():
-        assert words[0] == "ms-codegeex"
-        build_parser().parse_args(words[1:])
-
-
 @pytest.mark.slow  # four runs
 def test_every_command_works(tmp_path):
     for package in ("one", "two", "three"):
@@ -49,8 +40,8 @@ def test_every_command_works(tmp_path):
         done = command(*words[1:], *more, cwd=tmp_path)
         assert done.returncode == 0, (words, done.stderr)
     assert json.loads((tmp_path / "corpus/dataset.json").read_text())["infill"]["rate"] == 0.5
-    for name, way in (("gaps", "trained"), ("gaps-tuned", "trained")):
-        assert json.loads((tmp_path / name / "report.json").read_text())["infill"] == way
+    for name in ("gaps", "gaps-tuned"):
+        assert json.loads((tmp_path / name / "report.json").read_text())["infill"] == "trained"
 
 
 def test_the_table_of_sentinels_is_right():
@@ -95,9 +86,7 @@ def test_prepare_records_what_was_asked_for(records, tmp_path):
     [
         (("--infill-rate", "1.5"), "--infill-rate: 1.5 is out of range; give 0 to 1"),
         (("--infill-rate", "nan"), "--infill-rate: nan is out of range; give 0 to 1"),
-        (("--infill-mode", "psm"), "--infill-mode: works with --infill-rate only"),
         (("--infill-rate", "0.5", "--infill-sentinels", "50257", "262", "50259"), "uses for the text ' the'"),
-        (("--infill-rate", "0.5", "--task", "chat"), "infill: only completions and corpora have a middle"),
     ],
 )
 def test_mistakes_are_one_line_each(records, tmp_path, words, message):

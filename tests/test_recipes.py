@@ -79,10 +79,7 @@ def test_a_search_leaves_what_was_chosen_by_hand(script, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [
-        (["--check", "--search"], "--check writes nothing"),
-        (["--only", "codegeex"], "add --search"),
-    ],
+    [(["--check", "--search"], "--check writes nothing"), (["--only", "codegeex"], "add --search")],
 )
 def test_arguments_that_contradict_each_other_are_refused(script, arguments, message, capsys):
     with pytest.raises(SystemExit) as exit_:

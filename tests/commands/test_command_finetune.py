@@ -10,6 +10,7 @@ import small_models
 from conftest import ROOT, command, command_here
 
 from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
+from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.models.registry import family
 from ms_codegeex.runs.files.records import read_log
@@ -91,15 +92,11 @@ def test_a_rank_table_of_the_environment_is_not_ignored_in_silence(model, monkey
     ("arguments", "message"),
     [
         (("--epochs", "0"), "--epochs: 0.0 is out of range"),
-        (("--config", "codegeex_tiny"), "codegeex_tiny: model: --model names the model; remove the section"),
         (("model.hidden_size=32",), "has hidden_size 16, the run's model 32"),
         (("--data", "nowhere.jsonl"), "nowhere.jsonl"),
         (("--data", "training.steps=3"), "--data: training.steps=3 is an override; name files"),
-        (("data.blend={x: 1}",), "data.blend: --data names what to train on; leave it out"),
-        (("--task", "chat"), "no example is left"),
         (("--data", "LONG"), "long.jsonl:1; give data.seq_length=101"),
         (("--model", "nowhere"), "nowhere"),
-        (("--allow-change", "training.droput"), "did you mean training.dropout?"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_no_run(model, pairs, tmp_path, arguments, message):
@@ -151,9 +148,8 @@ def chosen(model, pairs, tmp_path, monkeypatch, *words, free=20 * 10**9):
 
 def test_without_options_everything_follows_from_data_and_memory(model, pairs, tmp_path, monkeypatch):
     config, lines = chosen(model, pairs, tmp_path, monkeypatch)
-    sizes = np.diff(
-        np.flatnonzero(np.r_[True, np.fromfile(next(tmp_path.glob("tuning-*")) / "train.bin", np.uint16) == 50256])
-    )
+    ids = np.fromfile(next(tmp_path.glob("tuning-*")) / "train.bin", np.uint16)
+    sizes = np.diff(np.flatnonzero(np.r_[True, ids == 50256]))
     assert (sizes <= config.seq_length).mean() >= 0.99 and config.seq_length == 32  # the model's
     assert config.lora.rank == 0 and config.training.precision == "fp32"
     assert 3 <= config.steps * config.training.global_batch * config.seq_length / sizes.sum() * 0.9 <= 20 < 300
@@ -164,20 +160,20 @@ def test_without_options_everything_follows_from_data_and_memory(model, pairs, t
         assert any(part in line for line in said), (part, said)
 
 
-def test_frozen_weights_are_held_as_the_files_have_them(model, pairs, tmp_path, monkeypatch):
-    from ms_codegeex.formats.convert import convert
-
-    convert(model, "hf", tmp_path / "half", dtype="fp16", progress=False)
-    adapters = ("--config", "finetune_lora")
-    config, lines = chosen(tmp_path / "half", pairs, tmp_path, monkeypatch, *adapters)
-    assert config.lora.frozen == "fp16" and any("frozen weights in fp16, as stored" in line for line in lines)
-    config, _ = chosen(tmp_path / "half", pairs, tmp_path, monkeypatch, *adapters, "lora.frozen=fp32")
-    assert config.lora.frozen == "fp32"
-    config, _ = chosen(tmp_path / "half", pairs, tmp_path, monkeypatch)  # all weights
-    assert config.lora.frozen == "fp32"
-    convert(model, "hf", tmp_path / "wide", dtype="fp32", progress=False)
-    config, _ = chosen(tmp_path / "wide", pairs, tmp_path, monkeypatch, *adapters)
-    assert config.lora.frozen == "fp32"
+@pytest.mark.parametrize(
+    ("stored", "words", "held"),
+    [
+        ("fp16", ("--config", "finetune_lora"), "fp16"),
+        ("fp16", ("--config", "finetune_lora", "lora.frozen=fp32"), "fp32"),
+        ("fp16", (), "fp32"),  # all weights
+        ("fp32", ("--config", "finetune_lora"), "fp32"),
+    ],
+)
+def test_frozen_weights_are_held_as_the_files_have_them(model, pairs, tmp_path, monkeypatch, stored, words, held):
+    convert(model, "hf", tmp_path / "stored", dtype=stored, progress=False)
+    config, lines = chosen(tmp_path / "stored", pairs, tmp_path, monkeypatch, *words)
+    assert config.lora.frozen == held
+    assert any("frozen weights in fp16, as stored" in line for line in lines) == (held == "fp16")
 
 
 def test_matrices_are_rounded_to_8_bits_only_if_nothing_larger_fits(model, pairs, tmp_path, monkeypatch):
@@ -196,9 +192,8 @@ def test_matrices_are_rounded_to_8_bits_only_if_nothing_larger_fits(model, pairs
 
 def test_what_is_stated_stays(model, pairs, tmp_path, monkeypatch):
     words = ("devices=2", "training.micro_batch=2", "training.recompute=full", "training.steps=7", "lora.rank=4")
-    config, lines = chosen(
-        model, pairs, tmp_path, monkeypatch, *words, "data.seq_length=24", "training.evaluate_every=5"
-    )
+    words += ("data.seq_length=24", "training.evaluate_every=5")
+    config, lines = chosen(model, pairs, tmp_path, monkeypatch, *words)
     assert (config.devices, config.micro_batch, config.training.recompute, config.steps) == (2, 2, "full", 7)
     assert (config.seq_length, config.lora.rank, config.training.evaluate_every) == (24, 4, 5)
     assert (config.lora.targets, config.training.schedule.learning_rate) == (["attention", "feed_forward"], 3e-3)

@@ -166,13 +166,8 @@ def quantised(run, tmp_path_factory):
     ("values", "message"),
     [
         ({"group": 0}, "group: 0 is not known; choose one of 32, 64, 128"),
-        ({"group": -32}, "group: -32 is not known"),
         ({"group": True}, "expected bits 8 or 4"),
-        ({"group": 10**90}, "is not known"),
-        ({"group": None}, "expected bits 8 or 4"),
-        ({"bits": 16}, "expected bits 8 or 4"),
         ({"bits": 4.0}, "expected bits 8 or 4"),
-        ({"bits": [4]}, "expected bits 8 or 4"),
         ({"bits": 8}, "not int8"),
         ({"sizes": []}, "expected bits 8 or 4"),
         ({"family": {"a": TITLE}}, "model.family: "),

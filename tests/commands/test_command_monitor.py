@@ -54,9 +54,7 @@ def test_it_follows_a_run_to_its_end(dataset, tmp_path):
 
 
 def test_mistakes_are_one_line(tmp_path):
-    intervals = [
-        (("--interval", words), "is out of range; give") for words in ("1e300", "inf", "0")
-    ]  # no clock waits so
-    for words, message in [((), "not a run directory"), *intervals]:
+    intervals = [(("--interval", words), "is out of range; give") for words in ("1e300", "inf", "0")]
+    for words, message in [((), "not a run directory"), *intervals]:  # no clock waits so
         result = command_here("monitor", tmp_path, *words)
         assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr

@@ -31,13 +31,9 @@ def test_make_merge_check(tmp_path, hccn):
     merged = command_here("rank-table", "merge", "a.json", "b.json", "--output", "ab.json", "--json")
     assert merged.stderr == "left out, since the tables differ in it: id\n"
     assert json.loads((tmp_path / "ab.json").read_text())["job"] == "x"
-    assert json.loads(merged.stdout) == {
-        "table": "ab.json",
-        "servers": 2,
-        "devices": 16,
-        "server_list": [{"server_id": "10.0.0.11", "ranks": [0, 7]}, {"server_id": "10.0.0.12", "ranks": [8, 15]}],
-        "mesh": None,
-    }
+    servers = [{"server_id": "10.0.0.11", "ranks": [0, 7]}, {"server_id": "10.0.0.12", "ranks": [8, 15]}]
+    sizes = {"servers": 2, "devices": 16, "mesh": None}
+    assert json.loads(merged.stdout) == {"table": "ab.json", "server_list": servers, **sizes}
     run = {"device": "ascend", "devices": 16, "model": {"preset": "13b"}, "parallel": {"tensor": 8}}
     run["training"] = {"steps": 1, "micro_batch": 8}
     config = write_config(tmp_path / "run.yaml", run)
@@ -74,10 +70,8 @@ def test_many_servers_from_a_file_and_some_devices(tmp_path, hccn, monkeypatch):
     words = ("rank-table", "make", "--servers", tmp_path / "list", "--devices", "0,2", "--output", tmp_path / "t.json")
     assert command_here(*words).returncode == 0
     servers = json.loads((tmp_path / "t.json").read_text())["server_list"]
-    assert [[d["device_ip"] for d in s["device"]] for s in servers] == [
-        ["192.168.100.101", "192.168.102.101"],
-        ["10.1.0.1", "10.1.0.3"],
-    ]
+    addresses = [[device["device_ip"] for device in server["device"]] for server in servers]
+    assert addresses == [["192.168.100.101", "192.168.102.101"], ["10.1.0.1", "10.1.0.3"]]
     assert [d["device_id"] for d in servers[1]["device"]] == ["0", "2"]
 
 

@@ -48,9 +48,8 @@ def program_in(bin_directory, work):
     it says on standard error if it is to fail; status None: either will do."""
 
     def run(*words, program="ms-codegeex", status=0):
-        result = subprocess.run(
-            [bin_directory / program, *map(str, words)], cwd=work, env=VARIABLES, capture_output=True, text=True
-        )
+        line = [bin_directory / program, *map(str, words)]
+        result = subprocess.run(line, cwd=work, env=VARIABLES, capture_output=True, text=True)
         assert status in (None, result.returncode), f"{words}\n{result.stdout}\n{result.stderr}"
         return result.stderr if status else result.stdout
 
@@ -86,11 +85,8 @@ def test_a_job_of_the_wheel_starts_on_every_server(installed, bin_directory, tmp
     )
     for name in ("job.sh", "srun", "scontrol"):
         (tmp_path / name).chmod(0o755)
-    variables = {
-        **VARIABLES,
-        "PATH": f"{tmp_path}:{bin_directory}:{VARIABLES['PATH']}",
-        "SLURM_JOB_NODELIST": "head,second",
-    }
+    path = f"{tmp_path}:{bin_directory}:{VARIABLES['PATH']}"
+    variables = {**VARIABLES, "PATH": path, "SLURM_JOB_NODELIST": "head,second"}
     done = subprocess.run([tmp_path / "job.sh"], cwd=tmp_path, env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     listed = [line for line in done.stdout.splitlines() if line.startswith("  ranks ")]
