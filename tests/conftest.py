@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import inspect
 import io
 import os
@@ -12,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -186,6 +188,22 @@ def command_here(*arguments: str) -> subprocess.CompletedProcess[str]:
         except SystemExit as end:
             status = end.code
     return subprocess.CompletedProcess(words, status, out.getvalue(), err.getvalue())
+
+
+def load_script(name: str) -> ModuleType:
+    """A Python file of the checkout that lies outside the package, as a module."""
+    spec = importlib.util.spec_from_file_location(f"script_{Path(name).stem}", ROOT / name)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def flip_bit(path: Path, place: int = -1) -> None:
+    """Damage one byte of a file."""
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
 
 
 def write_config(path: Path, values: dict) -> Path:

@@ -20,35 +20,22 @@ from ms_codegeex.base.extras import extra
 from ms_codegeex.cli import VERBS
 from ms_codegeex.extras.entries import ENTRIES
 
-BASE = {  # files of the lowest folder, which every other may import, and what they import from it themselves
-    "errors": "",
-    "host": "",
-    "nested": "",
-    "webpage": "errors nested",
-    "locks": "",
-    "interrupts": "",
-    "printing": "errors nested",
-    "progress": "printing",
-    "ending": "errors printing",
-    "json_reading": "",
-    "digests": "",
-    "reading": "errors json_reading",
-    "yaml_reading": "errors reading json_reading",
-    "quarantine": "errors reading json_reading",
-    "kinds": "errors shipped",
-    "lookalikes": "errors reading shipped",
-    "files": "errors locks",
-    "cache": "errors files locks",
-    "appending": "",
-    "processes": "errors json_reading",
-    "hardware": "errors",
-    "mesh": "errors",
-    "shipped": "errors yaml_reading",
-    "installed": "errors",
-    "options": "errors",
-    "verb_options": "options",
-    "extras": "errors",
+BASE = {  # files of the lowest folder, which every other may import, by what they import from it themselves
+    "": "errors host nested locks interrupts json_reading digests appending",
+    "errors": "hardware mesh installed options extras",
+    "options": "verb_options",
+    "errors nested": "webpage printing",
+    "printing": "progress",
+    "errors printing": "ending",
+    "errors json_reading": "reading processes",
+    "errors reading json_reading": "yaml_reading quarantine",
+    "errors yaml_reading": "shipped",
+    "errors shipped": "kinds",
+    "errors reading shipped": "lookalikes",
+    "errors locks": "files",
+    "errors files locks": "cache",
 }
+LOWEST = {f"base.{name}": {f"base.{x}" for x in seen.split()} for seen, names in BASE.items() for name in names.split()}
 CORE = {  # what a folder of the core may import besides the files of `base`, lowest first
     "base.cuda": "",
     "kernels": "",
@@ -82,9 +69,7 @@ NAMES = {  # that users type; what they stand for lies elsewhere
     "mindformers_bridge": "extras.exchange",
 }
 FOLDERS = CORE | WING | NAMES
-ARROWS = {f"base.{name}": {f"base.{below}" for below in seen.split()} for name, seen in BASE.items()} | {
-    name: {*(f"base.{below}" for below in BASE), *seen.split()} for name, seen in FOLDERS.items()
-}
+ARROWS = LOWEST | {name: {*LOWEST, *seen.split()} for name, seen in FOLDERS.items()}
 
 
 def imports_of(package: Path) -> set[tuple[str, str]]:
@@ -321,18 +306,15 @@ def listed_files() -> list[str]:
     return re.findall(r"^\d+\. `(\S+)`", section, re.MULTILINE)
 
 
-def test_the_files_to_read_first_exist_and_are_short():
-    assert len(listed_files()) == 12
-    for name in listed_files():
-        assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) < 350, name
-
-
-def test_the_first_files_to_read_are_a_road_from_the_command_to_the_step():
-    """Each imports the next one, or starts it by its name."""
-    names = [name.removesuffix(".py").replace("/", ".") for name in listed_files()[:6]]
+def test_the_files_to_read_first_are_short_and_begin_with_the_road_from_the_command_to_the_step():
+    """Of which each imports the next one, or starts it by its name."""
+    files = listed_files()
+    texts = [(ROOT / name).read_text(encoding="utf-8") for name in files]
+    assert len(files) == 12 and [name for name, x in zip(files, texts, strict=True) if x.count("\n") >= 350] == []
+    names = [name.removesuffix(".py").replace("/", ".") for name in files[:6]]
     assert (names[0], names[-1]) == ("ms_codegeex.commands.train", "ms_codegeex.training.step")
-    for name, following in zip(listed_files(), names[1:], strict=False):
-        assert following.removesuffix(".__main__") in (ROOT / name).read_text(encoding="utf-8"), name
+    for text, following in zip(texts, names[1:], strict=False):
+        assert following.removesuffix(".__main__") in text, following
 
 
 UNREACHED = {  # files of the core that no program of it imports: beginnings of their names, and who needs them

@@ -1,64 +1,47 @@
-"""`ms-codegeex convert` and `checkpoint` end to end on a small model, in every direction we offer."""
+"""`ms-codegeex convert` end to end on a small model."""
 
 import dataclasses
 import json
+import resource
 import runpy
 import subprocess
 import sys
 import tracemalloc
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+import small_models
+from conftest import ROOT, flip_bit
 from safetensors.numpy import load_file
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.cli import parse
+from ms_codegeex.cli import main
 from ms_codegeex.commands import convert as verb
 from ms_codegeex.formats import convert as module
 from ms_codegeex.formats import sources
-from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.formats.convert import convert
-from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.model_directory import ModelDirectory
-from ms_codegeex.formats.tensors import from_array
+from ms_codegeex.formats.tensors import LazyTensor, from_array
 from ms_codegeex.formats.torch_zip import read_torch, write_torch
-from ms_codegeex.models.codegeex.config import build_config
 from ms_codegeex.models.registry import family
 
-FORMATS = FamilyFormats(family("codegeex"))
-FIELDS = {
-    "vocab_size": 11,
-    "hidden_size": 4,
-    "num_layers": 2,
-    "num_heads": 2,
-    "intermediate_size": 16,
-    "max_position_embeddings": 5,
-    "layer_norm_eps": 1e-6,
-    "init_std": 0.01,
-    "softmax_fp32": True,
-    "eos_token_id": 10,
-}
+FIELDS = small_models.FIELDS["codegeex"]
 pytestmark = pytest.mark.usefixtures("weights_only")
 CONVERTERS = ROOT / "converters"
 LAYER = "language_model.transformer.layers.1.mlp.dense_4h_to_h.weight"
 
 
+def save_run(root, arrays, **sizes):
+    """With the moments of an optimizer."""
+    moments = {f"optimizer.{kind}.{name}": array * 0 for kind in "mv" for name, array in arrays.items()}
+    return small_models.save_run(root, "codegeex", arrays | moments, **sizes)
+
+
 @pytest.fixture
 def parameters():
-    generator = np.random.default_rng(3)
-    return {
-        name: generator.standard_normal(shape).astype(np.float32)
-        for name, shape in build_config(None, FIELDS).parameter_shapes().items()
-    }
-
-
-def save_run(root, parameters, **model):
-    moments = {f"optimizer.{kind}.{name}": array * 0 for kind in "mv" for name, array in parameters.items()}
-    state = {"config": {"model": {"family": "codegeex", "preset": None, **FIELDS, **model}}}
-    write_checkpoint(root / "checkpoints", 4, {**parameters, **moments}, state)
-    return root
+    return small_models.parameters("codegeex")
 
 
 @pytest.fixture
@@ -66,14 +49,9 @@ def run(tmp_path, parameters):
     return save_run(tmp_path / "run", parameters)
 
 
-def command(verb, *words):
-    arguments = parse([verb, *map(str, words)])
-    return arguments.run(arguments) or 0
-
-
 def test_a_run_becomes_a_model_directory(tmp_path, run, parameters, capsys):
     target = tmp_path / "hf"
-    assert command("convert", "--model", run, "--to", "hf", "--output", target, "--verify", "--json") == 0
+    assert main(["convert", "--model", str(run), "--to", "hf", "--output", str(target), "--verify", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["verified"] and result["kind"] == "checkpoint" and result["dtypes"] == ["float32"]
     assert result["tensors"] == len(parameters) and result["parameters"] == sum(a.size for a in parameters.values())
@@ -83,7 +61,7 @@ def test_a_run_becomes_a_model_directory(tmp_path, run, parameters, capsys):
     assert len(loaded) == len(parameters)  # no optimizer moments
     assert loaded[LAYER].tobytes() == parameters["blocks.1.feed_forward.down.weight"].tobytes()
     config = json.loads((target / "config.json").read_text())
-    assert config["torch_dtype"] == "float32" and FORMATS.from_json(config) == FIELDS
+    assert config["torch_dtype"] == "float32" and small_models.formats("codegeex").from_json(config) == FIELDS
 
 
 def test_a_run_becomes_a_nested_file_that_torch_reads(tmp_path, run, parameters):
@@ -99,16 +77,16 @@ def test_a_released_file_without_sizes(tmp_path, run, capsys):
     bare, target = tmp_path / "bare.pt", tmp_path / "hf"
     convert(run, "megatron", tmp_path / "a.pt")
     write_torch(bare, {"module": read_torch(tmp_path / "a.pt")["module"], "iteration": 3})
-    words = ("--to", "hf", "--output", target, "--set")
+    words = ("--to", "hf", "--output", str(target), "--set")
     with pytest.raises(UserError, match="--set num_heads"):
         convert(bare, "hf", target)
-    assert command("convert", "--model", bare, *words, "num_heads=2", "--set", "eos_token_id=10") == 0
-    assert ModelDirectory(target).config["num_attention_heads"] == 2
+    assert main(["convert", "--model", str(bare), *words, "num_heads=4", "--set", "eos_token_id=10"]) == 0
+    assert ModelDirectory(target).config["num_attention_heads"] == 4
     assert "float32" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"--set num_head: .*did you mean 'num_heads'\?"):
-        sources.open_source(bare, {"num_head": 2})
-    with pytest.raises(UserError, match="NAME=VALUE"):
-        command("convert", "--model", run, *words, "num_heads")
+        sources.open_source(bare, {"num_head": 4})
+    assert main(["convert", "--model", str(run), *words, "num_heads"]) == 2
+    assert "NAME=VALUE" in capsys.readouterr().err
 
 
 def test_every_tensor_of_a_run_is_accounted_for(tmp_path, parameters):
@@ -177,24 +155,6 @@ def test_a_run_without_a_usable_configuration(tmp_path, parameters):
             convert(tmp_path / "a", output=tmp_path / "hf", **argument)
 
 
-def test_checkpoint_list_and_verify(tmp_path, run, parameters, capsys):
-    save_run(run, parameters)
-    write_checkpoint(run / "checkpoints", 8, parameters, {})
-    assert command("checkpoint", "list", run, "--json") == 0
-    listed = json.loads(capsys.readouterr().out)["checkpoints"]
-    assert [(entry["step"], entry["sound"]) for entry in listed] == [(4, True), (8, True)]
-    assert command("checkpoint", "verify", run) == 0
-    file = run / "checkpoints" / "step-00000008" / "rank_00000.safetensors"
-    data = bytearray(file.read_bytes())
-    data[-1] ^= 1
-    file.write_bytes(data)
-    assert command("checkpoint", "verify", file.parent.parent.parent) == 1
-    assert "DAMAGED" in capsys.readouterr().out
-    assert command("checkpoint", "verify", run / "checkpoints" / "step-00000004") == 0
-    with pytest.raises(UserError, match="no checkpoints"):
-        command("checkpoint", "list", tmp_path)
-
-
 def script(name, *words):
     words = [sys.executable, CONVERTERS / name, *map(str, words)]
     return subprocess.run(words, capture_output=True, text=True, env={"PYTHONPATH": ROOT})
@@ -222,12 +182,11 @@ def test_every_script_writes_what_its_name_says(monkeypatch, file):
 
 
 @pytest.mark.parametrize("to", ["hf", "megatron"])
-def test_memory_does_not_grow_with_the_model(tmp_path, run, monkeypatch, to):
+def test_memory_does_not_grow_with_the_model(tmp_path, run, to):
     convert(run, to, tmp_path / "warm-up", dtype="fp16", verify=True)  # imports what it needs
-    fields = FIELDS | {"hidden_size": 256, "intermediate_size": 1024, "num_layers": 12}
-    monkeypatch.setitem(globals(), "FIELDS", fields)
-    shapes = build_config(None, fields).parameter_shapes()
-    save_run(tmp_path / "run", {name: np.ones(shape, np.float32) for name, shape in shapes.items()})
+    sizes = {"hidden_size": 256, "intermediate_size": 1024, "num_layers": 12}
+    shapes = family("codegeex").config.build_config(None, FIELDS | sizes).parameter_shapes()
+    save_run(tmp_path / "run", {name: np.ones(shape, np.float32) for name, shape in shapes.items()}, **sizes)
     tracemalloc.start()
     try:
         result = convert(tmp_path / "run", to, tmp_path / "out", dtype="fp16", verify=True)
@@ -235,3 +194,101 @@ def test_memory_does_not_grow_with_the_model(tmp_path, run, monkeypatch, to):
     finally:
         tracemalloc.stop()
     assert result["bytes"] > 18_000_000 and peak < result["bytes"] / 2
+
+
+# --- damaged sources and a full disk: an error that names what is wrong, and the old output stays ---
+# What damage a reader finds in a file, and which tensors belong to a model, is in tests/formats.
+
+
+@pytest.fixture
+def old(tmp_path):
+    """An output that is there already: what it holds must survive every error."""
+    other = save_run(tmp_path / "other", small_models.parameters("codegeex", seed=9))
+    convert(other, "hf", tmp_path / "out")
+    before = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    yield tmp_path / "out"
+    assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+KINDS = {  # what is converted, to how many ranks, and the file that is damaged
+    "hf": ("in", 1, "in/model.safetensors"),
+    "megatron": ("in.pt", 1, "in.pt"),
+    "megatron, ranks": ("in", 2, "in/mp_rank_01_model_states.pt"),
+    "mindspore": ("in.ckpt", 1, "in.ckpt"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_became_of_a_file_is_named(run, tmp_path, old, kind):
+    """Truncated, and with a flipped bit."""
+    name, ranks, damaged = KINDS[kind]
+    convert(run, kind.partition(",")[0], tmp_path / name, tensor_parallel=ranks)
+    file = tmp_path / damaged
+    whole = file.read_bytes()
+    for kept in (0, 1, 100, -1):
+        file.write_bytes(whole[:kept])
+        with pytest.raises(UserError, match=file.name):
+            convert(sources.open_source(tmp_path / name, FIELDS), "hf", old, replace=True)
+    for place in (0.3, 0.6, 0.9):
+        file.write_bytes(whole)
+        flip_bit(file, int(len(whole) * place))
+        with pytest.raises(UserError, match=f"{file.name}: .*(damaged|copy it again)"):
+            convert(sources.open_source(tmp_path / name, FIELDS), "hf", old, replace=True)
+
+
+@pytest.mark.parametrize(
+    ("to", "ranks"),
+    [("hf", 1), ("megatron", 1), ("megatron", 2), ("mindspore", 1), ("mindspore", 2), ("mindformers", 1)],
+)
+def test_a_full_disk_leaves_the_old_output(tmp_path, run, to, ranks, capsys):
+    suffix = {"megatron": ".pt", "mindspore": ".ckpt"}.get(to, "") if ranks == 1 else ""
+    out = tmp_path / "place" / f"out{suffix}"
+    convert(run, to, out, tensor_parallel=ranks)
+
+    def content():
+        files = sorted(path for path in out.parent.rglob("*") if path.is_file())
+        return {str(file): file.read_bytes() for file in files}
+
+    before, limits = content(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    said = ["mindspore", "--layout", "mindformers"] if to == "mindformers" else [to]
+    words = ["--model", str(run), "--to", *said, "--output", str(out), "--tensor-parallel", str(ranks), "--replace"]
+    for limit in (0, 20_000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))  # no file may grow beyond
+        try:
+            with pytest.raises(UserError, match=r"could not be written \(File too large\).* unchanged"):
+                convert(run, to, out, tensor_parallel=ranks, replace=True)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert content() == before
+    assert main(["convert", *words, "--dtype", "fp16"]) == 0 and content() != before
+    assert "float16" in capsys.readouterr().out
+
+
+def test_a_source_that_fails_on_the_way(tmp_path, run, old):
+    model = sources.open_source(run)
+
+    def fail():
+        raise UserError("in.pt: record 7 is damaged")
+
+    name = list(model.tensors)[-1]
+    model.tensors[name] = LazyTensor("float32", model.tensors[name].shape, fail)
+    with pytest.raises(UserError, match="record 7"):
+        convert(model, "hf", old, replace=True)
+
+
+def test_replace_leaves_a_file_where_a_directory_goes(tmp_path, run):
+    """A zip archive is a converted file, but nothing that a model directory may take the place of."""
+    with zipfile.ZipFile(tmp_path / "mine.zip", "w") as archive:
+        archive.writestr("a", "b")
+    for to, ranks in (("hf", 1), ("megatron", 2)):
+        with pytest.raises(UserError, match="is not a converted model"):
+            convert(run, to, tmp_path / "mine.zip", tensor_parallel=ranks, replace=True)
+    assert zipfile.is_zipfile(tmp_path / "mine.zip")
+
+
+def test_an_output_without_a_name(tmp_path, run, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(UserError, match="not a name that can be written"):
+        convert(run, "hf", ".")

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
+from safetensors.numpy import save_file
 from small_models import FIELDS, parameters, save_run
 
 from ms_codegeex.base.errors import UserError
@@ -160,32 +161,40 @@ def test_other_files_in_a_model_directory_are_not_deleted(tmp_path, to, ranks):
     convert(run, to, out, tensor_parallel=ranks, replace=True)
 
 
-def test_files_that_were_edited_since_are_not_replaced(tmp_path):
-    run, out = run_of(tmp_path), tmp_path / "hf"
-    convert(run, "hf", out)
+def another_size(out):
     (out / "config.json").write_text((out / "config.json").read_text().replace('_id": 5', '_id": 6'))
-    with pytest.raises(UserError, match=r"config\.json \(changed since\)"):
-        convert(run, "hf", out, replace=True)
+
+
+def a_link(out):
     (out / "config.json").unlink()
-    (out / "config.json").symlink_to(tmp_path / "run")
-    with pytest.raises(UserError, match=r"\(config\.json\)"):
-        convert(run, "hf", out, replace=True)
-    (out / "provenance.json").unlink()
-    with pytest.raises(UserError, match=r"\(README\.md, config\.json, model\.safetensors\)"):
-        convert(run, "hf", out, replace=True)
+    (out / "config.json").symlink_to(out.parent / "run")
 
 
-def test_a_model_directory_of_others_is_not_replaced(tmp_path):
-    from safetensors.numpy import save_file
-
-    run, out = run_of(tmp_path), tmp_path / "theirs"
+def of_others(out, statement=None):
+    shutil.rmtree(out)
     out.mkdir()
     (out / "config.json").write_text("{}")
     save_file(parameters("codegen"), out / "model.safetensors")
-    with pytest.raises(UserError, match=r"\(config\.json, model\.safetensors\), so --replace leaves it alone"):
-        convert(run, "hf", out, replace=True)
-    (out / "provenance.json").write_text('{"predicate": {"resources": [], "ms_codegeex": {"files": {"a": 1}}}}')
-    with pytest.raises(UserError, match=r"\(config\.json, model\.safetensors, provenance\.json\)"):
+    if statement:
+        (out / "provenance.json").write_text(statement)
+
+
+EMPTY = '{"predicate": {"resources": [], "ms_codegeex": {"files": {"a": 1}}}}'
+EDITS = {  # what was done to a converted directory, and the files that are then named
+    "edited": (another_size, r"config\.json \(changed since\)"),
+    "a link": (a_link, r"\(config\.json\)"),
+    "no statement": (lambda out: (out / "provenance.json").unlink(), r"README\.md, config\.json, model\.safetensors"),
+    "a model of others": (of_others, r"config\.json, model\.safetensors\), so --replace leaves it alone"),
+    "a statement of others": (lambda out: of_others(out, EMPTY), r"config\.json, model\.safetensors, provenance\.json"),
+}
+
+
+@pytest.mark.parametrize(("edit", "message"), EDITS.values(), ids=EDITS)
+def test_what_is_not_as_it_was_written_is_not_replaced(tmp_path, edit, message):
+    run, out = run_of(tmp_path), tmp_path / "out"
+    convert(run, "hf", out)
+    edit(out)
+    with pytest.raises(UserError, match=message):
         convert(run, "hf", out, replace=True)
 
 
@@ -264,11 +273,6 @@ def test_a_name_that_is_not_utf8_is_spelled_out(tmp_path):
         assert '"n\\\\udcff/step' in json.dumps(read_json(tmp_path / made))
 
 
-def test_a_script_reports_a_path_that_cannot_be(tmp_path, capsys):
-    assert script("hf", "", argv=["--load-ckpt-path", "x" * 300, "--save-ckpt-path", str(tmp_path / "out")]) == 2
-    assert "File name too long; give a shorter name" in capsys.readouterr().err
-
-
 def test_a_link_to_a_converted_file_stays(tmp_path):
     run = run_of(tmp_path)
     convert(run, "megatron", tmp_path / "there" / "a.pt")
@@ -284,14 +288,14 @@ def test_a_link_to_a_converted_file_stays(tmp_path):
 @pytest.mark.parametrize(("to", "ranks"), [("hf", 1), ("megatron", 1), ("mindspore", 2)])
 def test_what_a_killed_conversion_left_is_swept_by_the_next(tmp_path, to, ranks):
     run, out = run_of(tmp_path), tmp_path / "place" / ("out.pt" if to == "megatron" else "out")
-    code = (
-        "import os, signal, sys\n"
-        "from pathlib import Path\n"
-        "from ms_codegeex.formats import convert as module, sources\n"
-        "sources._tokenizer_saver = lambda *_: None\n"
-        "module.TensorFiles.verify = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"module.convert(Path({str(run)!r}), {to!r}, Path({str(out)!r}), tensor_parallel={ranks}, verify=True)\n"
-    )
+    code = f"""
+import os, signal
+from pathlib import Path
+from ms_codegeex.formats import convert as module, sources
+sources._tokenizer_saver = lambda *_: None
+module.TensorFiles.verify = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+module.convert(Path({str(run)!r}), {to!r}, Path({str(out)!r}), tensor_parallel={ranks}, verify=True)
+"""
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
     (left,) = out.parent.iterdir()
     assert left.name.startswith(f".{out.name}.")
@@ -398,18 +402,10 @@ def test_the_originals_own_checkpoints_say_their_sizes(tmp_path, deepspeed, soft
 
     run = run_of(tmp_path, "codegeex")
     convert(run, "megatron", tmp_path / "ours.pt")
-    arguments = argparse.Namespace(
-        num_attention_heads=4,
-        layernorm_epsilon=1e-6,
-        tensor_model_parallel_size=1,
-        params_dtype=torch.float16,
-        num_layers=2,
-        **softmax,
-    )
+    sizes = {"num_attention_heads": 4, "layernorm_epsilon": 1e-6, "num_layers": 2}
+    arguments = argparse.Namespace(tensor_model_parallel_size=1, params_dtype=torch.float16, **sizes, **softmax)
     state = {
-        "args": arguments,
-        "checkpoint_version": 3.0,
-        "iteration": 7,
+        **{"args": arguments, "checkpoint_version": 3.0, "iteration": 7},
         "module" if deepspeed else "model": torch.load(tmp_path / "ours.pt", weights_only=True)["module"],
         "torch_rng_state": torch.get_rng_state(),
         "rng_tracker_states": {"model-parallel-rng": torch.get_rng_state()},

@@ -269,13 +269,6 @@ def test_a_package_that_is_installed_and_does_not_work_is_a_gap(tmp_path, monkey
     assert re.fullmatch(rf"{wanted.partition('<')[0]} [\d.]+ does not work: {words}", check.found)
 
 
-def test_packages_that_work_are_no_gap():
-    """That all do, `test_a_user_with_an_empty_path` shows."""
-    requirements = [Requirement(line) for line in ("PyYAML<7", "xxhash<5")]
-    check = doctor._requirements("requirements", requirements).finding("packages")
-    assert check == Finding("packages", "requirements", "ok", "all 2 are installed in versions that fit, and work")
-
-
 @pytest.mark.parametrize(
     "pure, words", [("true", ""), ("false", "ImportError: another libc")], ids=["pure", "compiled"]
 )

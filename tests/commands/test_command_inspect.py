@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import xxhash
+from conftest import flip_bit
 from safetensors.numpy import save_file
 from tokenizer_files import write_chatglm, write_qwen2
 
@@ -296,12 +297,6 @@ def flip(name, place):
     return lambda directory: flip_bit(directory / name, place)
 
 
-def flip_bit(path, place):
-    data = bytearray(path.read_bytes())
-    data[place] ^= 1
-    path.write_bytes(data)
-
-
 def mask(change):
     return lambda directory: (directory / "train.mask").write_bytes(change((directory / "train.mask").read_bytes()))
 
@@ -496,5 +491,5 @@ def test_a_checkpoint(trained, capsys):
 
 def test_a_damaged_checkpoint(trained, tmp_path, capsys):
     copy = shutil.copytree(trained.checkpoints / "step-00000040", tmp_path / "step-00000040")
-    flip_bit(copy / "rank_00000.safetensors", -1)
+    flip_bit(copy / "rank_00000.safetensors")
     assert "is damaged (its hash does not match the manifest)" in inspect(capsys, copy, status=2).err

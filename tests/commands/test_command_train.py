@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, command, command_here, small_run, write_config, write_dataset
+from conftest import ROOT, command, command_here, flip_bit, small_run, write_config
 from equal_runs import check_equal, last_checkpoint
 from run_processes import processes_of
 
@@ -172,7 +172,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_passed_over(dataset, tmp_pa
     values["checkpoint"].update(every=2)
     values["data"]["validation"] = "data"
     assert train(tmp_path, values, cwd=tmp_path).returncode == 0
-    flip(checkpoints / "step-00000004")
+    flip_bit(checkpoints / "step-00000004" / "rank_00000.safetensors", -5)
     again = train(tmp_path, values, "--resume", "auto", "training.steps=5", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert "skipped:" in again.stderr and "continuing from step 2" in again.stderr
@@ -296,14 +296,6 @@ def test_a_refused_run_changes_nothing_of_the_one_that_is_there(runs, dataset, t
     assert sorted(p.name for p in (path / "checkpoints").iterdir()) == before and (path / "summary.json").exists()
 
 
-def flip(directory):
-    """One bit of the checkpoint's numbers."""
-    path = directory / "rank_00000.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-5] ^= 1
-    path.write_bytes(content)
-
-
 @pytest.fixture
 def trained(runs, tmp_path):
     """A copy of the run on one worker: checkpoints at 8 and 10."""
@@ -323,9 +315,8 @@ def test_a_named_checkpoint_with_a_flipped_bit_is_refused(trained, dataset, tmp_
     }[verb]
     checkpoint = Checkpoint(step)
     weight = next(name for name in checkpoint.names if not name.startswith("optimizer."))
-    content = bytearray((step / "rank_00000.safetensors").read_bytes())
-    content[content.index(checkpoint.tensor(weight).tobytes())] ^= 1
-    (step / "rank_00000.safetensors").write_bytes(content)
+    file = step / "rank_00000.safetensors"
+    flip_bit(file, file.read_bytes().index(checkpoint.tensor(weight).tobytes()))
     result = command_here(*arguments) if verb in ("resume", "convert") else command(*arguments)
     assert result.returncode == 2, result.stderr
     errors = [line for line in result.stderr.splitlines() if "is damaged (its hash does not match" in line]
@@ -358,7 +349,7 @@ def test_a_run_that_ends_not_finite_goes_back_to_a_good_checkpoint(dataset, tmp_
 
 def test_the_lock_comes_before_the_choice_of_a_checkpoint(trained, dataset, tmp_path):
     """A second launcher must not touch the checkpoints of a running job, even damaged ones."""
-    flip(trained / "checkpoints" / "step-00000010")
+    flip_bit(trained / "checkpoints" / "step-00000010" / "rank_00000.safetensors", -5)
     before = sorted(path.name for path in (trained / "checkpoints").iterdir())
     with open(trained / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -394,8 +385,7 @@ def test_a_copy_under_a_newer_name_is_found(trained, dataset, tmp_path):
 
 @pytest.mark.slow  # two runs; the rules themselves are in tests/runs/test_resume.py
 def test_changes_at_a_resume_are_refused_or_recorded(trained, dataset, tmp_path):
-    moved = shutil.copytree(dataset, tmp_path / "moved")
-    values = small_run(moved, trained)
+    values = small_run(shutil.copytree(dataset, tmp_path / "moved"), trained)
     values["training"].update(clip_norm=0.5, evaluate_every=4)
     arguments = ("training.dropout=0.5", "training.steps=11", "logging.every=2")
     refused = train(tmp_path, values, "--resume", "auto", *arguments)
@@ -408,9 +398,6 @@ def test_changes_at_a_resume_are_refused_or_recorded(trained, dataset, tmp_path)
     changed = {change["key"]: (change["before"], change["now"]) for change in starts[1]["changed"]}
     expected = {"logging.every": (1, 2), "training.steps": (10, 11), "training.dropout": (0.0, 0.5)}
     assert {key: changed[key] for key in changed if key in expected or key.startswith("training.")} == expected
-    write_dataset(moved, seed=5)
-    other = train(tmp_path, values, "--resume", "auto", "training.steps=12", "training.dropout=0.5")
-    assert other.returncode == 2 and "data.train:" in other.stderr and "--allow-change data.train" in other.stderr
 
 
 @pytest.mark.slow

@@ -49,17 +49,6 @@ def started(values, until):
     return job
 
 
-@pytest.mark.slow  # a stopped rank counts as a hang after a while
-def test_a_stopped_worker_is_a_hang_and_is_named(dataset, run):
-    job = started(values_of(dataset, run), lambda: len(read_log(run.log)) > 10)
-    ranks_of(run.path)[1].suspend()
-    _, errors = job.communicate(timeout=600)
-    assert job.returncode == 1
-    assert "a process was stopped and did not continue: rank 1 in phase " in errors
-    assert "most recent call first" in (run.logs / "worker_0.log").read_text()
-    assert not processes_of(run.path)
-
-
 @pytest.mark.slow  # two workers
 def test_sigterm_lets_a_stopped_worker_continue_and_the_run_saves(dataset, run):
     job = started(values_of(dataset, run), lambda: len(read_log(run.log)) > 10)

@@ -12,7 +12,6 @@ import re
 import shutil
 import socket
 import struct
-import zipfile
 
 import numpy as np
 import pytest
@@ -87,9 +86,9 @@ class Place:
         (self.model / WEIGHTS).unlink()
         self.put(INDEX, json.dumps({"weight_map": weight_map}))
 
-    def pickled(self, data, method=zipfile.ZIP_STORED, more=()):
+    def pickled(self, data):
         (self.model / WEIGHTS).unlink()
-        archive(self.model / BIN, data, more, pickle_method=method)
+        archive(self.model / BIN, data)
 
 
 def listen(place, name):
@@ -108,25 +107,8 @@ def pipe(place, name):
     os.mkfifo(place.model / name)
 
 
-def deep(levels):
-    return "[" * levels + "]" * levels
-
-
-def own_tables(vocab, merges):
-    """Hostile tables, with the digests that a reader asks for."""
-    from ms_codegeex.data.tokenizer import tables
-
-    def change(place):
-        place.put("vocab.json", json.dumps(vocab))
-        place.put("merges.txt", "\n".join(merges))
-        ordered = sorted(vocab, key=vocab.__getitem__)
-        place.json("tokenizer_config.json", tables_sha256=[tables._digest(ordered), tables._digest(merges)])
-
-    return change
-
-
-BYTES = {letter: number for number, letter in enumerate(map(chr, [*range(0x21, 0x7F), *range(0xA1, 0xAD)]))}
 CONVERT, READ, TOKENIZE = ("convert",), ("generate", "serve", "quantize", "inspect"), ("generate", "serve", "finetune")
+LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 OUT, BAD = "is a link to .*, outside", "its header is not safetensors"
 CASES = [
     # links and files that are none
@@ -178,17 +160,12 @@ CASES = [
     ("size as text", lambda p: p.vocabulary("12; rm"), "vocab_size", CONVERT),
     ("truth as size", lambda p: p.vocabulary(True), "vocab_size|embed", CONVERT),
     ("huge size", lambda p: p.vocabulary(1 << 60), "vocab_size|shape|embed|is larger", CONVERT),
-    (
-        "many layers",
-        lambda p: p.json("config.json", num_hidden_layers=10**9, n_layer=10**9, num_layers=10**9),
-        "but only .* tensors are there|layers",
-        CONVERT,
-    ),
+    ("many layers", lambda p: p.json("config.json", **dict.fromkeys(LAYERS, 10**9)), "layers", CONVERT),
     # weights
     ("empty", lambda p: p.put(WEIGHTS, b""), "is empty; copy it again", READ),
     ("long header", lambda p: p.put(WEIGHTS, struct.pack("<Q", 1 << 63) + b"{}"), "not a safetensors file", READ),
     ("sparse header", lambda p: p.sparse(WEIGHTS, 1 << 40), "its header is not", READ),
-    ("deep header", lambda p: p.header(deep(5000)), "nested deeper", READ),
+    ("deep header", lambda p: p.header("[" * 5000 + "]" * 5000), "nested deeper", READ),
     ("huge shape", lambda p: p.first(shape=[1 << 62, 4]), "no array can have the shape", READ),
     ("unknown dtype", lambda p: p.first(dtype="F8\nE5"), "is not supported", READ),
     ("metadata is a list", lambda p: p.header(lambda h: h.update(__metadata__=[1])), BAD, READ),
@@ -211,15 +188,6 @@ CASES = [
     ("statement list", lambda p: p.put("provenance.json", "[]"), "not a statement", (*CONVERT, "generate")),
     ("serving list", lambda p: p.put("serving.json", "[]"), "expected a JSON object", ("serve",)),
     ("infill", lambda p: p.json("serving.json", infill={"prefix": -1}), "infill", ("serve",)),
-]
-BYTE_LEVEL = [
-    ("negative ids", lambda p: p.put("vocab.json", '{"a": -5}'), "not GPT-2's vocabulary", TOKENIZE),
-    ("far ids", lambda p: p.put("vocab.json", '{"a": 1000000000000}'), "not GPT-2's vocabulary", TOKENIZE),
-    ("merges of others", lambda p: p.put("merges.txt", "a b\n"), "not GPT-2's merges", TOKENIZE),
-    ("merges not UTF-8", lambda p: p.put("merges.txt", b"\xff"), "not readable", TOKENIZE),
-    ("own tables with a gap", own_tables({"a": 0, "b": 9}, []), "vocabulary", TOKENIZE),
-    ("own tables without bytes", own_tables(BYTES | {"<|endoftext|>": len(BYTES)}, []), "vocabulary", TOKENIZE),
-    ("digests of another kind", lambda p: p.json("tokenizer_config.json", tables_sha256="x"), "SHA-256", TOKENIZE),
 ]
 
 
@@ -248,6 +216,7 @@ def words(verb, place):
         "generate": ("generate", "--model", model, "--prompt", "x"),
         "serve": ("serve", "--model", model, "--port", "0"),
         "quantize": ("quantize", "--model", model, "--bits", "8", "--output", out),
+        "adapter merge": ("adapter", "merge", "--model", place.root / "base", "--adapter", model, "--output", out),
         "finetune": ("finetune", "--model", model, "--data", place.outside / "data.jsonl", f"output={out}"),
     }[verb]
 
@@ -280,21 +249,17 @@ def tried(place, monkeypatch, case, turn=None):
     refused(place, expected, *(verbs if turn is None else [verbs[turn % len(verbs)]]))
 
 
-ROWS = [(case, FAMILIES) for case in CASES] + [(case, ("codegeex", "codegen")) for case in BYTE_LEVEL]
-
-
-@pytest.mark.parametrize("number", range(len(ROWS)), ids=lambda number: ROWS[number][0][0].replace(" ", "_"))
+@pytest.mark.parametrize("number", range(len(CASES)), ids=lambda number: CASES[number][0].replace(" ", "_"))
 def test_a_hostile_directory_is_refused_in_a_line(sound, tmp_path, monkeypatch, number):
     monkeypatch.chdir(tmp_path)
-    case, families = ROWS[number]
-    tried(Place(tmp_path, families[number % len(families)], sound), monkeypatch, case, number)
+    tried(Place(tmp_path, FAMILIES[number % len(FAMILIES)], sound), monkeypatch, CASES[number], number)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_refuses_every_hostile_directory(sound, tmp_path, monkeypatch, family):
     monkeypatch.chdir(tmp_path)
-    for number, case in enumerate(case for case, families in ROWS if family in families):
+    for number, case in enumerate(CASES):
         (tmp_path / str(number)).mkdir()
         with monkeypatch.context() as patch:
             tried(Place(tmp_path / str(number), family, sound), patch, case)
@@ -306,11 +271,7 @@ ADAPTERS = [
     ("tensors of another", lambda p: p.link("adapter_model.safetensors", "{}/model.safetensors"), OUT),
     ("tensors hard linked", lambda p: p.hard_link("adapter_model.safetensors", WEIGHTS), "1 more name outside"),
     ("settings list", lambda p: p.put("adapter_config.json", "[]"), "expected an object"),
-    ("rank NaN", lambda p: p.json("adapter_config.json", r=float("nan")), "valid integer"),
-    ("rank negative", lambda p: p.json("adapter_config.json", r=-1), "greater than 0"),
-    ("another type", lambda p: p.json("adapter_config.json", peft_type="os.system"), "expected peft_type LORA"),
     ("other weights", lambda p: p.json("adapter_config.json", modules_to_save=["evil"]), "modules_to_save"),
-    ("pattern of code", lambda p: p.json("adapter_config.json", rank_pattern={"(a+)+$": "x"}), "rank_pattern"),
     ("pipe", lambda p: pipe(p, "adapter_model.safetensors"), "is a pipe"),
 ]
 
@@ -318,17 +279,13 @@ ADAPTERS = [
 @pytest.mark.parametrize("number", range(len(ADAPTERS)), ids=lambda number: ADAPTERS[number][0].replace(" ", "_"))
 def test_a_hostile_adapter_is_refused_in_a_line(sound, tmp_path, monkeypatch, number):
     monkeypatch.chdir(tmp_path)
-    family = FAMILIES[number % len(FAMILIES)]
+    family, (_, change, expected) = FAMILIES[number % len(FAMILIES)], ADAPTERS[number]
     place = Place(tmp_path, family, sound)
     model = place.model.rename(tmp_path / "base")
     save_adapters(tmp_path / "adapters", family, model)
     write_peft(open_source(tmp_path / "adapters"), place.model)
-    _, change, expected = ADAPTERS[number]
     change(place)
-    merge = ("adapter", "merge", "--model", model, "--adapter", place.model, "--output", tmp_path / "out")
-    serve = ("serve", "--model", model, "--adapter", f"x={place.model}", "--port", "0")
-    monkeypatch.setattr("test_hostile_directories.words", lambda verb, place: {"merge": merge, "serve": serve}[verb])
-    refused(place, expected, "merge")
+    refused(place, expected, "adapter merge")
 
 
 def linked_checkpoint(place, run):
@@ -376,7 +333,6 @@ FOLDERS = [
     ("MindSpore's rank elsewhere", files_of("mindspore"), OUT),
     ("pickled array", lambda place, run: np.save(numpy_folder(run), np.array([Call()])), "not a sound .npy file"),
     ("array elsewhere", lambda place, run: numpy_folder(run).symlink_to(place.outside / "secret"), OUT),
-    ("statement of others", lambda place, run: pipe(place, "x") or linked_rank(place, run), "outside|no sound"),
 ]
 
 

@@ -1,10 +1,10 @@
 """Each thing a machine may lack gives one line that says how to get it."""
 
-import importlib.util
 import re
+from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, load_script
 from strict_sandbox import refusing_python
 
 from ms_codegeex.base import host
@@ -12,10 +12,7 @@ from ms_codegeex.config.loading import load_config
 from ms_codegeex.extras.evaluation.sandbox.layers import advice
 from ms_codegeex.runs.memory_check import required_memory
 
-PATH = ROOT / "ascend_scripts" / "preflight.py"
-_spec = importlib.util.spec_from_file_location("preflight", PATH)
-preflight = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(preflight)
+preflight = load_script("ascend_scripts/preflight.py")
 
 
 def absent(_name):
@@ -37,7 +34,7 @@ LACKING = {
 
 def test_the_memory_of_the_first_command_is_what_its_run_needs():
     needed = required_memory(load_config(ROOT / "configs" / "codegeex_tiny.yaml"), compiled=False)
-    default = re.search(r"free memory needed \(default: (\d+)\)", PATH.read_text())[1]
+    default = re.search(r"free memory needed \(default: (\d+)\)", Path(preflight.__file__).read_text())[1]
     readme = re.search(r"(\d+) GB of free memory", (ROOT / "README.md").read_text())[1]
     assert default == readme and 0.75 * int(default) * host.GB < needed <= int(default) * host.GB
 

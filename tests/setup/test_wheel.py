@@ -6,7 +6,6 @@ everything is in the wheel, and mindformers is not needed. The slow test lets pi
 leaves as they are where they are installed already.
 """
 
-import importlib.util
 import json
 import os
 import re
@@ -17,15 +16,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, load_script
 from declared import extras, normalised, oldest, requirements
 from installed_wheel import environment_with
 from own_environment import VARIABLES, pip_of_index
 from small_benchmarks import humaneval_x
 
-_spec = importlib.util.spec_from_file_location("release", ROOT / "ascend_scripts" / "release.py")
-release = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(release)
+release = load_script("ascend_scripts/release.py")
 SMALLER = (
     "training.global_batch=4 training.evaluate_samples=4 data.seq_length=32 model.hidden_size=16 model.num_layers=1 "
     "model.num_heads=2 model.intermediate_size=32 model.max_position_embeddings=512"
