@@ -163,31 +163,28 @@ def run_values(dataset: Path, tmp_path: Path) -> dict:
     return small_run(dataset, tmp_path / "run")
 
 
-def command(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
-    """Run `ms-codegeex ARGUMENTS…` as a user does, in a separate process."""
+def command(*arguments: str, status: int | None = None, **options) -> subprocess.CompletedProcess[str]:
+    """Run `ms-codegeex ARGUMENTS…` as a user does, in a separate process. `status`: what it has to end with."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path, **options.pop("environment", {})}
-    return subprocess.run(
-        [sys.executable, "-m", "ms_codegeex.cli", *map(str, arguments)],
-        text=True,
-        capture_output=True,
-        env=environment,
-        timeout=600,
-        **options,
-    )
+    words = [sys.executable, "-m", "ms_codegeex.cli", *map(str, arguments)]
+    result = subprocess.run(words, text=True, capture_output=True, env=environment, timeout=600, **options)
+    assert status in (None, result.returncode), f"{words}\n{result.stderr}"
+    return result
 
 
-def command_here(*arguments: str) -> subprocess.CompletedProcess[str]:
+def command_here(*arguments: str, status: int | None = None) -> subprocess.CompletedProcess[str]:
     """The same in this process, for commands that a process of their own would only make slower."""
     from ms_codegeex import cli
 
     words, out, err = [str(word) for word in arguments], io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            status = cli.main(words)
+            found = cli.main(words)
         except SystemExit as end:
-            status = end.code
-    return subprocess.CompletedProcess(words, status, out.getvalue(), err.getvalue())
+            found = end.code
+    assert status in (None, found), f"{words}\n{err.getvalue()}"
+    return subprocess.CompletedProcess(words, found, out.getvalue(), err.getvalue())
 
 
 def load_script(name: str) -> ModuleType:

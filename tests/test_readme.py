@@ -97,8 +97,7 @@ def test_quick_lines_of_the_readme(quick, tmp_path, monkeypatch):
     lines = [line for block in blocks() for line in block if re.match(f"ms-codegeex ({quick})", line)]
     assert lines
     for line in lines:
-        result = command_here(*words_of(line)[1:])
-        assert result.returncode == 0, f"{line}\n{result.stderr}"
+        command_here(*words_of(line)[1:], status=0)
 
 
 @pytest.fixture

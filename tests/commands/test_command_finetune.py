@@ -40,13 +40,12 @@ def model(tmp_path_factory):
 
 def finetune(model, data, tmp_path, *arguments):
     words = (f"output={tmp_path / 'tuned'}", "devices=1", *QUICK, *arguments)
-    return command("finetune", "--model", model, "--data", data, *words)
+    return command("finetune", "--model", model, "--data", data, *words, status=0)
 
 
 def test_pairs_are_prepared_trained_on_and_exported(model, pairs, tmp_path):
     words = ("training.evaluate_every=8", "training.schedule.learning_rate=1e-2", "--epochs", "4")
     result = finetune(model, pairs, tmp_path, *words, "checkpoint.export=false")
-    assert result.returncode == 0, result.stderr
     assert f"starting from the weights of {list_checkpoints(model / 'checkpoints')[-1]}" in result.stderr
     (dataset,) = tmp_path.glob("tuning-*")
     described = json.loads((dataset / "dataset.json").read_text())
@@ -66,7 +65,6 @@ def test_pairs_are_prepared_trained_on_and_exported(model, pairs, tmp_path):
 def test_a_fine_tuning_that_only_worsens_leaves_the_model_it_started_from(model, pairs, tmp_path):
     words = ("training.evaluate_every=2", "training.steps=8", "training.schedule.learning_rate=2")
     result = finetune(model, pairs, tmp_path, *words, "training.patience=2", "training.schedule.warmup_steps=0")
-    assert result.returncode == 0, result.stderr
     assert "NO STEP WAS BETTER than the model that the run started from" in result.stdout
     summary = json.loads((tmp_path / "tuned/summary.json").read_text())
     assert summary["evaluated_step"] == 0 < summary["steps"]
@@ -102,8 +100,7 @@ def test_a_rank_table_of_the_environment_is_not_ignored_in_silence(model, monkey
 def test_mistakes_are_one_line_and_leave_no_run(model, pairs, tmp_path, arguments, message):
     (long := tmp_path / "long.jsonl").write_text(json.dumps({"prompt": "p", "completion": " x" * 99}))
     words = ("--model", model, "--data", pairs, f"output={tmp_path / 'tuned'}", "devices=1", *QUICK)
-    result = command_here("finetune", *words, *(str(long) if word == "LONG" else word for word in arguments))
-    assert result.returncode == 2
+    result = command_here("finetune", *words, *(str(long) if word == "LONG" else word for word in arguments), status=2)
     assert message in result.stderr.splitlines()[-1]
     assert not (tmp_path / "tuned").exists()
 

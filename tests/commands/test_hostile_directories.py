@@ -355,8 +355,7 @@ def test_a_snapshot_of_the_hubs_cache_is_read(sound, tmp_path):
     snapshot.mkdir(parents=True)
     for file in blobs.iterdir():
         (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
-    done = command_here("convert", "--model", snapshot, "--to", "hf", "--output", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
+    command_here("convert", "--model", snapshot, "--to", "hf", "--output", tmp_path / "out", status=0)
     assert (tmp_path / "out" / WEIGHTS).is_file() and not any(
         file.is_symlink() for file in (tmp_path / "out").iterdir()
     )
