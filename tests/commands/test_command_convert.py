@@ -201,6 +201,12 @@ def test_memory_does_not_grow_with_the_model(tmp_path, run, to):
 
 
 @pytest.fixture
+def larger(tmp_path):
+    """A run in whose files the numbers take the most room."""
+    return small_models.save_run(tmp_path / "larger", "codegen", small_models.parameters("codegen"))
+
+
+@pytest.fixture
 def old(tmp_path):
     """An output that is there already: what it holds must survive every error."""
     other = save_run(tmp_path / "other", small_models.parameters("codegeex", seed=9))
@@ -220,31 +226,32 @@ KINDS = {  # what is converted, to how many ranks, and the file that is damaged
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_became_of_a_file_is_named(run, tmp_path, old, kind):
+def test_what_became_of_a_file_is_named(larger, tmp_path, old, kind):
     """Truncated, and with a flipped bit."""
     name, ranks, damaged = KINDS[kind]
-    convert(run, kind.partition(",")[0], tmp_path / name, tensor_parallel=ranks)
+    fields = small_models.FIELDS["codegen"]
+    convert(larger, kind.partition(",")[0], tmp_path / name, tensor_parallel=ranks)
     file = tmp_path / damaged
     whole = file.read_bytes()
     for kept in (0, 1, 100, -1):
         file.write_bytes(whole[:kept])
         with pytest.raises(UserError, match=file.name):
-            convert(sources.open_source(tmp_path / name, FIELDS), "hf", old, replace=True)
+            convert(sources.open_source(tmp_path / name, fields), "hf", old, replace=True)
     for place in (0.3, 0.6, 0.9):
         file.write_bytes(whole)
         flip_bit(file, int(len(whole) * place))
         with pytest.raises(UserError, match=f"{file.name}: .*(damaged|copy it again)"):
-            convert(sources.open_source(tmp_path / name, FIELDS), "hf", old, replace=True)
+            convert(sources.open_source(tmp_path / name, fields), "hf", old, replace=True)
 
 
 @pytest.mark.parametrize(
     ("to", "ranks"),
     [("hf", 1), ("megatron", 1), ("megatron", 2), ("mindspore", 1), ("mindspore", 2), ("mindformers", 1)],
 )
-def test_a_full_disk_leaves_the_old_output(tmp_path, run, to, ranks, capsys):
+def test_a_full_disk_leaves_the_old_output(tmp_path, larger, to, ranks, capsys):
     suffix = {"megatron": ".pt", "mindspore": ".ckpt"}.get(to, "") if ranks == 1 else ""
     out = tmp_path / "place" / f"out{suffix}"
-    convert(run, to, out, tensor_parallel=ranks)
+    convert(larger, to, out, tensor_parallel=ranks)
 
     def content():
         files = sorted(path for path in out.parent.rglob("*") if path.is_file())
@@ -252,12 +259,12 @@ def test_a_full_disk_leaves_the_old_output(tmp_path, run, to, ranks, capsys):
 
     before, limits = content(), resource.getrlimit(resource.RLIMIT_FSIZE)
     said = ["mindspore", "--layout", "mindformers"] if to == "mindformers" else [to]
-    words = ["--model", str(run), "--to", *said, "--output", str(out), "--tensor-parallel", str(ranks), "--replace"]
+    words = ["--model", str(larger), "--to", *said, "--output", str(out), "--tensor-parallel", str(ranks), "--replace"]
     for limit in (0, 20_000):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))  # no file may grow beyond
         try:
             with pytest.raises(UserError, match=r"could not be written \(File too large\).* unchanged"):
-                convert(run, to, out, tensor_parallel=ranks, replace=True)
+                convert(larger, to, out, tensor_parallel=ranks, replace=True)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert content() == before
