@@ -28,7 +28,8 @@ def test_list_and_verify(run, capsys):
     flip_bit(file)
     assert main(["checkpoint", "verify", str(run)]) == 1 and "DAMAGED" in capsys.readouterr().out
     assert main(["checkpoint", "verify", str(run / "checkpoints" / "step-00000001")]) == 0
-    assert main(["checkpoint", "list", str(file.parent)]) == 2 and "no checkpoints" in capsys.readouterr().err
+    (run / "empty").mkdir()
+    assert main(["checkpoint", "list", str(run / "empty")]) == 2 and "no checkpoints" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("moment", ["before its size is read", "before it is opened"])

@@ -248,7 +248,7 @@ MISTAKES = {
     "missing corpus": ({"data": {"train": None}}, ["--corpus", "FOLDER/nowhere"], "nowhere"),
     "empty corpus": ({"data": {"train": None}}, ["--corpus", "FOLDER/empty"], "empty"),
     "too little memory": ({"model": LARGE}, [], "model: 12,586,403,840 parameters"),
-    "output on a read-only disk": ({}, ["output=/proc/self"], "/proc/self"),  # refuses every file, also to root
+    "output on a read-only disk": ({}, ["output=/proc/self"], "/proc/"),  # refuses every file, also to root
     "corrupt index": ({}, ["data.train=FOLDER/broken"], "train.idx"),
     "resume from nothing": ({}, ["--resume", "FOLDER/nowhere"], "nowhere"),
 }
