@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import inspect
 import io
 import os
@@ -12,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -161,31 +163,44 @@ def run_values(dataset: Path, tmp_path: Path) -> dict:
     return small_run(dataset, tmp_path / "run")
 
 
-def command(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
-    """Run `ms-codegeex ARGUMENTS…` as a user does, in a separate process."""
+def command(*arguments: str, status: int | None = None, **options) -> subprocess.CompletedProcess[str]:
+    """Run `ms-codegeex ARGUMENTS…` as a user does, in a separate process. `status`: what it has to end with."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path, **options.pop("environment", {})}
-    return subprocess.run(
-        [sys.executable, "-m", "ms_codegeex.cli", *map(str, arguments)],
-        text=True,
-        capture_output=True,
-        env=environment,
-        timeout=600,
-        **options,
-    )
+    words = [sys.executable, "-m", "ms_codegeex.cli", *map(str, arguments)]
+    result = subprocess.run(words, text=True, capture_output=True, env=environment, timeout=600, **options)
+    assert status in (None, result.returncode), f"{words}\n{result.stderr}"
+    return result
 
 
-def command_here(*arguments: str) -> subprocess.CompletedProcess[str]:
+def command_here(*arguments: str, status: int | None = None) -> subprocess.CompletedProcess[str]:
     """The same in this process, for commands that a process of their own would only make slower."""
     from ms_codegeex import cli
 
     words, out, err = [str(word) for word in arguments], io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            status = cli.main(words)
+            found = cli.main(words)
         except SystemExit as end:
-            status = end.code
-    return subprocess.CompletedProcess(words, status, out.getvalue(), err.getvalue())
+            found = end.code
+    assert status in (None, found), f"{words}\n{err.getvalue()}"
+    return subprocess.CompletedProcess(words, found, out.getvalue(), err.getvalue())
+
+
+def load_script(name: str) -> ModuleType:
+    """A Python file of the checkout that lies outside the package, as a module."""
+    spec = importlib.util.spec_from_file_location(f"script_{Path(name).stem}", ROOT / name)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def flip_bit(path: Path, place: int = -1) -> None:
+    """Damage one byte of a file."""
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
 
 
 def write_config(path: Path, values: dict) -> Path:

@@ -18,38 +18,11 @@ from ms_codegeex.formats.sources import Source
 from ms_codegeex.formats.tensors import from_array
 from ms_codegeex.models.registry import family
 
+COMMON = {"hidden_size": 64, "num_layers": 2, "num_heads": 4, "intermediate_size": 96, "max_position_embeddings": 128}
 SIZES = {
-    "codegeex2": {
-        "vocab_size": 448,
-        "hidden_size": 64,
-        "num_layers": 2,
-        "num_heads": 4,
-        "num_kv_groups": 2,
-        "intermediate_size": 96,
-        "rotary_dim": 8,
-        "max_position_embeddings": 128,
-        "norm_eps": 1e-5,
-    },
-    "codegen": {
-        "vocab_size": 384,
-        "hidden_size": 64,
-        "num_layers": 2,
-        "num_heads": 4,
-        "intermediate_size": 96,
-        "rotary_dim": 8,
-        "max_position_embeddings": 128,
-        "layer_norm_eps": 1e-6,
-    },
-    "qwen2": {
-        "vocab_size": 384,
-        "hidden_size": 64,
-        "num_layers": 2,
-        "num_heads": 4,
-        "num_kv_groups": 2,
-        "intermediate_size": 96,
-        "max_position_embeddings": 128,
-        "tied_head": True,
-    },
+    "codegeex2": COMMON | {"vocab_size": 448, "num_kv_groups": 2, "rotary_dim": 8, "norm_eps": 1e-5},
+    "codegen": COMMON | {"vocab_size": 384, "rotary_dim": 8, "layer_norm_eps": 1e-6},
+    "qwen2": COMMON | {"vocab_size": 384, "num_kv_groups": 2, "tied_head": True},
 }
 SIZES["codegeex4"] = SIZES["codegeex2"] | {"vocab_size": 736, "rope_ratio": 500.0, "norm_eps": 1.5625e-7}
 MODELS, OF_FAMILY = tuple(SIZES), {"codegeex4": "codegeex2"}  # a model's family, where its name is another

@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT
 
 VARIABLES = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+PYTEST = ("-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider")  # after its Python
 
 
 def own_environment(place, *packages):

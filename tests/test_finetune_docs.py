@@ -24,15 +24,6 @@ ADDED = {"finetune": f"{QUICK} logging.plots=false", "generate": "--max-new-toke
 SIZES = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 32, "max_position_embeddings": 64}
 
 
-def test_every_command_is_understood():
-    from ms_codegeex.cli import build_parser
-
-    assert {words[1] for words in LINES} == {"finetune", "generate", "adapter", "convert", "plan"}
-    for words in [*RELEASED, *LINES]:
-        assert words[0] == "ms-codegeex"
-        build_parser().parse_args(words[1:])
-
-
 @pytest.mark.slow  # three runs
 def test_every_command_works(tmp_path):
     sizes = family("codegeex").config.build_config("tiny", SIZES)
@@ -42,8 +33,7 @@ def test_every_command_works(tmp_path):
     for name in ("pairs.jsonl", "more.jsonl"):
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     for words in LINES:
-        done = command(*words[1:], *shlex.split(ADDED.get(words[1], "")), cwd=tmp_path)
-        assert done.returncode == 0, (words, done.stderr)
+        command(*words[1:], *shlex.split(ADDED.get(words[1], "")), cwd=tmp_path, status=0)
     assert (tmp_path / "runs/lora/adapter/adapter_model.safetensors").stat().st_size < 10**6
 
 
@@ -69,7 +59,6 @@ def test_from_a_released_directory_to_an_answering_adapter_in_three_commands(tmp
     }
     assert [words[1] for words in RELEASED] == ["finetune", "adapter", "generate"]
     for words in RELEASED:
-        done = command(*words[1:], *shlex.split(added.get(words[1], "")), cwd=tmp_path)
-        assert done.returncode == 0, (words, done.stderr)
+        done = command(*words[1:], *shlex.split(added.get(words[1], "")), cwd=tmp_path, status=0)
     assert "return a + b" in done.stdout
     assert (tmp_path / "runs/mine/adapter/adapter_model.safetensors").is_file()

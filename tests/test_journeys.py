@@ -45,16 +45,13 @@ def commands(page: str) -> list[str]:
     return [line for block in blocks for line in block.splitlines()]
 
 
-def test_five_short_pages_whose_commands_are_understood():
-    from ms_codegeex.cli import parse
-
+def test_five_short_pages():
+    """That their commands are understood, tests/test_readme.py shows."""
     assert PAGES.keys() == ADDED.keys()
     for page, text in PAGES.items():
         assert len(text.split()) <= 700, page
         lines = [line for line in commands(page) if line.startswith("ms-codegeex ")]
         assert len(lines) >= 5
-        for line in lines:
-            parse(shlex.split(line.partition(" > ")[0])[1:])
         for start in ADDED[page]:
             assert any(line.startswith(f"ms-codegeex {start}") for line in lines), (page, start)
 

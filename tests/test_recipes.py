@@ -1,11 +1,9 @@
 """docs/recipes.md is what its script writes from configs/recipes, whose files are the plans that it names."""
 
-import importlib.util
 import re
-import sys
 
 import pytest
-from conftest import ROOT
+from conftest import load_script
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.rules import check_kernels
@@ -13,12 +11,7 @@ from ms_codegeex.config.rules import check_kernels
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("recipes_script", ROOT / "docs" / "recipes.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    return load_script("docs/recipes.py")
 
 
 def test_the_page_is_current(script, capsys):
@@ -79,10 +72,7 @@ def test_a_search_leaves_what_was_chosen_by_hand(script, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [
-        (["--check", "--search"], "--check writes nothing"),
-        (["--only", "codegeex"], "add --search"),
-    ],
+    [(["--check", "--search"], "--check writes nothing"), (["--only", "codegeex"], "add --search")],
 )
 def test_arguments_that_contradict_each_other_are_refused(script, arguments, message, capsys):
     with pytest.raises(SystemExit) as exit_:

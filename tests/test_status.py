@@ -1,6 +1,5 @@
 """README's table and docs/status.md say what docs/status.yaml says, and nothing else does."""
 
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -8,24 +7,19 @@ import sys
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, load_script
 
 from ms_codegeex.base.hardware import CHIPS
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.extras.cluster.plans.planner import make_plan
 from ms_codegeex.planning.hardware_files import uncertain_of
 
-SCRIPT = ROOT / "docs" / "status.py"
 MARK = r"\*\*(not verified|not seen|not run|not reproduced)\*\*"
 
 
-@pytest.fixture
-def status(monkeypatch):
-    spec = importlib.util.spec_from_file_location("status_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(scope="module")
+def status():
+    return load_script("docs/status.py")
 
 
 @pytest.fixture
@@ -38,7 +32,7 @@ def copy(tmp_path):
 
 
 def test_the_pages_agree_with_their_source():
-    result = subprocess.run([sys.executable, SCRIPT, "--check"], capture_output=True, text=True, cwd=ROOT)
+    result = subprocess.run([sys.executable, "docs/status.py", "--check"], capture_output=True, text=True, cwd=ROOT)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 

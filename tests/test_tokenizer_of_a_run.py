@@ -23,22 +23,25 @@ from ms_codegeex.runs.files.records import read_log
 from ms_codegeex.runs.training_job import check_datasets, resolve_data
 
 
+def write_packages(root, functions):
+    """Twenty of them; one is 5 % for validation."""
+    for number in range(20):
+        (root / f"package{number}").mkdir(parents=True)
+        lines = [f"def f_{number}_{i}(x):\n    return x + {i}\n" for i in range(functions)]
+        (root / f"package{number}" / "module.py").write_text("".join(lines))
+
+
 @pytest.mark.slow
 def test_from_the_corpus_to_the_generated_text(tmp_path):
-    for number in range(20):  # one of them is 5 % for validation
-        (tmp_path / "src" / f"package{number}").mkdir(parents=True)
-        lines = [f"def f_{number}_{i}(x):\n    return x + {i}\n" for i in range(4)]
-        (tmp_path / "src" / f"package{number}" / "module.py").write_text("".join(lines))
+    write_packages(tmp_path / "src", 4)
     model, data, run = write_chatglm(tmp_path / "model"), tmp_path / "data", tmp_path / "run"
-    made = command("prepare", "--input", tmp_path / "src", "--output", data, "--tokenizer", model, "--workers", "1")
-    assert made.returncode == 0, made.stderr
+    _done("prepare", "--input", tmp_path / "src", "--output", data, "--tokenizer", model, "--workers", "1")
     shutil.rmtree(model)
     values = small_run(data, run)
     values["model"] |= {"vocab_size": 448, "eos_token_id": 2}
     values["training"]["steps"] = 2
     config = write_config(tmp_path / "config.yaml", values)
-    trained = command("train", "--config", config)
-    assert trained.returncode == 0, trained.stderr
+    command("train", "--config", config, status=0)
 
     summary = read_json(run / "summary.json")
     assert 0 < summary["ngram_bits_per_byte"] < summary["byte_frequency_bits_per_byte"] < 8
@@ -46,21 +49,18 @@ def test_from_the_corpus_to_the_generated_text(tmp_path):
     description = read_json(data / "dataset.json")["tokenizer"]
     assert read_json(run / "checkpoints/step-00000002/manifest.json")["tokenizer"] == description
     assert load_tokenizer(run / "tokenizer").fingerprint == description["fingerprint"]
-    answer = command("generate", "--model", run, "--prompt", "def f():\n", "--max-new-tokens", "3", "--json")
-    assert answer.returncode == 0, answer.stderr
+    answer = _done("generate", "--model", run, "--prompt", "def f():\n", "--max-new-tokens", "3", "--json")
     prompt_tokens = len(load_tokenizer(run / "tokenizer").encode_prompt("def f():\n"))  # two more than the text
-    assert json.loads(answer.stdout)["prompt_tokens"] == prompt_tokens
+    assert json.loads(answer)["prompt_tokens"] == prompt_tokens
 
-    converted = command("convert", "--model", run, "--to", "hf", "--output", tmp_path / "hf")
-    assert converted.returncode == 0, converted.stderr
+    _done("convert", "--model", run, "--to", "hf", "--output", tmp_path / "hf")
     assert load_tokenizer(tmp_path / "hf").fingerprint == description["fingerprint"]
 
     shutil.rmtree(data)  # another corpus in place of the first, with ids that mean something else
     write_chatglm(model, chatglm_model(vocab_size=400))
-    made = command("prepare", "--input", tmp_path / "src", "--output", data, "--tokenizer", model, "--workers", "1")
-    assert made.returncode == 0, made.stderr
-    resumed = command("train", "--config", config, "--resume", "auto", "training.steps=3")
-    assert resumed.returncode == 2 and "data.train: tokenizer fingerprint: " in resumed.stderr
+    _done("prepare", "--input", tmp_path / "src", "--output", data, "--tokenizer", model, "--workers", "1")
+    resumed = command("train", "--config", config, "--resume", "auto", "training.steps=3", status=2)
+    assert "data.train: tokenizer fingerprint: " in resumed.stderr
 
 
 OWN = {"codegeex": (400, 381), "codegen": (400, 361), "qwen2": (400, 391)}  # ids, and the one that ends a document
@@ -82,9 +82,9 @@ def test_a_tokenizer_of_ones_own_from_the_text_to_transformers(tmp_path, family)
         values["model"] |= {"rotary_dim": 4}
     values["training"]["steps"] = 2
     config = write_config(tmp_path / "config.yaml", values)
-    wrong = command_here("train", "--config", config, "model.eos_token_id=0")
-    assert wrong.returncode == 2 and f"with {end}; set model.eos_token_id={end}" in wrong.stderr
-    assert command("train", "--config", config).returncode == 0
+    wrong = command_here("train", "--config", config, "model.eos_token_id=0", status=2)
+    assert f"with {end}; set model.eos_token_id={end}" in wrong.stderr
+    command("train", "--config", config, status=0)
 
     _done("convert", "--model", run, "--to", "hf", "--output", tmp_path / "hf")
     with pytest.MonkeyPatch.context() as patch:
@@ -134,10 +134,7 @@ def test_a_corpus_that_a_run_prepares_with_a_tokenizer_of_its_own(tmp_path, caps
 
 def test_a_run_from_a_model_prepares_its_corpus_with_that_models_tokenizer(tmp_path):
     """Its first loss is far below a fresh model's, as the ids mean the same."""
-    for number in range(20):
-        (tmp_path / "src" / f"package{number}").mkdir(parents=True)
-        lines = [f"def f_{number}_{i}(x):\n    return x + {i}\n" for i in range(20)]
-        (tmp_path / "src" / f"package{number}" / "module.py").write_text("".join(lines))
+    write_packages(tmp_path / "src", 20)
     values = small_run(tmp_path, tmp_path / "first" / "run")
     values["model"] |= {"vocab_size": 300, "eos_token_id": 281}
     values["data"] = {"seq_length": 32}
@@ -157,21 +154,20 @@ def test_a_run_from_a_model_prepares_its_corpus_with_that_models_tokenizer(tmp_p
 @pytest.mark.parametrize("key", ["data.validation", "data.held_out.other"])
 def test_what_a_run_is_evaluated_on_has_ids_of_the_same_meaning(tmp_path, key):
     """Both tokenizers end a document with 50256, so only the meanings of the ids differ."""
-    directories = {}
     for name in ("codegeex", "codegen-multi"):
-        directories[name] = write_dataset(tmp_path / name)
-        tokenizer = load_tokenizer(name)
+        directory, tokenizer = write_dataset(tmp_path / name), load_tokenizer(name)
         info = {"vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id, "tokenizer": tokenizer.description()}
-        write_json(directories[name] / "dataset.json", read_json(directories[name] / "dataset.json") | info)
-    words = ["training.steps=2", "data.seq_length=32", f"data.train={directories['codegeex']}"]
-    config = load_config(Path("codegeex_tiny_release"), [*words, f"{key}={directories['codegeex']}"])
-    assert check_datasets(config) == directories["codegeex"]
-    config = load_config(Path("codegeex_tiny_release"), [*words, f"{key}={directories['codegen-multi']}"])
+        write_json(directory / "dataset.json", read_json(directory / "dataset.json") | info)
+    words = ["training.steps=2", "data.seq_length=32", f"data.train={tmp_path / 'codegeex'}"]
+
+    def checked(place):
+        return check_datasets(load_config(Path("codegeex_tiny_release"), [*words, f"{key}={tmp_path / place}"]))
+
+    assert checked("codegeex") == tmp_path / "codegeex"
     with pytest.raises(UserError, match=rf"{key}: token 50257 of .*codegen-multi is another one in"):
-        check_datasets(config)
-    config = load_config(Path("codegeex_tiny_release"), [*words, f"{key}={tmp_path}"])
+        checked("codegen-multi")
     with pytest.raises(UserError, match=rf"{key}: .*dataset\.json"):
-        check_datasets(config)
+        checked("")
 
 
 def test_languages_of_the_corpus_that_a_run_prepares(tmp_path, monkeypatch):
@@ -219,6 +215,4 @@ def test_the_tokenizer_and_the_corpus_of_a_run_are_made_of_one_search(tmp_path, 
 
 def _done(*words):
     """Standard output of a command that succeeds."""
-    result = command_here(*words)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+    return command_here(*words, status=0).stdout

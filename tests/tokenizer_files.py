@@ -32,19 +32,11 @@ def chatglm_model(**options: object) -> bytes:
 
     model = io.BytesIO()
     settings = {
-        "model_type": "bpe",
-        "vocab_size": 420,
-        "byte_fallback": True,
-        "normalization_rule_name": "identity",
-        "remove_extra_whitespaces": False,
-        "allow_whitespace_only_pieces": True,
-        "hard_vocab_limit": False,
-        "minloglevel": 2,
-        "num_threads": 1,
+        **{"model_type": "bpe", "vocab_size": 420, "byte_fallback": True, "normalization_rule_name": "identity"},
+        **{"remove_extra_whitespaces": False, "allow_whitespace_only_pieces": True, "hard_vocab_limit": False},
+        **{"minloglevel": 2, "num_threads": 1, "model_writer": model, "sentence_iterator": iter(LINES * 3)},
     }
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(LINES * 3), model_writer=model, **{**settings, **options}
-    )
+    sentencepiece.SentencePieceTrainer.train(**{**settings, **options})
     return model.getvalue()
 
 
@@ -63,18 +55,8 @@ def many_texts() -> list[str]:
     from ms_codegeex.data.languages import languages
 
     rows = (Path(__file__).parent / "data" / "tokenizer" / "golden.jsonl").read_text("utf-8").splitlines()
-    names = [
-        "<|endoftext|>",
-        "<|extratoken_12|>",
-        "[gMASK]",
-        "[MASK]",
-        "sop",
-        "<sop>",
-        "eop",
-        "</s>",
-        "<unk>",
-        "<0x0A>",
-    ]
+    names = ["<|endoftext|>", "<|extratoken_12|>", "[gMASK]", "[MASK]", "sop", "<sop>", "eop", "</s>", "<unk>"]
+    names += ["<0x0A>"]
     lengths = (1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 15, 16, 17, 31, 32, 33, 40)
     runs = [character * length for character in " \t\n" for length in lengths]
     runs += ["\r\n", "\u00a0", "\u3000", " \t", "\n    ", "\u2581"]

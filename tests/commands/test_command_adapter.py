@@ -37,9 +37,7 @@ def tuned(request, root):
 
 
 def adapter(*words):
-    result = command_here("adapter", *words)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+    return command_here("adapter", *words, status=0).stdout
 
 
 def logits(name, tensors, lora=None):
@@ -103,29 +101,35 @@ def test_adapters_of_another_kind_do_not_hide_the_others(tuned, tmp_path, settin
         write_peft(open_source(run), tmp_path / name)
     settings = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
     (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(settings | setting))
-    result = command_here("adapter", "list", tmp_path)
-    assert result.returncode == 1 and f"{tmp_path / 'b'}: rank 2" in result.stdout
+    result = command_here("adapter", "list", tmp_path, status=1)
+    assert f"{tmp_path / 'b'}: rank 2" in result.stdout
     assert said in result.stderr and result.stderr.count("\n") == 1
 
 
-def test_mistakes_are_one_line(root, tmp_path):
-    name = "codegen"
-    small_models.save_run(tmp_path / "model", name, small_models.parameters(name))
-    small_models.save_run(tmp_path / "other", name, small_models.parameters(name, seed=8))
-    run = small_models.save_adapters(tmp_path / "tuned", name, tmp_path / "model")
-    cases = [
-        (("list", tmp_path / "model"), "holds no adapters in PEFT's layout"),
-        (("merge", "--model", tmp_path / "other", "--adapter", run), "adapters of another model than"),
-        (("merge", "--model", run, "--adapter", run), "holds adapters itself"),
-        (("merge", "--model", tmp_path / "model", "--adapter", tmp_path / "other"), "holds no adapters"),
-        (("unmerge", "--model", tmp_path / "model", "--adapter", tmp_path / "none"), "no such directory"),
-    ]
-    for words, message in cases:
-        output = () if words[0] == "list" else ("--output", tmp_path / "made")
-        result = command_here("adapter", *words, *output)
-        assert result.returncode == 2
-        assert result.stderr.count("\n") == 1 and message in result.stderr
-        assert not (tmp_path / "made").exists()
+MISTAKES = [  # the action, the model, the adapters
+    ("list model", "holds no adapters in PEFT's layout"),
+    ("merge --model other --adapter tuned", "adapters of another model than"),
+    ("merge --model tuned --adapter tuned", "holds adapters itself"),
+    ("merge --model model --adapter other", "holds no adapters"),
+    ("unmerge --model model --adapter none", "no such directory"),
+]
+
+
+@pytest.fixture(scope="module")
+def places(root):
+    for name, seed in (("model", 3), ("other", 8)):
+        small_models.save_run(root / name, "codegen", small_models.parameters("codegen", seed))
+    small_models.save_adapters(root / "tuned", "codegen", root / "model")
+    return root
+
+
+@pytest.mark.parametrize(("line", "message"), MISTAKES)
+def test_mistakes_are_one_line(places, tmp_path, monkeypatch, line, message):
+    monkeypatch.chdir(places)
+    output = () if line.startswith("list") else ("--output", tmp_path / "made")
+    result = command_here("adapter", *line.split(), *output, status=2)
+    assert result.stderr.count("\n") == 1 and message in result.stderr
+    assert not (tmp_path / "made").exists()
 
 
 def test_a_tokenizer_that_is_refused_leaves_nothing_that_looks_complete(tmp_path):

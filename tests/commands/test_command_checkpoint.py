@@ -1,10 +1,11 @@
-"""`checkpoint verify` of a run that goes on, and sizes of `reshard` that are not a mesh."""
+"""`checkpoint list` and `verify`, also of a run that goes on, and sizes of `reshard` that are not a mesh."""
 
 import json
 import shutil
 
 import numpy as np
 import pytest
+from conftest import flip_bit
 
 from ms_codegeex.cli import main
 from ms_codegeex.formats import model_description
@@ -16,6 +17,19 @@ def run(tmp_path):
     for step in (1, 2):
         write_checkpoint(tmp_path / "checkpoints", step, {"w": np.ones(2)}, {})
     return tmp_path
+
+
+def test_list_and_verify(run, capsys):
+    assert main(["checkpoint", "list", str(run), "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["checkpoints"]
+    assert [(entry["step"], entry["sound"]) for entry in listed] == [(1, True), (2, True)]
+    assert main(["checkpoint", "verify", str(run)]) == 0
+    file = run / "checkpoints" / "step-00000002" / "rank_00000.safetensors"
+    flip_bit(file)
+    assert main(["checkpoint", "verify", str(run)]) == 1 and "DAMAGED" in capsys.readouterr().out
+    assert main(["checkpoint", "verify", str(run / "checkpoints" / "step-00000001")]) == 0
+    (run / "empty").mkdir()
+    assert main(["checkpoint", "list", str(run / "empty")]) == 2 and "no checkpoints" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("moment", ["before its size is read", "before it is opened"])

@@ -11,7 +11,7 @@ from pathlib import Path
 from unittest.mock import create_autospec
 
 import pytest
-from conftest import command
+from conftest import ROOT, command
 from packaging.requirements import Requirement
 
 from ms_codegeex.base import host
@@ -35,10 +35,22 @@ def found(area):
     return {check.name: check for check in doctor.findings(area)}
 
 
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """A function that puts a script on a PATH of its own."""
+
+    def write(name, script):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        return tmp_path / name
+
+    return write
+
+
 def test_a_user_with_an_empty_path(tmp_path):
     """As one object, from another directory: everything that a CPU user needs is in the tests' own environment."""
-    result = command("doctor", "--json", cwd=tmp_path, environment={"PATH": "", "TMPDIR": str(tmp_path)})
-    assert result.returncode == 0, result.stdout + result.stderr
+    result = command("doctor", "--json", cwd=tmp_path, environment={"PATH": "", "TMPDIR": str(tmp_path)}, status=0)
     (line,) = result.stdout.splitlines()
     report = json.loads(line)
     assert report["ready"] is True
@@ -58,9 +70,8 @@ def test_a_user_with_an_empty_path(tmp_path):
 def areas_with(monkeypatch, *checks):
     """Each check is (area, name, found, problem, fix, whether it is needed)."""
     areas = dict.fromkeys(check[0] for check in checks)
-    monkeypatch.setattr(
-        doctor, "AREAS", {area: lambda area=area: [check[1:] for check in checks if check[0] == area] for area in areas}
-    )
+    of = {area: lambda area=area: [check[1:] for check in checks if check[0] == area] for area in areas}
+    monkeypatch.setattr(doctor, "AREAS", of)
 
 
 def test_a_gap_that_matters_is_status_1(monkeypatch, capsys):
@@ -99,18 +110,13 @@ def test_gaps_of_the_machine(monkeypatch):
     monkeypatch.setattr(host, "available_memory", lambda: 10**9)
     monkeypatch.setattr(host, "check_libraries", lambda: ["libgomp.so.1 is missing: `apt install libgomp1`"])
     checks = found("machine")
-    assert (checks["memory"].state, checks["memory"].fix) == (
-        "missing",
-        "close other programs, or raise the container's limit",
-    )
+    remedy = "close other programs, or raise the container's limit"
+    assert (checks["memory"].state, checks["memory"].fix) == ("missing", remedy)
     assert (checks["libraries"].found, checks["libraries"].fix) == ("libgomp.so.1 is missing", "`apt install libgomp1`")
 
 
-def test_devices_are_listed_by_the_drivers_own_command(tmp_path, monkeypatch):
-    tool = tmp_path / "npu-smi"
-    tool.write_text("#!/bin/sh\necho 'Device 0, 64 GB'\necho\necho 'Device 0, 32 GB'\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
+def test_devices_are_listed_by_the_drivers_own_command(program):
+    program("npu-smi", "echo 'Device 0, 64 GB'\necho\necho 'Device 0, 32 GB'")
     checks = found("machine")
     assert checks["Ascend NPU"] == Finding("machine", "Ascend NPU", "ok", "Device 0, 64 GB; Device 0, 32 GB")
 
@@ -125,15 +131,12 @@ BOARDS = {  # what `npu-smi info -t board -i 4 -c 1` says, and the chip, by Asce
 
 
 @pytest.mark.parametrize("board, state, text", BOARDS.values(), ids=BOARDS)
-def test_the_mindspore_known_for_the_chip_that_the_driver_names(tmp_path, monkeypatch, board, state, text):
+def test_the_mindspore_known_for_the_chip_that_the_driver_names(program, monkeypatch, board, state, text):
     """In the formats of Ascend's guides; no test has met the driver's own program."""
-    tool = tmp_path / "npu-smi"
     listing = "NPU ID Chip ID Chip Logic ID Chip Name\\n 4 1 0 Ascend 910B4\\n 4 2 - Mcu"
     answers = {"info -l": "Total Count : 1", "info -m": listing, "info -t board -i 4 -c 1": f"NPU ID : 4\\n {board}"}
     cases = "".join(f"  '{words}') printf '{answer}\\n' ;;\n" for words, answer in answers.items())
-    tool.write_text(f'#!/bin/sh\ncase "$*" in\n{cases}  *) exit 1 ;;\nesac\n')
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
+    program("npu-smi", f'case "$*" in\n{cases}  *) exit 1 ;;\nesac')
     monkeypatch.setattr(software, "installed_mindspore", lambda: "2.9.0")
     check = found("machine").get("Ascend chip")
     assert (check and check.state) == state
@@ -172,9 +175,8 @@ def test_a_machine_without_cuda_says_so_in_one_line_and_what_to_install(monkeypa
 def test_each_library_is_reported_with_its_place_or_its_remedy(monkeypatch):
     driver = Driver("12.2", problem="no device")
     checks = gpu_report(monkeypatch, driver=driver, problems=("libcufft.so.10",), plugin="libcufft.so.10: cannot open")
-    assert [name for name, check in checks.items() if name.startswith("lib") and check.state != "ok"] == [
-        "libcufft.so.10"
-    ]
+    wrong = [name for name, check in checks.items() if name.startswith("lib") and check.state != "ok"]
+    assert wrong == ["libcufft.so.10"]
     assert "setup.sh --gpu" in checks["libcufft.so.10"].fix
     assert checks["libcublas.so.11"] == Finding("NVIDIA GPU", "libcublas.so.11", "ok", "/nvidia/libcublas.so.11")
     assert checks["driver"].found == "supports CUDA 12.2" and checks["back end"].state == "optional"
@@ -219,24 +221,17 @@ def test_a_search_for_cuda_that_breaks_is_a_gap(monkeypatch):
 def test_gaps_of_the_packages(monkeypatch):
     names = ["travel", "half", "fast", "c", "all"]
     wanted = ["numpy<1", "no-such-package==3", "pyyaml", "far-away==1; extra == 'travel'", "far-off; extra == 'travel'"]
-    wanted += [
-        "pyyaml<7; extra == 'half'",
-        "far-away; extra == 'half'",
-        "xxhash; extra == 'fast'",
-        "isal; extra == 'c'",
-    ]
-    wanted += ["ms-codegeex[fast,travel]; extra == 'all'"]
+    wanted += ["pyyaml<7; extra == 'half'", "far-away; extra == 'half'", "xxhash; extra == 'fast'"]
+    wanted += ["isal; extra == 'c'", "ms-codegeex[fast,travel]; extra == 'all'"]
+    extras = type("", (), {"get_all": lambda *_: names})()
     monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: wanted)
-    monkeypatch.setattr(
-        doctor.importlib.metadata, "metadata", lambda name: type("", (), {"get_all": lambda *_: names})()
-    )
+    monkeypatch.setattr(doctor.importlib.metadata, "metadata", lambda name: extras)
     checks = found("packages")
     requirements = checks["requirements"]
     assert requirements.state == "missing" and "no-such-package is not installed" in requirements.found
     assert requirements.fix == "pip install 'numpy<1' no-such-package==3"
-    assert checks["[travel]"] == Finding(
-        "packages", "[travel]", "optional", "not installed", "pip install 'ms-codegeex[travel]'"
-    )
+    absent = Finding("packages", "[travel]", "optional", "not installed", "pip install 'ms-codegeex[travel]'")
+    assert checks["[travel]"] == absent
     assert checks["[half]"].found == "far-away is not installed" and checks["[half]"].state == "optional"
     fit = "all 1 are installed in versions that fit"
     assert (checks["[fast]"].found, checks["[c]"].found) == (f"{fit}, and work", fit)  # only those of [all] are tried
@@ -273,13 +268,6 @@ def test_a_package_that_is_installed_and_does_not_work_is_a_gap(tmp_path, monkey
     assert re.fullmatch(rf"{wanted.partition('<')[0]} [\d.]+ does not work: {words}", check.found)
 
 
-def test_packages_that_work_are_no_gap():
-    """That all do, `test_a_user_with_an_empty_path` shows."""
-    requirements = [Requirement(line) for line in ("PyYAML<7", "xxhash<5")]
-    check = doctor._requirements("requirements", requirements).finding("packages")
-    assert check == Finding("packages", "requirements", "ok", "all 2 are installed in versions that fit, and work")
-
-
 @pytest.mark.parametrize(
     "pure, words", [("true", ""), ("false", "ImportError: another libc")], ids=["pure", "compiled"]
 )
@@ -307,30 +295,21 @@ def test_events_are_tried_without_pytorch(monkeypatch):
     [("exit 9", "its import ended with status 9"), ("echo 'ImportError: libgomp.so.1' >&2; exit 1", "libgomp.so.1")],
     ids=("silent", "with a message"),
 )
-def test_an_engine_that_cannot_be_imported(tmp_path, monkeypatch, script, words):
-    python = tmp_path / "python"
-    python.write_text(f"#!/bin/sh\n{script}\n")
-    python.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(python))
+def test_an_engine_that_cannot_be_imported(program, monkeypatch, script, words):
+    monkeypatch.setattr(sys, "executable", str(program("python", script)))
     (check,) = doctor.findings("engine")
     assert check.state == "missing" and words in check.found and check.fix
 
 
-def test_compiled_operators_are_found_and_never_built(tmp_path, monkeypatch):
+def test_compiled_operators_are_found_and_never_built(program, tmp_path, monkeypatch):
     from ms_codegeex.kernels import compiling, levels, prebuilding
 
-    compiler = tmp_path / "g++"
-    compiler.write_text("#!/bin/sh\nexit 1\n")
-    compiler.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
+    compiler = program("g++", "exit 1")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     possible = create_autospec(levels.possible_levels, return_value=["avx2", "plain"])
     monkeypatch.setattr(levels, "possible_levels", possible)
     check, level = doctor._compiled_operators().finding("engine"), "avx2 (or --cpu-level plain)"
-    assert (check.state, check.found) == (
-        "ok",
-        f"{level}; {compiler} builds them when a model is first used",
-    )
+    assert (check.state, check.found) == ("ok", f"{level}; {compiler} builds them when a model is first used")
     assert not list((tmp_path / "cache").rglob("*.so"))
     (known,) = (each for each in compiling.cxx_compilers() if each[0] == str(compiler))
     built = compiling.library_file(compiling.user_cache() / "kernels", "avx2", compiling.build_command("avx2", known))
@@ -374,27 +353,24 @@ def test_a_tool_chain_that_is_missing_comes_with_its_packages(monkeypatch):
     go = only_tool_chain(monkeypatch, "go")
     monkeypatch.setattr(go, "version", lambda self: None)
     monkeypatch.setattr(go, "lacking", lambda self: {"go": "golang-go", "inflect": "libinflect"})
-    check = found("tool chains")["go"]
-    assert check == Finding(
-        "tool chains", "go", "optional", "not installed: go, inflect", "apt-get install golang-go libinflect"
-    )
+    fix = "apt-get install golang-go libinflect"
+    assert found("tool chains")["go"] == Finding("tool chains", "go", "optional", "not installed: go, inflect", fix)
 
 
-def test_a_compiler_that_lacks_a_library_is_not_called_missing(tmp_path, monkeypatch):
+def test_a_compiler_that_lacks_a_library_is_not_called_missing(program, tmp_path, monkeypatch):
     from ms_codegeex.extras.evaluation.toolchains import cpp
 
-    compiler, header = tmp_path / "g++", tmp_path / "include" / "openssl" / "md5.h"
-    compiler.write_text("#!/bin/sh\necho g++ 13\n")
-    compiler.chmod(0o755)
-    header.parent.mkdir(parents=True)
-    header.touch()
-    monkeypatch.setenv("PATH", str(tmp_path))
+    def install(header):
+        (tmp_path / header).parent.mkdir()
+        (tmp_path / header).touch()
+
+    program("g++", "echo g++ 13")
+    install("openssl/md5.h")
     only_tool_chain(monkeypatch, "cpp")
-    monkeypatch.setattr(cpp, "INCLUDES", (str(tmp_path / "include"),))
+    monkeypatch.setattr(cpp, "INCLUDES", (str(tmp_path),))
     check = found("tool chains")["cpp"]
     assert (check.found, check.fix) == ("not installed: boost/any.hpp", "apt-get install libboost-dev")
-    (tmp_path / "include" / "boost").mkdir()
-    (tmp_path / "include" / "boost" / "any.hpp").touch()
+    install("boost/any.hpp")
     assert found("tool chains")["cpp"] == Finding("tool chains", "cpp", "ok", "g++ 13")
 
 
@@ -424,5 +400,4 @@ def test_gaps_of_the_disk(monkeypatch):
 def test_the_report_is_light_without_the_engine():
     """Nothing heavy is imported by the command itself: it has to run where packages are broken."""
     code = "import sys, ms_codegeex.commands.doctor; sys.exit(bool({'numpy', 'pydantic', 'yaml'} & set(sys.modules)))"
-    root = Path(doctor.__file__).parents[2]
-    assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

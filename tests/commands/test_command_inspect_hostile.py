@@ -166,13 +166,8 @@ def quantised(run, tmp_path_factory):
     ("values", "message"),
     [
         ({"group": 0}, "group: 0 is not known; choose one of 32, 64, 128"),
-        ({"group": -32}, "group: -32 is not known"),
         ({"group": True}, "expected bits 8 or 4"),
-        ({"group": 10**90}, "is not known"),
-        ({"group": None}, "expected bits 8 or 4"),
-        ({"bits": 16}, "expected bits 8 or 4"),
         ({"bits": 4.0}, "expected bits 8 or 4"),
-        ({"bits": [4]}, "expected bits 8 or 4"),
         ({"bits": 8}, "not int8"),
         ({"sizes": []}, "expected bits 8 or 4"),
         ({"family": {"a": TITLE}}, "model.family: "),
@@ -185,24 +180,12 @@ def test_a_damaged_description_of_a_quantised_model_is_named(quantised, tmp_path
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "manifest.json", "quantised.json"])
-@pytest.mark.parametrize(
-    "content", ['{"a": ' + "1" * 5001 + "}", "[" * 100_000, "\x00", '{"a": "\\ud800"}', '{"a":1,"a":2}']
-)
-def test_damaged_json_is_named(tmp_path, name, content):
-    (tmp_path / name).write_text(content)
+def test_damaged_json_is_named(tmp_path, name):
+    """What is damage: tests/base/test_json_reading.py."""
+    (tmp_path / name).write_text('{"a": "\\ud800"}')
+    words = ["inspect", tmp_path]
     if name == "tokenizer_config.json":
-        words = [
-            "prepare",
-            "--workers",
-            "1",
-            "--input",
-            tmp_path,
-            "--tokenizer",
-            tmp_path,
-            "--output",
-            tmp_path / "out",
-        ]
+        words = ["prepare", "--input", tmp_path, "--tokenizer", tmp_path, "--output", tmp_path / "out"]
     else:
-        words = ["inspect", tmp_path]
         (tmp_path / "model.safetensors").write_bytes(b"")
     assert f"{name}: not readable as JSON (" in checked(2, *words)

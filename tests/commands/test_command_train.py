@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, VOCABULARY, command, command_here, small_run, write_config, write_dataset
+from conftest import ROOT, command, command_here, flip_bit, small_run, write_config
 from equal_runs import check_equal, last_checkpoint
 from run_processes import processes_of
 
@@ -25,16 +25,14 @@ def train(tmp_path, values, *arguments, **options):
     return command("train", "--config", write_config(tmp_path / "run.yaml", values), *arguments, **options)
 
 
-def train_here(tmp_path, values, *arguments):
+def train_here(tmp_path, values, *arguments, status=0):
     """The same in this process; its workers are processes of their own."""
-    return command_here("train", "--config", write_config(tmp_path / "run.yaml", values), *arguments)
+    return command_here("train", "--config", write_config(tmp_path / "run.yaml", values), *arguments, status=status)
 
 
 def refused(tmp_path, values, *arguments):
     """What ends before any other process starts."""
-    result = train_here(tmp_path, values, *arguments)
-    assert result.returncode == 2, result.stderr
-    return result
+    return train_here(tmp_path, values, *arguments, status=2)
 
 
 LONG = 50_000  # steps: minutes
@@ -76,14 +74,17 @@ def stopped(root, values):
 
 
 def test_two_workers_give_the_losses_of_one(runs):
-    assert runs[1][0].returncode == 0, runs[1][0].stderr
     one, two = (read_log(path / "log.jsonl")[:10] for _, path in runs.values())
     assert len(one) == len(two) == 10, runs[2][0].stderr
-    for key in ("loss", "gradient_norm"):  # the norm shows a wrong gradient scale, which Adam would hide
-        np.testing.assert_allclose([r[key] for r in two], [r[key] for r in one], rtol=1e-5)
     assert [r["tokens"] for r in one] == [r["tokens"] for r in two]
     assert one[3]["validation_loss"] == pytest.approx(two[3]["validation_loss"], rel=1e-5)
-    a, b = (Checkpoint(path / "checkpoints" / "step-00000008") for _, path in runs.values())
+    equal_but_for_rounding(one, two, *(Checkpoint(path / "checkpoints" / "step-00000008") for _, path in runs.values()))
+
+
+def equal_but_for_rounding(one, two, a, b):
+    """Two logs and two checkpoints."""
+    for key in ("loss", "gradient_norm"):  # the norm shows a wrong gradient scale, which Adam would hide
+        np.testing.assert_allclose([r[key] for r in two], [r[key] for r in one], rtol=1e-5)
     for name in a.names:
         if "key.bias" not in name:  # its gradient is zero but for rounding, which Adam blows up to full steps
             np.testing.assert_allclose(b.tensor(name), a.tensor(name), rtol=1e-3, atol=1e-5, err_msg=name)
@@ -94,13 +95,9 @@ def test_two_workers_train_with_muon_as_one(dataset, tmp_path):
     for devices in (1, 2):
         values = small_run(dataset, tmp_path / f"{devices}") | {"devices": devices}
         values["training"]["optimizer"]["name"] = "muon"
-        assert (result := train_here(tmp_path, values)).returncode == 0, result.stderr
-    one, two = (read_log(tmp_path / f"{devices}/log.jsonl") for devices in (1, 2))
-    np.testing.assert_allclose([r["loss"] for r in two], [r["loss"] for r in one], rtol=1e-5)
-    a, b = (last_checkpoint(tmp_path / f"{devices}") for devices in (1, 2))
-    for name in a.names:
-        if "key.bias" not in name:
-            np.testing.assert_allclose(b.tensor(name), a.tensor(name), rtol=1e-3, atol=1e-5, err_msg=name)
+        train_here(tmp_path, values)
+    logs = (read_log(tmp_path / f"{devices}/log.jsonl") for devices in (1, 2))
+    equal_but_for_rounding(*logs, *(last_checkpoint(tmp_path / f"{devices}") for devices in (1, 2)))
 
 
 def test_ctrl_c_saves_the_run_says_how_it_continues_and_is_not_a_success(runs):
@@ -136,20 +133,8 @@ def test_what_a_run_leaves(runs):
     result, path = runs[1]
     summary = json.loads(result.stdout)
     assert summary == json.loads((path / "summary.json").read_text())
-    assert set(summary) >= {
-        "parameters",
-        "validation_loss",
-        "unigram_entropy",
-        "shuffled_context_loss",
-        "steps",
-        "tokens_per_second",
-        "mfu",
-        "devices",
-        "checkpoint",
-        "huggingface",
-        "pytorch",
-        "sample",
-    }
+    names = "parameters validation_loss unigram_entropy shuffled_context_loss tokens_per_second mfu checkpoint "
+    assert set(summary) >= {*names.split(), "huggingface", "pytorch", "sample"}
     assert (summary["steps"], summary["devices"]) == (10, 1)
     unknown = ("validation_bits_per_byte", "ngram_bits_per_byte", "gzip_bits_per_byte", "byte_frequency_bits_per_byte")
     assert {summary[key] for key in (*unknown, "parse_share")} == {None}  # nothing says which text the ids are
@@ -162,21 +147,8 @@ def test_what_a_run_leaves(runs):
     checkpoint = Checkpoint(path / "checkpoints" / "step-00000010")
     assert checkpoint.verify() and checkpoint.state["samples"] == 40 and checkpoint.state["rng"] == {"seed": 7}
     line = read_log(path / "log.jsonl")[-1]
-    assert set(line) >= {
-        "step",
-        "loss",
-        "validation_loss",
-        "learning_rate",
-        "gradient_norm",
-        "loss_scale",
-        "skipped",
-        "tokens",
-        "tokens_per_second",
-        "mfu",
-        "data_wait_percent",
-        "memory_bytes",
-        "eta_seconds",
-    }
+    names = "step loss validation_loss learning_rate gradient_norm loss_scale skipped tokens tokens_per_second mfu "
+    assert set(line) >= {*names.split(), "data_wait_percent", "memory_bytes", "eta_seconds"}
     environment = json.loads((path / "environment.json").read_text())
     assert environment["packages"]["mindspore"]
 
@@ -189,24 +161,20 @@ def test_terminal_says_what_happens(runs):
 
 
 @pytest.mark.slow
-def test_a_damaged_newest_checkpoint_is_reported_and_passed_over(dataset, tmp_path, monkeypatch):
+def test_a_damaged_newest_checkpoint_is_reported_and_passed_over(dataset, tmp_path):
     """With relative paths throughout, as people type them."""
     shutil.copytree(dataset, tmp_path / "data")
-    values = small_run("data", "run")
+    values, checkpoints = small_run("data", "run"), tmp_path / "run" / "checkpoints"
     values["training"].update(steps=4)
     values["checkpoint"].update(every=2)
     values["data"]["validation"] = "data"
-    assert train(tmp_path, values, cwd=tmp_path).returncode == 0
-    newest = tmp_path / "run" / "checkpoints" / "step-00000004" / "rank_00000.safetensors"
-    content = bytearray(newest.read_bytes())
-    content[-5] ^= 1
-    newest.write_bytes(content)
-    again = train(tmp_path, values, "--resume", "auto", "training.steps=5", cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
+    train(tmp_path, values, cwd=tmp_path, status=0)
+    flip_bit(checkpoints / "step-00000004" / "rank_00000.safetensors", -5)
+    again = train(tmp_path, values, "--resume", "auto", "training.steps=5", cwd=tmp_path, status=0)
     assert "skipped:" in again.stderr and "continuing from step 2" in again.stderr
-    names = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
+    names = sorted(p.name for p in checkpoints.iterdir())
     assert names == ["damaged-step-00000004", "step-00000004", "step-00000005"]
-    assert Checkpoint(tmp_path / "run" / "checkpoints" / "step-00000004").verify()
+    assert Checkpoint(checkpoints / "step-00000004").verify()
     assert [r["step"] for r in read_log(tmp_path / "run" / "log.jsonl")] == [1, 2, 3, 4, 5]
 
 
@@ -217,21 +185,9 @@ def test_resume_auto_continues_to_the_bit(runs, dataset, tmp_path):
     killed = shutil.copytree(reference, tmp_path / "killed")
     shutil.rmtree(killed / "checkpoints" / "step-00000010")
     (killed / "summary.json").unlink()
-    again = command_here("train", "--config", killed / "config.yaml", "--resume", "auto")
-    assert again.returncode == 0, again.stderr
+    again = command_here("train", "--config", killed / "config.yaml", "--resume", "auto", status=0)
     assert "continuing from step 8" in again.stderr and f"this run was in {reference}" in again.stderr
     check_equal(killed, reference)
-
-
-@pytest.mark.slow
-def test_a_finished_run_goes_on_for_more_steps(runs, dataset, tmp_path):
-    values = small_run(dataset, tmp_path / "again")
-    values["training"].update(clip_norm=0.5, evaluate_every=4, steps=5)
-    assert train(tmp_path, values).returncode == 0
-    again = train(tmp_path, values, "--resume", "auto", "training.steps=10")
-    assert again.returncode == 0, again.stderr
-    assert "continuing from step 5" in again.stderr
-    check_equal(tmp_path / "again", runs[1][1])
 
 
 @pytest.mark.slow
@@ -240,9 +196,8 @@ def test_a_run_that_goes_on_for_longer_joins_the_cosine_of_its_new_length(datase
     values = small_run(dataset, tmp_path / "run")
     values["training"]["schedule"] = {"learning_rate": 1e-2, "end_learning_rate": 1e-3}
     values["checkpoint"].update(every=12, keep=9)
-    assert train_here(tmp_path, values).returncode == 0
+    train_here(tmp_path, values)
     longer = train_here(tmp_path, values, "--resume", "auto", "training.steps=50")
-    assert longer.returncode == 0, longer.stderr
     steps = np.arange(50.0)
     first, second = (1e-3 + 9e-3 * np.cos(np.pi / 2 * steps / length) ** 2 for length in (10, 50))
     line = 1e-3 + (second[14] - 1e-3) * (steps - 10) / 4  # a tenth of the steps to come
@@ -261,19 +216,11 @@ def test_a_run_that_goes_on_for_longer_joins_the_cosine_of_its_new_length(datase
     check_equal(killed, tmp_path / "run")
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["training.steps=70"], "decay_steps: 50, so 29 % of the 70 steps have the end rate"),
-        (["training.steps=20"], "decay_steps: 50, so the last of 20 steps has 72 % of the highest rate"),
-        (["training.steps=20", "training.schedule.decay_steps=null"], None),
-    ],
-)
-def test_a_dry_run_says_what_does_not_fit(dataset, tmp_path, words, expected):
-    result = train_here(tmp_path, small_run(dataset, tmp_path / "run"), *words, "--dry-run")
-    found = [line for line in result.stderr.splitlines() if "training.schedule" in line]
-    remedy = "training.schedule.decay_steps=null fits the run"
-    assert result.returncode == 0 and found == ([f"training.schedule.{expected}; {remedy}"] if expected else [])
+def test_a_dry_run_says_what_does_not_fit(dataset, tmp_path):
+    """Other lengths: tests/config/test_run_schedule.py."""
+    result = train_here(tmp_path, small_run(dataset, tmp_path / "run"), "training.steps=70", "--dry-run")
+    said = "decay_steps: 50, so 29 % of the 70 steps have the end rate; training.schedule.decay_steps=null fits the run"
+    assert [x for x in result.stderr.splitlines() if "training.schedule" in x] == [f"training.schedule.{said}"]
 
 
 @pytest.mark.slow  # finetune starts from weights too
@@ -283,8 +230,7 @@ def test_a_run_starts_from_the_weights_of_another(runs, dataset, tmp_path):
     values["training"].update(steps=1)
     values["training"]["schedule"].update(learning_rate=0.0, end_learning_rate=0.0)
     values["seed"] = 8
-    result = train(tmp_path, values, "--from", first)
-    assert result.returncode == 0, result.stderr
+    result = train(tmp_path, values, "--from", first, status=0)
     assert f"starting from the weights of {first}" in result.stderr
     a, b = map(last_checkpoint, (tmp_path / "run", first))
     for name in (name for name in a.names if not name.startswith("optimizer.")):
@@ -294,28 +240,16 @@ def test_a_run_starts_from_the_weights_of_another(runs, dataset, tmp_path):
     assert read_log(tmp_path / "run" / "log.jsonl")[-1]["validation_loss"] == pytest.approx(last, rel=1e-6)
 
 
-def test_a_model_to_start_from_that_does_not_fit_is_an_error_before_anything_is_made(runs, dataset, tmp_path):
-    values = small_run(dataset, tmp_path / "run")
-    result = refused(tmp_path, values, "--from", runs[1][1], "model.num_layers=2")
-    assert "model.weights" in result.stderr and "set model.num_layers=1" in result.stderr
-    assert not (tmp_path / "run").exists()
-
-
 LARGE = {"preset": "13b", "hidden_size": 5120, "num_layers": 39, "num_heads": 40, "intermediate_size": 20480}
-MISTAKES = {  # changes of the file, words of the command line, and the message; FOLDER stands for the test's own
-    "unknown key": ({}, ["training.step=3"], "training.step: unknown key"),
+# Changes of the file, words of the command line, and the message; FOLDER stands for the test's own. Others are in
+# tests/config/test_config.py and in tests/test_remedies.py.
+MISTAKES = {
     "wrong type": ({}, ["training.steps=few"], "training.steps: found 'few'"),
-    "heads": ({}, ["model.num_heads=3"], "model.num_heads: 3 does not divide"),
-    "devices": ({}, ["--devices", "3"], "training.global_batch: 4 does not divide"),
     "missing corpus": ({"data": {"train": None}}, ["--corpus", "FOLDER/nowhere"], "nowhere"),
     "empty corpus": ({"data": {"train": None}}, ["--corpus", "FOLDER/empty"], "empty"),
-    "no dataset": ({}, ["data.train=FOLDER/empty"], "data.train:"),
     "too little memory": ({"model": LARGE}, [], "model: 12,586,403,840 parameters"),
-    "vocabulary": ({"model": {"vocab_size": VOCABULARY - 1}}, [], "model.vocab_size: 95"),
-    "output is a file": ({}, ["output=FOLDER/file"], "file cannot be made"),
-    "preset is a number": ({}, ["model.preset=13"], "model.preset: '13' is unknown"),
-    "steps and tokens": ({}, ["training.tokens=10"], "training.tokens: training.steps is given too"),
-    "eos": ({}, ["model.eos_token_id=3"], "model.eos_token_id: 3"),
+    "output on a read-only disk": ({}, ["output=/proc/self"], "/proc/"),  # refuses every file, also to root
+    "corrupt index": ({}, ["data.train=FOLDER/broken"], "train.idx"),
     "resume from nothing": ({}, ["--resume", "FOLDER/nowhere"], "nowhere"),
 }
 
@@ -323,7 +257,8 @@ MISTAKES = {  # changes of the file, words of the command line, and the message;
 @pytest.mark.parametrize(("changes", "words", "message"), MISTAKES.values(), ids=MISTAKES)
 def test_mistakes_are_one_line_exit_2_and_leave_nothing(dataset, tmp_path, changes, words, message):
     (tmp_path / "empty").mkdir()
-    (tmp_path / "file").write_text("")
+    broken = shutil.copytree(dataset, tmp_path / "broken")
+    (broken / "train.idx").write_bytes((broken / "train.idx").read_bytes()[:-9])
     values = small_run(dataset, tmp_path / "out" / "run")
     for section, content in changes.items():
         values[section] = {**values[section], **content}
@@ -331,44 +266,19 @@ def test_mistakes_are_one_line_exit_2_and_leave_nothing(dataset, tmp_path, chang
     errors = [line for line in result.stderr.splitlines() if line.startswith("ms-codegeex train:")]
     assert len(errors) == 1 and message in errors[0]
     assert "Traceback" not in result.stderr
-    assert not (tmp_path / "out").exists() or not [
-        p for p in (tmp_path / "out").rglob("*") if p.is_file() and not p.name.endswith(".lock")
-    ]
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file() and path.suffix != ".lock"]
 
 
-def test_a_corrupt_index_is_named(dataset, tmp_path):
-    broken = shutil.copytree(dataset, tmp_path / "broken")
-    (broken / "train.idx").write_bytes((broken / "train.idx").read_bytes()[:-9])
-    values = small_run(broken, tmp_path / "run")
-    result = refused(tmp_path, values)
-    assert "train.idx" in result.stderr and "Traceback" not in result.stderr
-    assert not (tmp_path / "run").exists()
-
-
-def test_an_existing_run_is_not_overwritten_and_another_model_is_not_resumed(runs, dataset, tmp_path):
+def test_a_refused_run_changes_nothing_of_the_one_that_is_there(runs, dataset, tmp_path):
     _, path = runs[1]
     before = sorted(p.name for p in (path / "checkpoints").iterdir())
     values = small_run(dataset, path)
-    result = refused(tmp_path, values)
-    assert "already holds a run" in result.stderr
+    assert "already holds a run" in refused(tmp_path, values).stderr
     values["model"]["intermediate_size"] = 48
-    result = refused(tmp_path, values, "--resume", "auto")
-    assert "model.intermediate_size: 48" in result.stderr
-    for override, message in (("seed=8", "seed: 8"), ("data.seq_length=16", "data.seq_length: 16")):
-        result = refused(tmp_path, small_run(dataset, path), "--resume", "auto", override)
-        assert message in result.stderr
+    assert "model.intermediate_size: 48" in refused(tmp_path, values, "--resume", "auto").stderr
     step = path / "checkpoints" / before[0]
-    result = refused(tmp_path, small_run(dataset, path), "--resume", step)
-    assert f"later than {before[0]}" in result.stderr
+    assert f"later than {before[0]}" in refused(tmp_path, small_run(dataset, path), "--resume", step).stderr
     assert sorted(p.name for p in (path / "checkpoints").iterdir()) == before and (path / "summary.json").exists()
-
-
-def flip(directory):
-    """One bit of the checkpoint's numbers."""
-    path = directory / "rank_00000.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-5] ^= 1
-    path.write_bytes(content)
 
 
 @pytest.fixture
@@ -382,33 +292,21 @@ def trained(runs, tmp_path):
 )
 def test_a_named_checkpoint_with_a_flipped_bit_is_refused(trained, dataset, tmp_path, verb):
     step = trained / "checkpoints" / "step-00000010"
-    flip(step)
     arguments = {
         "resume": ("train", "--config", trained / "config.yaml", "--resume", step, f"output={tmp_path / 'on'}"),
         "generate": ("generate", "--model", step, "--prompt", "x"),
         "convert": ("convert", "--model", step, "--to", "megatron", "--output", tmp_path / "out.pt"),
         "evaluate": ("evaluate", "perplexity", "--model", step, "--data", dataset, "--output", tmp_path / "out"),
     }[verb]
-    if verb != "resume":  # what is damaged must be a weight there
-        damage_weight(step)
-    result = command_here(*arguments) if verb in ("resume", "convert") else command(*arguments)
-    assert result.returncode == 2, result.stderr
+    checkpoint = Checkpoint(step)
+    weight = next(name for name in checkpoint.names if not name.startswith("optimizer."))
+    file = step / "rank_00000.safetensors"
+    flip_bit(file, file.read_bytes().index(checkpoint.tensor(weight).tobytes()))
+    ran = command_here if verb in ("resume", "convert") else command
+    result = ran(*arguments, status=2)
     errors = [line for line in result.stderr.splitlines() if "is damaged (its hash does not match" in line]
     assert len(errors) == 1 and "rank_00000.safetensors: tensor " in errors[0] and "Traceback" not in result.stderr
     assert not list_checkpoints(tmp_path / "on" / "checkpoints") and not (tmp_path / "out.pt").exists()
-
-
-def damage_weight(step):
-    """Flip a bit of the first weight that is not a moment."""
-    from safetensors import safe_open
-
-    path = step / "rank_00000.safetensors"
-    content = bytearray(path.read_bytes())
-    with safe_open(path, "numpy") as opened:
-        name = next(name for name in opened.keys() if not name.startswith("optimizer."))  # noqa: SIM118
-        value = opened.get_tensor(name).tobytes()
-    content[content.index(value)] ^= 1
-    path.write_bytes(content)
 
 
 @pytest.mark.slow
@@ -416,17 +314,15 @@ def test_a_run_that_ends_not_finite_goes_back_to_a_good_checkpoint(dataset, tmp_
     values = small_run(dataset, tmp_path / "run")
     values["training"].update(steps=20)
     values["checkpoint"].update(every=1)
-    assert train(tmp_path, values, "training.steps=6").returncode == 0
+    train(tmp_path, values, "training.steps=6", status=0)
     wild = ["training.schedule.learning_rate=1e18", "--allow-change", "training.schedule"]
-    diverged = train(tmp_path, values, "--resume", "auto", *wild)
-    assert diverged.returncode == 1, diverged.stderr
+    diverged = train(tmp_path, values, "--resume", "auto", *wild, status=1)
     assert "nothing was saved from this step" in diverged.stderr and "Traceback" not in diverged.stderr
     checkpoints = [Checkpoint(path) for path in list_checkpoints(tmp_path / "run" / "checkpoints")]
     checkpoints.append(Checkpoint(tmp_path / "run" / "checkpoints" / "doubtful-step-00000007"))
     largest = {c.step: max(float(np.abs(c.tensor(name)).max()) for name in c.names) for c in checkpoints}
     assert largest[6] < 100 and largest[7] > 1e6
-    again = train(tmp_path, values, "--resume", "auto", "training.steps=10")
-    assert again.returncode == 0, again.stderr
+    again = train(tmp_path, values, "--resume", "auto", "training.steps=10", status=0)
     assert f"set aside: {tmp_path}/run/checkpoints/doubtful-step-00000007" in diverged.stderr
     assert "continuing from step 6" in again.stderr
     listed = json.loads(command("checkpoint", "list", tmp_path / "run", "--json").stdout)["checkpoints"]
@@ -436,7 +332,7 @@ def test_a_run_that_ends_not_finite_goes_back_to_a_good_checkpoint(dataset, tmp_
 
 def test_the_lock_comes_before_the_choice_of_a_checkpoint(trained, dataset, tmp_path):
     """A second launcher must not touch the checkpoints of a running job, even damaged ones."""
-    flip(trained / "checkpoints" / "step-00000010")
+    flip_bit(trained / "checkpoints" / "step-00000010" / "rank_00000.safetensors", -5)
     before = sorted(path.name for path in (trained / "checkpoints").iterdir())
     with open(trained / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -453,8 +349,7 @@ def test_resuming_from_elsewhere_leaves_the_runs_own_checkpoints(trained, datase
     values["training"].update(clip_norm=0.5, evaluate_every=4)
     values["checkpoint"]["keep"] = 9
     for place in ("best", "a-good-one"):
-        result = train(tmp_path, values, "--resume", tmp_path / place)
-        assert result.returncode == 0, result.stderr
+        train(tmp_path, values, "--resume", tmp_path / place, status=0)
         assert sorted(p.name for p in (trained / "checkpoints").iterdir()) == ["step-00000008", "step-00000010"]
 
 
@@ -464,55 +359,37 @@ def test_a_copy_under_a_newer_name_is_found(trained, dataset, tmp_path):
     shutil.copytree(checkpoints / "step-00000008", checkpoints / "step-00000099")
     values = small_run(dataset, trained)
     values["training"].update(clip_norm=0.5, evaluate_every=4)
-    result = train(tmp_path, values, "--resume", "auto", "training.steps=11")
-    assert result.returncode == 0, result.stderr
+    result = train(tmp_path, values, "--resume", "auto", "training.steps=11", status=0)
     assert "step-00000099: holds step 8, not the step of its name" in result.stderr
     assert "continuing from step 10" in result.stderr
 
 
-@pytest.mark.slow  # several runs; the rules themselves are in tests/runs/test_resume.py
+@pytest.mark.slow  # two runs; the rules themselves are in tests/runs/test_resume.py
 def test_changes_at_a_resume_are_refused_or_recorded(trained, dataset, tmp_path):
-    moved = shutil.copytree(dataset, tmp_path / "moved")
-    values = small_run(moved, trained)
+    values = small_run(shutil.copytree(dataset, tmp_path / "moved"), trained)
     values["training"].update(clip_norm=0.5, evaluate_every=4)
-    refused = train(tmp_path, values, "--resume", "auto", "training.steps=11", "training.dropout=0.5")
-    assert refused.returncode == 2
-    assert "training.dropout: 0.5, but" in refused.stderr and "--allow-change training.dropout" in refused.stderr
-    arguments = ("training.dropout=0.5", "--allow-change", "training.dropout", "training.steps=11", "logging.every=2")
-    accepted = train(tmp_path, values, "--resume", "auto", *arguments)
-    assert accepted.returncode == 0, accepted.stderr
+    arguments = ("training.dropout=0.5", "training.steps=11", "logging.every=2")
+    refused = train(tmp_path, values, "--resume", "auto", *arguments, status=2)
+    assert "--allow-change training.dropout" in refused.stderr
+    accepted = train(tmp_path, values, "--resume", "auto", *arguments, "--allow-change", "training.dropout", status=0)
     assert "changed since step-00000010: training.dropout from 0.0 to 0.5" in accepted.stderr
-    events = [json.loads(line) for line in (trained / "events.jsonl").read_text().splitlines()]
-    starts = [event for event in events if event["event"] == "start"]
+    starts = [event for event in read_events(trained / "events.jsonl") if event["event"] == "start"]
     assert [start["step"] for start in starts] == [0, 10]
     changed = {change["key"]: (change["before"], change["now"]) for change in starts[1]["changed"]}
-    assert changed["logging.every"] == (1, 2) and changed["training.steps"] == (10, 11)
-    assert {key for key in changed if key.startswith("training.")} == {"training.dropout", "training.steps"}
-    assert changed["training.dropout"] == (0.0, 0.5)
-    write_dataset(moved, seed=5)
-    other = train(tmp_path, values, "--resume", "auto", "training.steps=12", "training.dropout=0.5")
-    assert other.returncode == 2 and "data.train:" in other.stderr and "--allow-change data.train" in other.stderr
-    wrong = train(tmp_path, values, "--resume", "auto", "--allow-change", "training.droput")
-    assert wrong.returncode == 2 and "did you mean training.dropout?" in wrong.stderr
+    expected = {"logging.every": (1, 2), "training.steps": (10, 11), "training.dropout": (0.0, 0.5)}
+    assert {key: changed[key] for key in changed if key in expected or key.startswith("training.")} == expected
 
 
 @pytest.mark.slow
 def test_tokens_are_those_trained_on_whatever_the_batch(dataset, tmp_path):
     values = small_run(dataset, tmp_path / "run")
     values["training"].update(steps=None, tokens=500)
-    assert train(tmp_path, values).returncode == 0
+    train(tmp_path, values, status=0)
     log = read_log(tmp_path / "run" / "log.jsonl")
     assert log[-1]["tokens"] >= 500 > log[-2]["tokens"]
     again = train(tmp_path, values, "--resume", "auto")
     assert "nothing left to train" in again.stderr
     arguments = ("training.tokens=1500", "training.global_batch=8", "--allow-change", "training.global_batch")
-    assert train(tmp_path, values, "--resume", "auto", *arguments).returncode == 0
+    train(tmp_path, values, "--resume", "auto", *arguments, status=0)
     longer = read_log(tmp_path / "run" / "log.jsonl")
     assert longer[: len(log)] == log and longer[-1]["tokens"] >= 1500 > longer[-2]["tokens"]
-
-
-def test_an_output_on_a_read_only_disk_is_one_line(tmp_path, dataset):
-    """/proc refuses every file, also to root."""
-    result = refused(tmp_path, small_run(dataset, "/proc/self"))
-    assert "Traceback" not in result.stderr
-    assert len([line for line in result.stderr.splitlines() if line.startswith("ms-codegeex train:")]) == 1

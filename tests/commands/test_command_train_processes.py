@@ -20,61 +20,38 @@ from ms_codegeex.runs.files.run_directory import RunDirectory
 LONG = 50_000  # steps: minutes, when a test needs a moment
 
 
-def start(tmp_path, values, name="run.yaml", *options):
-    """The command in the background."""
-    config = str(write_config(tmp_path / name, values))
-    return subprocess.Popen(
-        [sys.executable, "-m", "ms_codegeex.cli", "train", "--config", config, *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+@pytest.fixture
+def run(tmp_path):
+    return RunDirectory(tmp_path / "run")
 
 
-@pytest.mark.slow  # that of restarts kills one too
-def test_a_killed_worker_ends_the_job_with_its_log_and_no_orphans(dataset, tmp_path):
-    values = small_run(dataset, tmp_path / "run")
-    values["devices"] = 2
-    values["training"].update(steps=LONG)
-    job = start(tmp_path, values)
-    log = tmp_path / "run" / "log.jsonl"
-    wait_for(lambda: read_log(log) or job.poll() is not None)
-    ranks = ranks_of(tmp_path / "run")
-    assert sorted(ranks) == [0, 1]
-    ranks[1].kill()
-    _, errors = job.communicate(timeout=600)
-    assert job.returncode == 1
-    assert "a worker ended before its work was done" in errors and "rank 1 was killed by SIGKILL" in errors
-    # we saw it, not the scheduler by its heartbeat
-    assert "the scheduler says" not in errors and "timed out" not in (tmp_path / "run/logs/scheduler.log").read_text()
-    assert not processes_of(tmp_path / "run")
+def values_of(dataset, run, devices=2, **training):
+    values = small_run(dataset, run.path) | {"devices": devices}
+    values["training"].update(training or {"steps": LONG})
+    return values
 
 
-@pytest.mark.slow  # a stopped rank counts as a hang after a while
-def test_a_stopped_worker_is_a_hang_and_is_named(dataset, tmp_path):
-    values = small_run(dataset, tmp_path / "run")
-    values["devices"] = 2
-    values["training"].update(steps=LONG)
-    job = start(tmp_path, values)
-    log = tmp_path / "run" / "log.jsonl"
-    wait_for(lambda: len(read_log(log)) > 10 or job.poll() is not None)
-    ranks_of(tmp_path / "run")[1].suspend()
-    _, errors = job.communicate(timeout=600)
-    assert job.returncode == 1
-    assert "a process was stopped and did not continue: rank 1 in phase " in errors
-    assert "most recent call first" in (tmp_path / "run" / "logs" / "worker_0.log").read_text()
-    assert not processes_of(tmp_path / "run")
+def process(*words):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*map(str, words)], env={**os.environ, "PYTHONPATH": str(ROOT)}, **pipes)
+
+
+def train(values, *options):
+    """The command that trains with these values."""
+    config = write_config(Path(f"{values['output']}.yaml"), values)
+    return (sys.executable, "-m", "ms_codegeex.cli", "train", "--config", config, *options)
+
+
+def started(values, until):
+    """The command in the background, after something has happened, or it has ended."""
+    job = process(*train(values))
+    wait_for(lambda: until() or job.poll() is not None)
+    return job
 
 
 @pytest.mark.slow  # two workers
-def test_sigterm_lets_a_stopped_worker_continue_and_the_run_saves(dataset, tmp_path):
-    run = RunDirectory(tmp_path / "run")
-    values = small_run(dataset, run.path)
-    values["devices"] = 2
-    values["training"].update(steps=LONG)
-    job = start(tmp_path, values)
-    wait_for(lambda: len(read_log(run.log)) > 10 or job.poll() is not None)
+def test_sigterm_lets_a_stopped_worker_continue_and_the_run_saves(dataset, run):
+    job = started(values_of(dataset, run), lambda: len(read_log(run.log)) > 10)
     worker = ranks_of(run.path)[1]
     worker.suspend()
     wait_for(lambda: worker.status() == psutil.STATUS_STOPPED)
@@ -86,57 +63,54 @@ def test_sigterm_lets_a_stopped_worker_continue_and_the_run_saves(dataset, tmp_p
 
 
 @pytest.mark.slow  # three times two workers: half a minute
-def test_a_run_whose_worker_is_killed_starts_again_and_ends_as_if_nothing_had_happened(dataset, tmp_path):
-    run, unbroken = RunDirectory(tmp_path / "run"), RunDirectory(tmp_path / "unbroken")
-    values = small_run(dataset, run.path)
-    values["devices"] = 2
-    values["training"].update(steps=12, dropout=0.1)
+@pytest.mark.parametrize("restarts", [0, 2])
+def test_a_run_whose_worker_is_killed_ends_or_starts_again_as_if_nothing_had_happened(dataset, run, tmp_path, restarts):
+    values = values_of(dataset, run, steps=12 if restarts else LONG, dropout=0.1)
     values["checkpoint"].update(every=2, keep=20)
-    job = start(tmp_path, values, "run.yaml", "--restarts", "2")
+    job = process(*train(values, "--restarts", restarts))
     wait_for(lambda: list_checkpoints(run.checkpoints) or job.poll() is not None)
-    ranks_of(run.path)[1].kill()
+    ranks = ranks_of(run.path)
+    assert sorted(ranks) == [0, 1]
+    ranks[1].kill()
     _, errors = job.communicate(timeout=600)
-    assert job.returncode == 0, errors
-    assert "starts again from its newest checkpoint (restart 1 of 2)" in errors
+    assert job.returncode == (not restarts), errors
+    assert "a worker ended before its work was done" in errors and "rank 1 was killed by SIGKILL" in errors
+    # we saw it, not the scheduler by its heartbeat
+    assert "the scheduler says" not in errors and "timed out" not in (run.logs / "scheduler.log").read_text()
+    assert not processes_of(run.path)
     ends = [event["reason"] for event in read_events(run.events) if event["event"] == "end"]
-    assert ends == ["failed", "finished"]
-    assert (run.logs / "attempt-0001" / "worker_1.log").exists()
-    job = start(tmp_path, {**values, "output": str(unbroken.path)}, "unbroken.yaml")
-    job.communicate(timeout=600)
-    assert job.returncode == 0
-    check_equal(run.path, unbroken.path)
+    assert ends == ["failed", "finished"][: 1 + bool(restarts)]
+    if restarts:
+        assert "starts again from its newest checkpoint (restart 1 of 2)" in errors
+        assert (run.logs / "attempt-0001" / "worker_1.log").exists()
+        unbroken = process(*train({**values, "output": str(tmp_path / "unbroken")}))
+        unbroken.communicate(timeout=600)
+        assert unbroken.returncode == 0
+        check_equal(run.path, tmp_path / "unbroken")
 
 
 @pytest.mark.parametrize("number,status", [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_a_second_job_is_refused_and_ending_the_command_ends_all_workers(dataset, tmp_path, number, status):
-    values = small_run(dataset, tmp_path / "run")
-    values["devices"] = 2
-    values["training"].update(steps=LONG)
-    job = start(tmp_path, values)
-    wait_for(lambda: len(ranks_of(tmp_path / "run")) == 2 or job.poll() is not None)
-    second = command_here("train", "--config", tmp_path / "run.yaml", "training.steps=1")
-    assert second.returncode == 2 and "another job is running" in second.stderr
+def test_a_second_job_is_refused_and_ending_the_command_ends_all_workers(dataset, run, number, status):
+    job = started(values_of(dataset, run), lambda: len(ranks_of(run.path)) == 2)
+    second = command_here("train", "--config", f"{run.path}.yaml", "training.steps=1", status=2)
+    assert "another job is running" in second.stderr
     job.send_signal(number)
     if number == signal.SIGINT:  # the second one ends it at once
-        wait_for(lambda: RunDirectory(tmp_path / "run").stop_request.exists() or job.poll() is not None)
+        wait_for(lambda: run.stop_request.exists() or job.poll() is not None)
         job.send_signal(number)
     job.communicate(timeout=600)
     assert job.returncode == status
-    wait_for(lambda: not processes_of(tmp_path / "run"))  # the scheduler too
+    wait_for(lambda: not processes_of(run.path))  # the scheduler too
 
 
 @pytest.mark.slow  # four workers on the cores of two: half a minute
 def test_two_jobs_at_once_do_not_collide(dataset, tmp_path):
-    jobs = []
-    for name in ("a", "b"):
-        values = small_run(dataset, tmp_path / name)
-        values["devices"] = 2
-        values["training"].update(steps=3)
-        jobs.append(start(tmp_path, values, f"{name}.yaml"))
+    runs = [RunDirectory(tmp_path / name) for name in "ab"]
+    jobs = [process(*train(values_of(dataset, run, steps=3))) for run in runs]
     results = [job.communicate(timeout=400) for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], results
-    a, b = (read_log(tmp_path / name / "log.jsonl") for name in "ab")
-    assert [r["loss"] for r in a] == [r["loss"] for r in b]
+    a, b = ([record["loss"] for record in read_log(run.log)] for run in runs)
+    assert a == b
 
 
 MOUNTED = """
@@ -158,22 +132,11 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 @pytest.mark.slow  # a run of two processes; the log's own test is in tests/runs
-def test_a_full_disk_delays_the_log_and_not_the_run(dataset, tmp_path):
+def test_a_full_disk_delays_the_log_and_not_the_run(dataset, run):
     """On a file system of 16 MiB of its own, that is filled while the run goes on and emptied again."""
-    run = tmp_path / "run"
-    run.mkdir()
-    values = small_run(dataset, run)
-    values["training"].update(steps=LONG)
-    words = [sys.executable, "-m", "ms_codegeex.cli", "train", "--config", write_config(tmp_path / "run.yaml", values)]
-    job = subprocess.Popen(
-        [sys.executable, "-c", MOUNTED, str(run), *map(str, words)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    inside = Path(f"/proc/{job.pid}/root{run}")
-    lines = []
+    run.path.mkdir()
+    job = process(sys.executable, "-c", MOUNTED, run.path, *train(values_of(dataset, run, devices=1)))
+    inside, lines = Path(f"/proc/{job.pid}/root{run.path}"), []
     try:
         wait_for(lambda: read_log(inside / "log.jsonl") or job.poll() is not None)
         if job.poll() is not None and "mount" in (text := job.stderr.read()):

@@ -1,6 +1,7 @@
 """What is known of a model arrives: each verb that writes a model, and each that reads what it wrote."""
 
 import json
+from itertools import product
 from pathlib import Path
 
 import gguf_models
@@ -177,27 +178,20 @@ READERS = {  # and what each does not read: the others' own formats, and adapter
     "checkpoint reshard": (in_resharding, (*QUANTISED, *ADAPTERS, *GGUF, "train (adapters)")),
     "serve, chat, complete": (in_serving, (*ADAPTERS, *FILES, *GGUF)),
 }
+READERS_OF_ADAPTERS = {"serve --adapter": as_adapter, "adapter merge": in_merge}
 
 
 def test_it_arrives(models, tmp_path, capsys):
     known, places, base = models
-    missing = []
-    for reader, (read, refused) in READERS.items():
-        for writer, path in places.items():
-            if writer in refused:
-                continue
-            place = tmp_path / reader / writer
-            place.mkdir(parents=True)
-            found = read(path, base, place, capsys)
-            if (found.chat, found.infill, found.licence) != (known.chat, known.infill, known.licence):
-                missing.append((writer, reader, found))
-    for writer in ("train (adapters)", "train (PEFT)"):
-        for reader, read in {"serve --adapter": as_adapter, "adapter merge": in_merge}.items():
-            place = tmp_path / reader / writer
-            place.mkdir(parents=True)
-            found = read(places[writer], base, place, capsys)
-            if (found.chat, found.infill, found.licence) != (known.chat, known.infill, known.licence):
-                missing.append((writer, reader, found))
+    missing, adapters = [], ("train (adapters)", "train (PEFT)")
+    pairs = [(reader, writer) for reader, (_, refused) in READERS.items() for writer in places.keys() - {*refused}]
+    for reader, writer in [*pairs, *product(READERS_OF_ADAPTERS, adapters)]:
+        read = READERS_OF_ADAPTERS.get(reader) or READERS[reader][0]
+        place = tmp_path / reader / writer
+        place.mkdir(parents=True)
+        found = read(places[writer], base, place, capsys)
+        if (found.chat, found.infill, found.licence) != (known.chat, known.infill, known.licence):
+            missing.append((writer, reader, found))
     assert missing == []
 
 

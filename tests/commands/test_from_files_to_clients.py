@@ -25,19 +25,9 @@ BASE = (
     "model.max_position_embeddings=2048",
 )
 TUNED = ("training.steps=240", "training.patience=0")
-GLOB = {
-    "type": "function",
-    "function": {
-        "name": "glob",
-        "description": "Find files",
-        "parameters": {
-            "type": "object",
-            "properties": {"pattern": {"type": "string"}},
-            "required": ["pattern"],
-            "additionalProperties": False,
-        },
-    },
-}
+PARAMETERS = {"type": "object", "properties": {"pattern": {"type": "string"}}, "required": ["pattern"]}
+PARAMETERS["additionalProperties"] = False
+GLOB = {"type": "function", "function": {"name": "glob", "description": "Find files", "parameters": PARAMETERS}}
 CALL = {"name": "glob", "arguments": {"pattern": "*.py"}}
 FOUND, SAID = "a.py\nb.py", "Two: a.py, b.py."
 OPENCODE = {  # but for the temperature, without which the answer is drawn
@@ -70,9 +60,7 @@ def conversation(number):
 
 
 def succeed(*words):
-    done = command(*words)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return command(*words, status=0).stdout
 
 
 def post(url, body):

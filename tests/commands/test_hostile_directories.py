@@ -1,5 +1,5 @@
-"""About a hundred hostile directories: each ends a command with one line and status 2, or comes out
-without their code; nothing outside the directory is read into an output or onto the screen, and nothing hangs.
+"""Hostile directories: each ends a command with one line and status 2; nothing outside the directory is read into an
+output or onto the screen, and nothing hangs. What a reader refuses in a file is in the tests of that reader.
 
 A row of `CASES` says what is done to a sound directory, what the line says, and which commands read that. Rows take
 turns with the families and with their commands; the slow test tries every row with each family and each command.
@@ -8,10 +8,10 @@ turns with the families and with their commands; the slow test tries every row w
 import json
 import os
 import pickle
+import re
 import shutil
 import socket
 import struct
-import zipfile
 
 import numpy as np
 import pytest
@@ -28,8 +28,6 @@ from ms_codegeex.formats.peft_writing import write_peft
 from ms_codegeex.formats.sources import open_source
 
 SECRET = "PRIVATE-KEY-b3BlbnNzaC1rZXk"
-EVIL = "raise SystemExit('this ran')\n"
-REMOTE = {"AutoConfig": "stranger/evil--modeling.C", "AutoModelForCausalLM": "modeling_evil.M"}
 WEIGHTS, INDEX, BIN = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 BIDI = "\u202egpj.exe"
 
@@ -88,9 +86,9 @@ class Place:
         (self.model / WEIGHTS).unlink()
         self.put(INDEX, json.dumps({"weight_map": weight_map}))
 
-    def pickled(self, data, method=zipfile.ZIP_STORED, more=()):
+    def pickled(self, data):
         (self.model / WEIGHTS).unlink()
-        archive(self.model / BIN, data, more, pickle_method=method)
+        archive(self.model / BIN, data)
 
 
 def listen(place, name):
@@ -109,33 +107,8 @@ def pipe(place, name):
     os.mkfifo(place.model / name)
 
 
-def deep(levels):
-    return "[" * levels + "]" * levels
-
-
-def twice(record):
-    def change(place):
-        with pytest.warns(UserWarning, match="Duplicate name"):
-            place.pickled(pickle.dumps({}, 2), more=[(record, b""), (record, b"")])
-
-    return change
-
-
-def own_tables(vocab, merges):
-    """Hostile tables, with the digests that a reader asks for."""
-    from ms_codegeex.data.tokenizer import tables
-
-    def change(place):
-        place.put("vocab.json", json.dumps(vocab))
-        place.put("merges.txt", "\n".join(merges))
-        ordered = sorted(vocab, key=vocab.__getitem__)
-        place.json("tokenizer_config.json", tables_sha256=[tables._digest(ordered), tables._digest(merges)])
-
-    return change
-
-
-BYTES = {letter: number for number, letter in enumerate(map(chr, [*range(0x21, 0x7F), *range(0xA1, 0xAD)]))}
 CONVERT, READ, TOKENIZE = ("convert",), ("generate", "serve", "quantize", "inspect"), ("generate", "serve", "finetune")
+LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 OUT, BAD = "is a link to .*, outside", "its header is not safetensors"
 CASES = [
     # links and files that are none
@@ -171,22 +144,13 @@ CASES = [
     ("NUL in a name", lambda p: p.index({"a": "model\0.safetensors"}), "weight_map", READ),
     ("break in a name", lambda p: p.index({"a": f"m\nsafe{BIDI}.safetensors"}), "weight_map", READ),
     ("code as weights", lambda p: p.index({"a": "modeling.py"}), "weight_map", CONVERT),
-    ("passwd as weights", lambda p: p.index({"a": "/etc/passwd"}), "weight_map", CONVERT),
     ("number as weights", lambda p: p.index({"a": 7}), "weight_map", CONVERT),
     ("list of weights", lambda p: p.index(["a"]), "weight_map", CONVERT),
     ("missing shard", lambda p: p.index({"a": "b.safetensors"}), "missing, but .* lists it", READ),
-    ("deep index", lambda p: (p.index({}), p.put(INDEX, deep(5000))), "nested deeper", READ),
-    ("large index", lambda p: (p.index({}), p.sparse(INDEX, 1 << 40)), "a file of this kind at most", READ),
     ("linked shard", lambda p: (p.index({"a": "b.bin"}), p.link("b.bin", "{}/secret")), OUT, READ),
     # the configuration
     ("no JSON", lambda p: p.put("config.json", "{"), "not readable as JSON", READ),
     ("no object", lambda p: p.put("config.json", "[]"), "not a JSON object; copy it again", READ),
-    ("twice", lambda p: p.put("config.json", '{"model_type": "codegen", "model_type": "x"}'), "occurs twice", READ),
-    ("deep", lambda p: p.put("config.json", f'{{"a": {deep(200)}}}'), "nested deeper", READ),
-    ("very deep", lambda p: p.put("config.json", deep(100_000)), "nested deeper", READ),
-    ("digits", lambda p: p.put("config.json", '{"n": 1%s}' % ("0" * 5000)), "more than 100 digits", READ),
-    ("half a character", lambda p: p.put("config.json", '{"a": "\\ud83d"}'), "half a character", READ),
-    ("not UTF-8", lambda p: p.put("config.json", b'{"a": "\xff"}'), "not UTF-8", READ),
     ("a terabyte", lambda p: p.sparse("config.json", 1 << 40), "a file of this kind at most", READ),
     ("another type", lambda p: p.json("config.json", model_type=f"\x1b]0;owned\x07{BIDI}\n"), "model_type is", CONVERT),
     ("list as type", lambda p: p.json("config.json", model_type=[["x"]]), "model_type is", CONVERT),
@@ -196,28 +160,14 @@ CASES = [
     ("size as text", lambda p: p.vocabulary("12; rm"), "vocab_size", CONVERT),
     ("truth as size", lambda p: p.vocabulary(True), "vocab_size|embed", CONVERT),
     ("huge size", lambda p: p.vocabulary(1 << 60), "vocab_size|shape|embed|is larger", CONVERT),
-    (
-        "many layers",
-        lambda p: p.json("config.json", num_hidden_layers=10**9, n_layer=10**9, num_layers=10**9),
-        "but only .* tensors are there|layers",
-        CONVERT,
-    ),
+    ("many layers", lambda p: p.json("config.json", **dict.fromkeys(LAYERS, 10**9)), "layers", CONVERT),
     # weights
     ("empty", lambda p: p.put(WEIGHTS, b""), "is empty; copy it again", READ),
     ("long header", lambda p: p.put(WEIGHTS, struct.pack("<Q", 1 << 63) + b"{}"), "not a safetensors file", READ),
     ("sparse header", lambda p: p.sparse(WEIGHTS, 1 << 40), "its header is not", READ),
-    ("header list", lambda p: p.header("[]"), BAD, READ),
-    ("header twice", lambda p: p.header('{"a": {}, "a": {}}'), "occurs twice", READ),
-    ("deep header", lambda p: p.header(deep(5000)), "nested deeper", READ),
+    ("deep header", lambda p: p.header("[" * 5000 + "]" * 5000), "nested deeper", READ),
     ("huge shape", lambda p: p.first(shape=[1 << 62, 4]), "no array can have the shape", READ),
-    ("negative shape", lambda p: p.first(shape=[-1, -8]), BAD, READ),
-    ("float shape", lambda p: p.first(shape=[1.5]), BAD, READ),
-    ("truth as shape", lambda p: p.first(shape=[True]), BAD, READ),
     ("unknown dtype", lambda p: p.first(dtype="F8\nE5"), "is not supported", READ),
-    ("overlap", lambda p: p.first(data_offsets=[4, 4], shape=[0]), "", READ),
-    ("negative offset", lambda p: p.first(data_offsets=[-8, 0], shape=[2]), BAD, READ),
-    ("offset NaN", lambda p: p.first(data_offsets=[float("nan"), 0]), BAD, READ),
-    ("no offsets", lambda p: p.first(data_offsets=[]), BAD, READ),
     ("metadata is a list", lambda p: p.header(lambda h: h.update(__metadata__=[1])), BAD, READ),
     ("trailing bytes", lambda p: p.header(lambda h: None, b"x" * 9), "its header describes", READ),
     ("cut off", lambda p: p.put(WEIGHTS, (p.model / WEIGHTS).read_bytes()[:-1]), "its header describes", READ),
@@ -225,14 +175,7 @@ CASES = [
     ("names", lambda p: p.header(lambda h: h.update({f"\x1b[2J{BIDI}\n": h.popitem()[1]})), "", CONVERT),
     # pickles
     ("os.system", lambda p: p.pickled(pickle.dumps({"a": Call()}, 2)), "would call posix.system", READ),
-    ("os.system, protocol 4", lambda p: p.pickled(pickle.dumps(Call(), 4)), "would call posix.system", CONVERT),
-    ("nested call", lambda p: p.pickled(b"\x80\x02cbuiltins\neval\ncbuiltins\nstr\n)R\x85R."), "would call", CONVERT),
-    ("computed name", lambda p: p.pickled(b"\x80\x04ccollections\nOrderedDict\n)R\x8c\x01x\x93."), "damaged", CONVERT),
-    ("persistent id", lambda p: p.pickled(b"\x80\x02X\x01\x00\x00\x00aQ."), "its data.pkl is damaged", CONVERT),
-    ("text as id", lambda p: p.pickled(b"Pfile:///etc/passwd\n."), "its data.pkl is damaged", CONVERT),
     ("a tuple of itself", lambda p: p.pickled(b"\x80\x02]q\0h\0a."), "", CONVERT),
-    ("bomb", lambda p: p.pickled(b"\x80\x02" + b"N0" * (1 << 20), zipfile.ZIP_DEFLATED), "is compressed", CONVERT),
-    ("two records", twice("data/0"), "same name", CONVERT),
     ("no pickle", lambda p: (p.model / WEIGHTS).rename(p.model / BIN), "", CONVERT),
     ("old pickle", lambda p: ((p.model / WEIGHTS).unlink(), p.put(BIN, pickle.dumps(Call(), 2))), "", CONVERT),
     # tokenizers
@@ -240,25 +183,11 @@ CASES = [
     ("no tokens", lambda p: p.put(p.tokenizer, "{}"), "", TOKENIZE),
     ("class 3", lambda p: p.json("tokenizer_config.json", tokenizer_class=3), "tokenizer_class", TOKENIZE),
     ("evil class", lambda p: p.json("tokenizer_config.json", tokenizer_class="os.system"), "tokenizer_class", TOKENIZE),
-    ("list of classes", lambda p: p.json("tokenizer_config.json", tokenizer_class=["x"]), "tokenizer_class", TOKENIZE),
     ("settings list", lambda p: p.put("tokenizer_config.json", "[]"), "expected a JSON object", TOKENIZE),
-    ("deep settings", lambda p: p.put("tokenizer_config.json", deep(3000)), "nested deeper", TOKENIZE),
-    ("settings twice", lambda p: p.put("tokenizer_config.json", '{"a": 1, "a": 2}'), "occurs twice", CONVERT),
     # what a model says of itself
     ("statement list", lambda p: p.put("provenance.json", "[]"), "not a statement", (*CONVERT, "generate")),
-    ("statement deep", lambda p: p.put("provenance.json", deep(3000)), "nested deeper", CONVERT),
     ("serving list", lambda p: p.put("serving.json", "[]"), "expected a JSON object", ("serve",)),
-    ("serving twice", lambda p: p.put("serving.json", '{"chat": "a", "chat": "b"}'), "occurs twice", ("serve",)),
     ("infill", lambda p: p.json("serving.json", infill={"prefix": -1}), "infill", ("serve",)),
-]
-BYTE_LEVEL = [
-    ("negative ids", lambda p: p.put("vocab.json", '{"a": -5}'), "not GPT-2's vocabulary", TOKENIZE),
-    ("far ids", lambda p: p.put("vocab.json", '{"a": 1000000000000}'), "not GPT-2's vocabulary", TOKENIZE),
-    ("merges of others", lambda p: p.put("merges.txt", "a b\n"), "not GPT-2's merges", TOKENIZE),
-    ("merges not UTF-8", lambda p: p.put("merges.txt", b"\xff"), "not readable", TOKENIZE),
-    ("own tables with a gap", own_tables({"a": 0, "b": 9}, []), "vocabulary", TOKENIZE),
-    ("own tables without bytes", own_tables(BYTES | {"<|endoftext|>": len(BYTES)}, []), "vocabulary", TOKENIZE),
-    ("digests of another kind", lambda p: p.json("tokenizer_config.json", tables_sha256="x"), "SHA-256", TOKENIZE),
 ]
 
 
@@ -287,14 +216,13 @@ def words(verb, place):
         "generate": ("generate", "--model", model, "--prompt", "x"),
         "serve": ("serve", "--model", model, "--port", "0"),
         "quantize": ("quantize", "--model", model, "--bits", "8", "--output", out),
+        "adapter merge": ("adapter", "merge", "--model", place.root / "base", "--adapter", model, "--output", out),
         "finetune": ("finetune", "--model", model, "--data", place.outside / "data.jsonl", f"output={out}"),
     }[verb]
 
 
 def refused(place, expected, *verbs):
     """Each command ends with status 2 and one harmless line; it wrote nothing and shows nothing of the outside."""
-    import re
-
     (place.outside / "data.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     for verb in verbs:
         done = command_here(*words(verb, place))
@@ -327,37 +255,15 @@ def test_a_hostile_directory_is_refused_in_a_line(sound, tmp_path, monkeypatch, 
     tried(Place(tmp_path, FAMILIES[number % len(FAMILIES)], sound), monkeypatch, CASES[number], number)
 
 
-@pytest.mark.parametrize("number", range(len(BYTE_LEVEL)), ids=lambda number: BYTE_LEVEL[number][0].replace(" ", "_"))
-def test_a_hostile_vocabulary_is_refused_in_a_line(sound, tmp_path, monkeypatch, number):
-    monkeypatch.chdir(tmp_path)
-    tried(Place(tmp_path, ("codegeex", "codegen")[number % 2], sound), monkeypatch, BYTE_LEVEL[number], number // 2)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_refuses_every_hostile_directory(sound, tmp_path, monkeypatch, family):
     monkeypatch.chdir(tmp_path)
-    for number, case in enumerate(CASES + (BYTE_LEVEL if family in ("codegeex", "codegen") else [])):
+    for number, case in enumerate(CASES):
         (tmp_path / str(number)).mkdir()
         with monkeypatch.context() as patch:
             tried(Place(tmp_path / str(number), family, sound), patch, case)
         shutil.rmtree(tmp_path / str(number))
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_untrusted_code_and_names_of_code_do_not_come_out(sound, tmp_path, monkeypatch, family):
-    monkeypatch.chdir(tmp_path)
-    place = Place(tmp_path, family, sound)
-    for name in ("modeling_evil.py", "setup.sh", "evil.so", "hook.pth.py", f"x{BIDI}.py", "sitecustomize.py"):
-        place.put(name, EVIL)
-    place.json("config.json", auto_map=REMOTE, custom_pipelines={"x": {"impl": "evil.P"}}, trust_remote_code=True)
-    place.json("tokenizer_config.json", auto_map={"AutoTokenizer": ["stranger/evil--t.T", None]})
-    place.json("generation_config.json", custom_generate="stranger/evil")
-    done = command_here(*words("convert", place))
-    assert done.returncode == 0 and is_harmless(done.stderr), done.stderr
-    written = b"".join(file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.name != "provenance.json")
-    assert not [word for word in (b"this ran", b"stranger/", b"evil.", b"_evil", b"evil--") if word in written]
-    assert not [file for file in (tmp_path / "out").iterdir() if "evil" in file.name or file.suffix in (".sh", ".so")]
 
 
 ADAPTERS = [
@@ -365,11 +271,7 @@ ADAPTERS = [
     ("tensors of another", lambda p: p.link("adapter_model.safetensors", "{}/model.safetensors"), OUT),
     ("tensors hard linked", lambda p: p.hard_link("adapter_model.safetensors", WEIGHTS), "1 more name outside"),
     ("settings list", lambda p: p.put("adapter_config.json", "[]"), "expected an object"),
-    ("rank NaN", lambda p: p.json("adapter_config.json", r=float("nan")), "valid integer"),
-    ("rank negative", lambda p: p.json("adapter_config.json", r=-1), "greater than 0"),
-    ("another type", lambda p: p.json("adapter_config.json", peft_type="os.system"), "expected peft_type LORA"),
     ("other weights", lambda p: p.json("adapter_config.json", modules_to_save=["evil"]), "modules_to_save"),
-    ("pattern of code", lambda p: p.json("adapter_config.json", rank_pattern={"(a+)+$": "x"}), "rank_pattern"),
     ("pipe", lambda p: pipe(p, "adapter_model.safetensors"), "is a pipe"),
 ]
 
@@ -377,17 +279,13 @@ ADAPTERS = [
 @pytest.mark.parametrize("number", range(len(ADAPTERS)), ids=lambda number: ADAPTERS[number][0].replace(" ", "_"))
 def test_a_hostile_adapter_is_refused_in_a_line(sound, tmp_path, monkeypatch, number):
     monkeypatch.chdir(tmp_path)
-    family = FAMILIES[number % len(FAMILIES)]
+    family, (_, change, expected) = FAMILIES[number % len(FAMILIES)], ADAPTERS[number]
     place = Place(tmp_path, family, sound)
     model = place.model.rename(tmp_path / "base")
     save_adapters(tmp_path / "adapters", family, model)
     write_peft(open_source(tmp_path / "adapters"), place.model)
-    _, change, expected = ADAPTERS[number]
     change(place)
-    merge = ("adapter", "merge", "--model", model, "--adapter", place.model, "--output", tmp_path / "out")
-    serve = ("serve", "--model", model, "--adapter", f"x={place.model}", "--port", "0")
-    monkeypatch.setattr("test_hostile_directories.words", lambda verb, place: {"merge": merge, "serve": serve}[verb])
-    refused(place, expected, "merge")
+    refused(place, expected, "adapter merge")
 
 
 def linked_checkpoint(place, run):
@@ -416,13 +314,10 @@ def files_of(kind):
     return change
 
 
-def numpy_folder(content):
-    def change(place, run):
-        shutil.rmtree(run)
-        run.mkdir()
-        content(place, run)
-
-    return change
+def numpy_folder(run):
+    shutil.rmtree(run)
+    run.mkdir()
+    return run / "a.npy"
 
 
 def other_name(place, run):
@@ -436,13 +331,8 @@ FOLDERS = [
     ("name elsewhere", other_name, "no sound checkpoint"),
     ("Megatron's rank elsewhere", files_of("megatron"), OUT),
     ("MindSpore's rank elsewhere", files_of("mindspore"), OUT),
-    (
-        "pickled array",
-        numpy_folder(lambda place, run: np.save(run / "a.npy", np.array([Call()]), allow_pickle=True)),
-        "not a sound .npy file",
-    ),
-    ("array elsewhere", numpy_folder(lambda place, run: (run / "a.npy").symlink_to(place.outside / "secret")), OUT),
-    ("statement of others", lambda place, run: pipe(place, "x") or linked_rank(place, run), "outside|no sound"),
+    ("pickled array", lambda place, run: np.save(numpy_folder(run), np.array([Call()])), "not a sound .npy file"),
+    ("array elsewhere", lambda place, run: numpy_folder(run).symlink_to(place.outside / "secret"), OUT),
 ]
 
 
@@ -465,8 +355,7 @@ def test_a_snapshot_of_the_hubs_cache_is_read(sound, tmp_path):
     snapshot.mkdir(parents=True)
     for file in blobs.iterdir():
         (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
-    done = command_here("convert", "--model", snapshot, "--to", "hf", "--output", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
+    command_here("convert", "--model", snapshot, "--to", "hf", "--output", tmp_path / "out", status=0)
     assert (tmp_path / "out" / WEIGHTS).is_file() and not any(
         file.is_symlink() for file in (tmp_path / "out").iterdir()
     )

@@ -13,7 +13,7 @@ import urllib.request
 import pytest
 from conftest import ROOT
 from declared import OURS, extras, listed, normalised, oldest, parts_of_all, requirements
-from own_environment import VARIABLES, own_environment
+from own_environment import PYTEST, VARIABLES, own_environment
 from test_architecture import imports_of, reached
 
 from ms_codegeex.cli import VERBS
@@ -22,12 +22,8 @@ DATED = {"fsspec", "packaging", "publicsuffixlist"}  # their versions are dates,
 # Modules whose package has another name, or which come with a declared package in an exact version.
 PACKAGES = {"elftools": "pyelftools", "pydantic_core": "pydantic", "re2": "google-re2", "yaml": "pyyaml"}
 WITHOUT_A_LIST = {"jobs"}
-MORE = {
-    "evaluation": ("summaries",),
-    "exchange": ("mindformers",),
-    "ray_engines": ("ray",),
-    "shared": ("corpus", "terminal"),
-}
+MORE = {"evaluation": ("summaries",), "exchange": ("mindformers",), "ray_engines": ("ray",)}
+MORE["shared"] = ("corpus", "terminal")
 OPTIONAL = {  # what the core uses where an extra is installed, and what it does without
     "base/json_reading.py": "jiter",  # parses JSON of records with Python's parser
     "data/tokenizer/fast.py": "gigatoken",  # encodes with `tokenizers`
@@ -108,18 +104,11 @@ def test_each_package_is_listed_once():
     assert len(names) == len({*names})
 
 
-def test_every_dependency_has_an_upper_bound():
-    unbounded = {
-        name
-        for name, one in (requirements() | requirements("all")).items()
-        if not any(bound.operator in ("<", "<=", "==", "~=") for bound in one.specifier)
-    }
-    assert unbounded == DATED
-
-
-def test_every_dependency_has_a_lower_bound():
+def test_every_dependency_has_bounds():
     """pip leaves an old version that is there as it is; `openai` 0.28 has no client that we could call."""
     every = requirements() | requirements("all")
+    upper = {"<", "<=", "==", "~="}
+    assert {name for name, one in every.items() if not upper & {bound.operator for bound in one.specifier}} == DATED
     assert [name for name, one in every.items() if oldest(one) is None] == []
 
 
@@ -176,16 +165,6 @@ OF_TRANSFORMERS = (
 def test_with_the_newest_transformers(tmp_path):
     """The default tests; those of exported classes are in formats/test_exported_classes.py."""
     python = own_environment(tmp_path / "venv", "transformers>=5,<6")
-    words = [
-        python,
-        "-m",
-        "pytest",
-        "-q",
-        "-n",
-        "0",
-        "-p",
-        "no:cacheprovider",
-        *(f"tests/{x}" for x in OF_TRANSFORMERS),
-    ]
+    words = [python, *PYTEST, *(f"tests/{name}" for name in OF_TRANSFORMERS)]
     done = subprocess.run(words, cwd=ROOT, env=VARIABLES, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]

@@ -21,17 +21,9 @@ SMALL = """def last(values):
 """
 TESTS = """from ms_codegeex.code_of import last
 
-
-def test_last():
-    assert last([1, 2, 3]) == 3
-
-
-def test_last_again():
-    assert last([1, 2, 3]) == 3
-
-
-def test_of_none():
-    assert last([]) == 0
+def test_last(): assert last([1, 2, 3]) == 3
+def test_last_again(): assert last([1, 2, 3]) == 3
+def test_of_none(): assert last([]) == 0
 """
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from declared import parts_of_all
-from own_environment import VARIABLES, pip_of_index
+from own_environment import PYTEST, VARIABLES, pip_of_index
 from test_wheel import program_in
 
 from ms_codegeex.base.extras import install_line
@@ -23,11 +23,7 @@ pytestmark = pytest.mark.slow
 ONLY_OF_EXTRAS = ("fastapi", "tree_sitter", "openai", "pygments", "llguidance", "prometheus_client")
 TOOLS = ("pytest", "pytest-xdist", "hypothesis", "jsonschema")
 # The server with clients and they with the server; the modules are imported without.
-TESTED_WITH = {
-    "serving": ("ms-codegeex[terminal]",),
-    "terminal": ("ms-codegeex[serving]",),
-    "evaluation": ("ms-codegeex[serving]",),
-}
+TESTED_WITH = {"serving": "terminal", "terminal": "serving", "evaluation": "serving"}
 # Others: the folder of the extra's name. What judges programs needs none of the list, and its tests limit time.
 TESTS = {
     "monitor": ("tests/commands/test_command_monitor.py",),
@@ -124,14 +120,8 @@ def test_the_tests_of_an_extra_pass_with_its_own_list(core, find_links, tmp_path
     install(f"ms-codegeex[{extra}]")
     if extra != "monitor":  # which is a verb of the core
         subprocess.run([python, "-c", IMPORT_ALL, extra], env=VARIABLES, cwd=tmp_path, check=True)
-    install(*TESTED_WITH.get(extra, ()), *TOOLS)
-    words = ["-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider"]
+    install(*([f"ms-codegeex[{TESTED_WITH[extra]}]"] if extra in TESTED_WITH else []), *TOOLS)
+    words = [python, *PYTEST, *TESTS.get(extra, (f"tests/extras/{extra}",))]
     variables = VARIABLES | {"PATH": f"{programs}:{VARIABLES['PATH']}"}
-    done = subprocess.run(
-        [python, *words, *TESTS.get(extra, (f"tests/extras/{extra}",))],
-        cwd=ROOT,
-        env=variables,
-        capture_output=True,
-        text=True,
-    )
+    done = subprocess.run(words, cwd=ROOT, env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]

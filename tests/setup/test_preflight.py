@@ -1,11 +1,10 @@
 """Each thing a machine may lack gives one line that says how to get it."""
 
-import importlib.util
 import re
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, load_script
 from strict_sandbox import refusing_python
 
 from ms_codegeex.base import host
@@ -13,10 +12,7 @@ from ms_codegeex.config.loading import load_config
 from ms_codegeex.extras.evaluation.sandbox.layers import advice
 from ms_codegeex.runs.memory_check import required_memory
 
-PATH = Path(__file__).resolve().parents[2] / "ascend_scripts" / "preflight.py"
-_spec = importlib.util.spec_from_file_location("preflight", PATH)
-preflight = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(preflight)
+preflight = load_script("ascend_scripts/preflight.py")
 
 
 def absent(_name):
@@ -38,7 +34,7 @@ LACKING = {
 
 def test_the_memory_of_the_first_command_is_what_its_run_needs():
     needed = required_memory(load_config(ROOT / "configs" / "codegeex_tiny.yaml"), compiled=False)
-    default = re.search(r"free memory needed \(default: (\d+)\)", PATH.read_text())[1]
+    default = re.search(r"free memory needed \(default: (\d+)\)", Path(preflight.__file__).read_text())[1]
     readme = re.search(r"(\d+) GB of free memory", (ROOT / "README.md").read_text())[1]
     assert default == readme and 0.75 * int(default) * host.GB < needed <= int(default) * host.GB
 
@@ -59,12 +55,22 @@ def test_nothing_is_said_about_what_is_there():
 
 
 def test_the_containers_limit_counts(tmp_path):
-    meminfo, limit, unlimited = tmp_path / "meminfo", tmp_path / "limit", tmp_path / "unlimited"
-    meminfo.write_text("MemTotal: 9000000 kB\nMemAvailable:    8000000 kB\n")
-    limit.write_text("2000000000\n")
-    unlimited.write_text("max\n")
-    assert host.available_memory(str(meminfo), (str(unlimited), str(tmp_path / "absent"))) == 8_000_000 * 1024
-    assert host.available_memory(str(meminfo), (str(limit),)) == 2_000_000_000
+    """What the container already holds is not free."""
+
+    def free(meminfo, *limits):
+        return host.available_memory(str(tmp_path / meminfo), [str(tmp_path / name) for name in limits])
+
+    def write(**files):
+        for name, text in files.items():
+            (tmp_path / name.replace("_", ".")).write_text(text)
+
+    write(meminfo="MemTotal: 9000000 kB\nMemAvailable:    8000000 kB\n", unlimited="max\n", memory_max="2000000000\n")
+    assert free("meminfo", "unlimited", "absent") == 8_000_000 * 1024
+    assert free("meminfo", "memory.max") == 2_000_000_000
+    write(memory_current="900000000\n", memory_stat="anon 500000000\ninactive_file 300000000\n")
+    assert free("absent", "memory.max") <= 1_400_000_000
+    write(memory_current="2500000000\n")
+    assert free("absent", "memory.max") == 0
 
 
 @pytest.mark.parametrize(
@@ -83,9 +89,8 @@ def test_the_widest_instruction_set(tmp_path, text, name):
 
 def test_main_reports_everything_at_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(host, "check_memory", lambda available, needed: "too little memory")
-    status = preflight.main([str(tmp_path / "not" / "yet"), "--disk", "1e9"])
+    assert preflight.main([str(tmp_path / "not" / "yet"), "--disk", "1e9"]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert status == 2
     assert len(lines) == 2 and all(line.startswith("preflight: ") for line in lines)
     assert list(tmp_path.iterdir()) == []
 
@@ -104,12 +109,3 @@ def test_a_kernel_that_refuses_the_sandbox_is_a_line_and_no_obstacle(tmp_path, c
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("preflight: `evaluate` cannot judge programs in its strict sandbox here")
     assert "namespaces: " in line and advice() in line
-
-
-def test_what_a_container_already_holds_is_not_free(tmp_path):
-    (tmp_path / "memory.max").write_text("2000000000\n")
-    (tmp_path / "memory.current").write_text("900000000\n")
-    (tmp_path / "memory.stat").write_text("anon 500000000\ninactive_file 300000000\n")
-    assert host.available_memory(str(tmp_path / "absent"), (str(tmp_path / "memory.max"),)) <= 1_400_000_000
-    (tmp_path / "memory.current").write_text("2500000000\n")
-    assert host.available_memory(str(tmp_path / "absent"), (str(tmp_path / "memory.max"),)) == 0

@@ -2,21 +2,18 @@
 tries everything, which takes ten minutes and a package index: its log is the test of that."""
 
 import ast
-import importlib.util
 import os
 import re
 import tarfile
 from unittest.mock import create_autospec
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, load_script
 
 import ms_codegeex
 from ms_codegeex.kernels import compiling, prebuilding
 
-_spec = importlib.util.spec_from_file_location("release", ROOT / "ascend_scripts" / "release.py")
-release = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(release)
+release = load_script("ascend_scripts/release.py")
 
 
 def with_absolute_links(text, address):

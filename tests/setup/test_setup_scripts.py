@@ -7,20 +7,16 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
+from conftest import ROOT
 from declared import normalised, requirements
+from run_processes import wait_for
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = [
-    *sorted((ROOT / "ascend_scripts").glob("*.sh")),
-    ROOT / "tests/run.sh",
-    ROOT / ".ci/run",
-    ROOT / ".ci/toolchains",
-]
+SCRIPTS = [*sorted((ROOT / "ascend_scripts").glob("*.sh"))]
+SCRIPTS += [ROOT / name for name in ("tests/run.sh", ".ci/run", ".ci/toolchains")]
 NEEDED = ["ascend_scripts", "pyproject.toml", *(path.name for path in ROOT.glob("requirements*.txt"))]
 
 STAND_IN = """#!{bash}
@@ -72,26 +68,29 @@ class Checkout:
             "CALLS": str(self.calls),
             "COMMAND": COMMAND,
             "MS_CODEGEEX_PREFLIGHT": "skip",
-            "PIP_KILLED": "",
-            "PIP_WAITS": "",
-            "PIP_FAILS": "",
-            "PIP_FAILS_ON": "",
+            **dict.fromkeys(("PIP_KILLED", "PIP_WAITS", "PIP_FAILS", "PIP_FAILS_ON"), ""),
         }
 
     def start(self, *arguments: str, script: str = "ascend_scripts/setup.sh", **environment: str) -> subprocess.Popen:
-        return subprocess.Popen(
-            ["bash", str(self.root / script), *arguments],
-            env=self.environment | environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=self.root.parent,
-        )
+        words = ["bash", str(self.root / script), *arguments]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(words, env=self.environment | environment, cwd=self.root.parent, text=True, **pipes)
 
     def run(self, *arguments: str, **keywords: str) -> subprocess.CompletedProcess:
         process = self.start(*arguments, **keywords)
         output, errors = process.communicate()
         return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+    def installed(self, *arguments: str, **keywords: str) -> list[str]:
+        """How pip was asked to install by a set-up that succeeds."""
+        self.taken_calls()
+        result = self.run(*arguments, **keywords)
+        assert (result.returncode, result.stdout) == (0, f"{self.venv}\n"), result.stderr
+        return self.taken_calls()
+
+    def change(self, name: str) -> None:
+        with open(self.root / name, "a") as file:
+            file.write("# changed\n")
 
     def taken_calls(self) -> list[str]:
         """How pip was asked to install since the last time."""
@@ -132,32 +131,20 @@ def test_scripts_parse(script):
 @pytest.mark.parametrize("script", ["ascend_scripts/run_distributed.sh", "ascend_scripts/setup.sh", "tests/run.sh"])
 def test_help(script):
     result = run_script(script, "--help")
-    assert result.returncode == 0
-    assert result.stdout.startswith(f"usage: bash {script}")
+    assert result.returncode == 0 and result.stdout.startswith(f"usage: bash {script}")
 
 
 @pytest.mark.parametrize("script", ["ascend_scripts/run_distributed.sh", "ascend_scripts/setup.sh"])
 @pytest.mark.parametrize("words", [("--no-such-flag",), ("word",), ("--venv",)])
 def test_wrong_arguments_are_one_line(script, words):
     result = run_script(script, *words)
-    assert result.returncode == 2
-    assert result.stdout == ""
-    assert len(result.stderr.splitlines()) == 1 and words[0] in result.stderr
+    assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
+    assert words[0] in result.stderr
 
 
 def test_dry_run_prints_the_commands():
-    result = run_script(
-        "ascend_scripts/run_distributed.sh",
-        "--dry-run",
-        "--devices",
-        "2",
-        "training.steps=4",
-        "--corpus",
-        "/some where",
-        "else",
-        "output=x",
-        "--resume=auto",
-    )
+    words = ("--devices", "2", "training.steps=4", "--corpus", "/some where", "else", "output=x", "--resume=auto")
+    result = run_script("ascend_scripts/run_distributed.sh", "--dry-run", *words)
     assert result.returncode == 0
     setup, train = result.stdout.splitlines()
     assert setup.endswith("ascend_scripts/setup.sh )")
@@ -184,26 +171,16 @@ def ci(tmp_path):
     whether it can be used.
     """
     checkout = tmp_path / "checkout"
-    for name in (".ci", "tests", "ascend_scripts"):
+    for name in (".ci", "tests", "ascend_scripts", "../bin"):
         (checkout / name).mkdir(parents=True)
     shutil.copy(ROOT / ".ci/run", checkout / ".ci")
-    calls = checkout / "calls"
 
-    def run(
-        default: int = 0,
-        skipped: int = 0,
-        slow: int = 0,
-        toolchains: int = 0,
-        more: str = "",
-        system: int | None = None,
-        **environment,
-    ):
+    def run(default=0, skipped=0, slow=0, toolchains=0, more="", system=None, **environment):
         note = 'echo "$(basename "$0") $*" >>"$(dirname "$0")/../calls"\n' + more
         (checkout / ".ci/toolchains").write_text(f"{note}exit {toolchains}\n")
         (checkout / "ascend_scripts/setup.sh").write_text(note)
         cases = f"*-before*) exit {skipped} ;; *slow*) exit {slow} ;; *) exit {default} ;;"
         (checkout / "tests/run.sh").write_text(f'{note}case "$*" in {cases} esac\n')
-        (tmp_path / "bin").mkdir()
         for name in ("python3", "python-of-the-system"):
             script = f"case $* in --version) echo {name} ;; *) exit {system or 0} ;; esac\n"
             (tmp_path / "bin" / name).write_text("#!/bin/sh\n" + script)
@@ -212,7 +189,7 @@ def ci(tmp_path):
         environment |= {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "SYSTEM_PYTHON": f"{tmp_path}/bin/{name}"}
         environment = {**os.environ, **environment}
         result = subprocess.run([checkout / ".ci/run"], capture_output=True, text=True, env=environment)
-        return result, [line.strip() for line in calls.read_text().splitlines()]
+        return result, [line.strip() for line in (checkout / "calls").read_text().splitlines()]
 
     return run
 
@@ -284,16 +261,16 @@ def test_where_time_runs_out_pytest_prints_what_it_has(tmp_path):
     (tmp_path / "tests").mkdir()
     for name in ("process_guard.py", "process_watcher.py"):
         shutil.copy(ROOT / "tests" / name, tmp_path / "tests")
-    (tmp_path / "tests/conftest.py").write_text("pytest_plugins = ['process_guard']\n")
-    (tmp_path / "tests/test_long.py").write_text(
-        "import time\nfrom pathlib import Path\n"
-        "def test_short(): pass\ndef test_long(): Path('began').touch(); time.sleep(5432)\n"
-    )
-    (tmp_path / "tests/run.sh").write_text(f'exec "{sys.executable}" -m pytest -q tests/test_long.py\n')
+    for name, text in {
+        "conftest.py": "pytest_plugins = ['process_guard']\n",
+        "test_long.py": "import time\nfrom pathlib import Path\ndef test_short(): pass\n"
+        "def test_long(): Path('began').touch(); time.sleep(5432)\n",
+        "run.sh": f'exec "{sys.executable}" -m pytest -q tests/test_long.py\n',
+    }.items():
+        (tmp_path / "tests" / name).write_text(text)
     words = ["bash", "-c", '"$@" & wait $!', "bash", str(tmp_path / ".ci/run")]
     ci = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    while not (tmp_path / "began").exists() and ci.poll() is None:
-        time.sleep(0.05)
+    wait_for(lambda: (tmp_path / "began").exists() or ci.poll() is not None)
     (timer,) = [each for each in psutil.Process(ci.pid).children(recursive=True) if each.name() == "timeout"]
     timer.send_signal(signal.SIGALRM)  # as when its time is over
     output, _ = ci.communicate()
@@ -305,11 +282,8 @@ def test_where_time_runs_out_pytest_prints_what_it_has(tmp_path):
 
 
 def test_second_run_installs_nothing(checkout):
-    first = checkout.run("--tests")
-    assert (first.returncode, first.stdout) == (0, f"{checkout.venv}\n")
-    installed = checkout.taken_calls()
-    assert len(installed) == 5
-    assert sum("--require-hashes" in call for call in installed) == 4
+    installed = checkout.installed("--tests")
+    assert len(installed) == 5 and sum("--require-hashes" in call for call in installed) == 4
     assert all("--no-deps" in call for call in installed)
     for arguments in (("--tests",), ()):
         again = checkout.run(*arguments, PIP_INDEX_URL="http://127.0.0.1:9/nowhere")
@@ -346,24 +320,18 @@ def test_the_commands_of_the_readme_in_either_order_and_again(checkout, tmp_path
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-source.txt", "requirements-test.txt"])
 def test_only_what_changed_is_installed(checkout, name):
     checkout.run("--tests")
-    checkout.taken_calls()
-    with open(checkout.root / name, "a") as file:
-        file.write("# changed\n")
+    checkout.change(name)
     if "test" in name:
-        assert checkout.run().returncode == 0 and checkout.taken_calls() == []  # not asked for the tests
-    assert checkout.run("--tests").returncode == 0
-    (call,) = checkout.taken_calls()
+        assert checkout.installed() == []  # not asked for the tests
+    (call,) = checkout.installed("--tests")
     assert call.endswith(f"/{name}")
 
 
 def test_the_libraries_of_a_gpu_are_installed_when_asked_for(checkout):
     checkout.run()
-    checkout.taken_calls()
-    assert checkout.run("--gpu").returncode == 0
-    (call,) = checkout.taken_calls()
+    (call,) = checkout.installed("--gpu")
     assert call.endswith("/requirements-gpu.txt") and "--require-hashes" in call and "--no-deps" in call
-    assert checkout.run("--gpu").returncode == 0 and checkout.run().returncode == 0
-    assert checkout.taken_calls() == []
+    assert checkout.installed("--gpu") == checkout.installed() == []
 
 
 def test_kernels_are_translated_for_the_gpu_that_is_here_or_named(checkout):
@@ -380,52 +348,47 @@ def test_kernels_are_translated_for_the_gpu_that_is_here_or_named(checkout):
         assert done.returncode == 2 and done.stderr.startswith(f"setup: --chip '{words[-1]}': expected 9.0")
 
 
+def engine_lists(calls):
+    """The two lists of the call that installs an engine of another version: what is kept of the first, and its own."""
+    (call,) = [call for call in calls if "--require-hashes" in call and "jieba" not in call]
+    kept, own = (Path(path).read_text() for path in re.findall(r"-r (.*?requirements[\w.-]*\.txt)", call))
+    return tuple(dict(re.findall(r"^([a-z][\w.-]*)==(\S+) ", text, re.MULTILINE)) for text in (kept, own))
+
+
 @pytest.mark.parametrize(("engine", "version"), [("2.7", "2.7.2"), ("2.8", "2.8.0")])
 def test_an_older_engine_is_locked_alone(checkout, engine, version):
-    assert checkout.run("--mindspore", engine).returncode == 0
-    (call,) = [call for call in checkout.taken_calls() if "--require-hashes" in call and "jieba" not in call]
-    kept, lock = re.findall(r"-r (.*?requirements[\w.-]*\.txt)", call)
-    pinned = re.findall(r"^([a-z][\w.-]*)==(\S+) ", Path(lock).read_text(), re.MULTILINE)
-    assert pinned == [("mindspore", version)] and "\nmindspore==" not in Path(kept).read_text()
+    kept, own = engine_lists(checkout.installed("--mindspore", engine))
+    assert own == {"mindspore": version} and "mindspore" not in kept
 
 
 def test_another_engine_replaces_what_its_list_has_and_stays(checkout):
-    assert checkout.run("--mindspore", "2.10").returncode == 0
-    (call,) = [call for call in checkout.taken_calls() if "--require-hashes" in call and "jieba" not in call]
-    both = re.findall(r"-r (.*?requirements[\w.-]*\.txt)", call)
-    kept, replaced = (set(re.findall(r"^([a-z][\w.-]*)==", Path(path).read_text(), re.MULTILINE)) for path in both)
-    assert replaced == {"mindspore", "mindformers"} and kept == pins("requirements.txt").keys() - replaced
-    assert checkout.run().returncode == 0 and checkout.taken_calls() == []
-    assert checkout.run("--mindspore=2.9").returncode == 0
-    (call,) = checkout.taken_calls()
+    kept, own = engine_lists(checkout.installed("--mindspore", "2.10"))
+    assert own.keys() == {"mindspore", "mindformers"} and kept.keys() == pins("requirements.txt").keys() - own
+    assert checkout.installed() == []
+    (call,) = checkout.installed("--mindspore=2.9")
     assert call.endswith("-r " + str(checkout.root / "requirements.txt"))
-    assert checkout.run().returncode == 0 and checkout.taken_calls() == []
+    assert checkout.installed() == []
     result = checkout.run("--mindspore", "2.6")
     assert result.returncode == 2 and result.stderr == "setup: --mindspore '2.6': expected 2.7, 2.8, 2.9 or 2.10\n"
 
 
 def test_a_compiler_is_installed_where_there_is_none(checkout, no_compiler):
-    result = checkout.run(**no_compiler)
-    assert result.returncode == 0, result.stderr
-    (call,) = [call for call in checkout.taken_calls() if call.endswith("compiler.txt")]
+    (call,) = [call for call in checkout.installed(**no_compiler) if call.endswith("compiler.txt")]
     assert "/requirements-compiler.txt" in call and "--require-hashes" in call and "--no-deps" in call
     assert checkout.run(**no_compiler).stderr == "" and checkout.run().stderr == ""  # nor is it missed, nor in the way
     assert checkout.taken_calls() == []
-    with open(checkout.root / "requirements-compiler.txt", "a") as file:
-        file.write("# changed\n")
+    checkout.change("requirements-compiler.txt")
     assert checkout.run().stderr == "" and checkout.taken_calls() == []
-    assert checkout.run(**no_compiler).returncode == 0 and len(checkout.taken_calls()) == 1
+    assert len(checkout.installed(**no_compiler)) == 1
 
 
 @pytest.mark.parametrize("name", COMPILERS)
 def test_an_environment_made_with_a_compiler_gets_one_when_that_has_gone(checkout, no_compiler, tmp_path, name):
     own = tmp_path / "programs" / name
     own.symlink_to(shutil.which("true"))
-    assert checkout.run(**no_compiler).returncode == 0 and len(checkout.taken_calls()) == 3
+    assert len(checkout.installed(**no_compiler)) == 3
     own.unlink()
-    result = checkout.run(**no_compiler)
-    assert result.returncode == 0
-    (call,) = checkout.taken_calls()
+    (call,) = checkout.installed(**no_compiler)
     assert call.endswith("/requirements-compiler.txt")
 
 
@@ -440,14 +403,12 @@ def test_set_up_goes_on_without_a_compiler_and_tries_it_again(checkout, no_compi
         ]
         assert len(checkout.taken_calls()) == count
     assert checkout.run().stderr == ""  # with a compiler the environment is complete
-    assert checkout.run(**no_compiler).returncode == 0 and len(checkout.taken_calls()) == 1
-    assert checkout.run(**no_compiler).stderr == ""
+    assert len(checkout.installed(**no_compiler)) == 1 and checkout.run(**no_compiler).stderr == ""
 
 
 def test_a_full_disk_costs_the_compiler_only(checkout, no_compiler):
     """What pip leaves half-written would make the next set-up begin afresh."""
-    assert checkout.run().returncode == 0
-    checkout.taken_calls()
+    checkout.installed()
     (checkout.root / "ascend_scripts/preflight.py").write_text("raise SystemExit(2)\n")
     result = checkout.run(**no_compiler, MS_CODEGEEX_PREFLIGHT="")
     assert result.returncode == 0 and "no C++ compiler could be installed" in result.stderr
@@ -463,13 +424,13 @@ def test_set_up_goes_on_without_the_source_package_and_tries_it_again(checkout):
     ]
     assert [call.rsplit("/")[-1] for call in checkout.taken_calls()][-2:] == ["requirements-source.txt", "a checkout"]
     result = checkout.run("a=1", script="ascend_scripts/run_distributed.sh", **broken)
-    assert result.returncode == 7
     config = checkout.root / "configs/codegeex_tiny.yaml"
+    assert result.returncode == 7
     assert result.stdout == f"<train><--config><{config}><a=1>{checkout.venv}/bin/python\n"
     assert all(line.startswith("setup: ") for line in result.stderr.splitlines())
     (call,) = checkout.taken_calls()
     assert "--no-binary jieba" in call and call.endswith("requirements-source.txt")
-    assert checkout.run().returncode == 0 and len(checkout.taken_calls()) == 1
+    assert len(checkout.installed()) == 1
     assert checkout.run().stderr == "" and checkout.taken_calls() == []
 
 
@@ -485,21 +446,15 @@ def test_failed_download_shows_the_log_and_goes_on_next_time(checkout):
     result = checkout.run(PIP_FAILS="no route to host")
     assert result.returncode == 1
     assert "ERROR: no route to host" in result.stderr and "run again" in result.stderr.splitlines()[-1]
-    checkout.taken_calls()
-    assert checkout.run().returncode == 0
-    assert len(checkout.taken_calls()) == 3
+    assert len(checkout.installed()) == 3
 
 
 def test_killed_installation_is_repaired(checkout):
     checkout.run()
-    checkout.taken_calls()
     (checkout.venv / "lib").mkdir()
     (checkout.venv / "lib/half_written").touch()
     assert checkout.run("--tests", PIP_KILLED="requirements-test.txt").returncode != 0
-    checkout.taken_calls()
-    result = checkout.run()
-    assert result.returncode == 0, result.stderr
-    assert len(checkout.taken_calls()) == 3  # all of it again, in a clean environment
+    assert len(checkout.installed()) == 3  # all of it again, in a clean environment
     assert not (checkout.venv / "lib/half_written").exists()
 
 
@@ -522,9 +477,8 @@ def test_lock_of_a_dead_process_is_taken_over(checkout):
 
 
 def test_interrupt_ends_with_130_and_releases_the_lock(checkout, tmp_path):
-    process = checkout.start(PIP_WAITS=str(tmp_path / "go on"))
-    while process.poll() is None and not (checkout.calls.exists() and "pip install" in checkout.calls.read_text()):
-        time.sleep(0.02)
+    process, calls = checkout.start(PIP_WAITS=str(tmp_path / "go on")), checkout.calls
+    wait_for(lambda: process.poll() is not None or (calls.exists() and "pip install" in calls.read_text()))
     process.send_signal(signal.SIGINT)
     (tmp_path / "go on").touch()  # bash acts once the program it waits for has ended
     process.communicate()
@@ -547,11 +501,9 @@ def test_a_link_to_another_checkouts_environment_is_left_alone(checkout, tmp_pat
 
 def test_moved_checkout_is_set_up_anew(checkout):
     checkout.run()
-    checkout.taken_calls()
     checkout.root = checkout.root.rename(checkout.root.with_name("elsewhere"))
     checkout.venv = checkout.root / ".venv"
-    assert checkout.run().returncode == 0
-    assert len(checkout.taken_calls()) == 3
+    assert len(checkout.installed()) == 3
 
 
 def test_directory_that_is_no_environment_is_left_alone(checkout, tmp_path):
@@ -565,13 +517,11 @@ def test_directory_that_is_no_environment_is_left_alone(checkout, tmp_path):
 def test_wrong_python_is_one_line_and_leaves_nothing(checkout, tmp_path):
     result = checkout.run(PYTHON="no-such-python")
     assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
-    old = tmp_path / "old"
-    old.write_text("#!/bin/bash\nexit 9\n")
-    old.chmod(0o755)
     (tmp_path / "bin").mkdir()
     for tool in ("dirname", "mkdir", "ln", "rm", "rmdir", "ls", "cksum", "bash"):
         (tmp_path / "bin" / tool).symlink_to(shutil.which(tool))
-    (tmp_path / "bin/python3").symlink_to(old)
+    (tmp_path / "bin/python3").write_text("#!/bin/bash\nexit 9\n")
+    (tmp_path / "bin/python3").chmod(0o755)
     result = checkout.run(PYTHON="", PATH=str(tmp_path / "bin"))
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1 and "no Python 3.10-3.12" in result.stderr
@@ -599,40 +549,27 @@ def test_every_pin_has_a_hash(name):
     assert not re.search(r"^\s*(-|--\w+-url|--find-links)\s", text, flags=re.MULTILINE) and "://" not in text
 
 
-def test_torch_is_a_test_requirement_only():
-    assert "torch" not in pins("requirements.txt")
-    assert "torch==" in pins("requirements-test-torch.txt")["torch"]
-
-
 def test_the_lists_agree():
     """Each is installed over the one before, so a package in two of them has one version."""
-    versions = {
-        name: {package: set(re.findall(r"==([^ ;]+)", line)) for package, line in pins(name).items()}
+    runtime, source, tests = (
+        {package: set(re.findall(r"==([^ ;]+)", line)) for package, line in pins(name).items()}
         for name in ("requirements.txt", "requirements-source.txt", "requirements-test.txt")
-    }
-    runtime, source, tests = versions.values()
+    )
     assert pins("requirements-compiler.txt").items() <= pins("requirements-test.txt").items()
     assert list(source) == ["jieba"] and not source.keys() & (runtime.keys() | tests.keys())
     shared = runtime.keys() & tests.keys()
-    assert len(shared) > 5
-    assert {package: runtime[package] for package in shared} == {package: tests[package] for package in shared}
+    assert len(shared) > 5 and [package for package in shared if runtime[package] != tests[package]] == []
+    assert "torch" not in runtime
 
 
 @pytest.mark.parametrize(
-    "extra, lists",
-    [
-        ("", ["requirements.txt"]),
-        ("all", ["requirements.txt"]),
-        ("mindformers", ["requirements.txt"]),
-        ("gpu", ["requirements-gpu.txt"]),
-        ("test", ["requirements-test.txt", "requirements-test-torch.txt"]),
-    ],
+    "extra, lists", [("", ""), ("all", ""), ("mindformers", ""), ("gpu", "-gpu"), ("test", "-test -test-torch")]
 )
 def test_every_dependency_is_pinned(extra, lists):
     """Those of the package and of its extras."""
     names = {*requirements(extra)}
     assert len(names) > 1
-    assert names <= set().union(*(pins(name) for name in lists))
+    assert names <= set().union(*(pins(f"requirements{name}.txt") for name in lists.split(" ")))
 
 
 def test_no_machine_paths_in_tracked_files():

@@ -1,5 +1,6 @@
 """The suite itself: its tests have constant names, no process outlives it, and it runs wherever it is started."""
 
+import contextlib
 import gc
 import os
 import re
@@ -12,23 +13,17 @@ from pathlib import Path
 
 import psutil
 import pytest
+from conftest import ROOT
 from run_processes import wait_for
 
-ROOT = Path(__file__).resolve().parents[2]
 PYTEST = (sys.executable, "-m", "pytest")
 
 
 def collected(**environment: str | None) -> list[str]:
     """The names of all tests, slow ones too, in the order in which they would run; None removes a variable."""
     settings = {name: value for name, value in {**os.environ, **environment}.items() if value is not None}
-    done = subprocess.run(
-        [*PYTEST, "-p", "no:cacheprovider", "--collect-only", "-q", "-m", "slow or not slow", "tests"],
-        cwd=ROOT,
-        env=settings,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-    )
+    words = [*PYTEST, "-p", "no:cacheprovider", "--collect-only", "-q", "-m", "slow or not slow", "tests"]
+    done = subprocess.run(words, cwd=ROOT, env=settings, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr
     return [line for line in done.stdout.splitlines() if "::" in line]
 
@@ -82,14 +77,10 @@ def suite(tmp_path):
         (tmp_path / "conftest.py").write_text(textwrap.dedent(CONFTEST).format(grace=grace))
         (tmp_path / "test_inner.py").write_text(textwrap.dedent(ABANDONED) + textwrap.dedent(body))
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-        return subprocess.Popen(
-            ["bash", "-c", shell, "bash", *PYTEST, "-q", *(("-p", "xdist") if "-n" in words else ()), *words],
-            cwd=tmp_path,
-            env=environment | {"HERE": str(tmp_path), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        environment |= {"HERE": str(tmp_path), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        line = ["bash", "-c", shell, "bash", *PYTEST, "-q", *(("-p", "xdist") if "-n" in words else ()), *words]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen(line, cwd=tmp_path, env=environment, **pipes)
 
     return start
 
@@ -98,11 +89,9 @@ def sleepers(here: Path) -> list[psutil.Process]:
     """What the inner suite has started and left."""
     found = []
     for process in psutil.process_iter():
-        try:
+        with contextlib.suppress(psutil.Error):
             if "5432" in process.cmdline() and process.environ().get("HERE") == str(here):
                 found.append(process)
-        except psutil.Error:
-            continue
     return found
 
 

@@ -1,7 +1,6 @@
 """Kernels that set-up translates: modules of a small library, an assembler of our own in ptxas's place, and a plugin
 that is loaded by two paths."""
 
-import importlib.util
 import mmap
 import platform
 import re
@@ -10,7 +9,7 @@ import sys
 
 import pyarrow
 import pytest
-from conftest import ROOT
+from conftest import ROOT, load_script
 
 from ms_codegeex.base.cuda import translation
 from ms_codegeex.base.cuda.driver import Driver, Gpu
@@ -19,12 +18,7 @@ from ms_codegeex.base.cuda.plugin import KERNELS, PLUGIN, plugin_directory
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.extras.cluster.rehearsal.stubs import compilers
 
-PROGRAM = ROOT / "ascend_scripts" / "translate_kernels.py"
-SPEC = importlib.util.spec_from_file_location("translate_kernels", PROGRAM)
-program = importlib.util.module_from_spec(SPEC)
-sys.modules["translate_kernels"] = program
-SPEC.loader.exec_module(program)
-
+program = load_script("ascend_scripts/translate_kernels.py")
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() != "x86_64", reason="the GPU back end is for Linux on x86_64"
 )

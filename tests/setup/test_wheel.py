@@ -6,7 +6,6 @@ everything is in the wheel, and mindformers is not needed. The slow test lets pi
 leaves as they are where they are installed already.
 """
 
-import importlib.util
 import json
 import os
 import re
@@ -17,15 +16,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, load_script
 from declared import extras, normalised, oldest, requirements
 from installed_wheel import environment_with
 from own_environment import VARIABLES, pip_of_index
 from small_benchmarks import humaneval_x
 
-_spec = importlib.util.spec_from_file_location("release", ROOT / "ascend_scripts" / "release.py")
-release = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(release)
+release = load_script("ascend_scripts/release.py")
 SMALLER = (
     "training.global_batch=4 training.evaluate_samples=4 data.seq_length=32 model.hidden_size=16 model.num_layers=1 "
     "model.num_heads=2 model.intermediate_size=32 model.max_position_embeddings=512"
@@ -48,9 +45,8 @@ def program_in(bin_directory, work):
     it says on standard error if it is to fail; status None: either will do."""
 
     def run(*words, program="ms-codegeex", status=0):
-        result = subprocess.run(
-            [bin_directory / program, *map(str, words)], cwd=work, env=VARIABLES, capture_output=True, text=True
-        )
+        line = [bin_directory / program, *map(str, words)]
+        result = subprocess.run(line, cwd=work, env=VARIABLES, capture_output=True, text=True)
         assert status in (None, result.returncode), f"{words}\n{result.stdout}\n{result.stderr}"
         return result.stderr if status else result.stdout
 
@@ -86,11 +82,8 @@ def test_a_job_of_the_wheel_starts_on_every_server(installed, bin_directory, tmp
     )
     for name in ("job.sh", "srun", "scontrol"):
         (tmp_path / name).chmod(0o755)
-    variables = {
-        **VARIABLES,
-        "PATH": f"{tmp_path}:{bin_directory}:{VARIABLES['PATH']}",
-        "SLURM_JOB_NODELIST": "head,second",
-    }
+    path = f"{tmp_path}:{bin_directory}:{VARIABLES['PATH']}"
+    variables = {**VARIABLES, "PATH": path, "SLURM_JOB_NODELIST": "head,second"}
     done = subprocess.run([tmp_path / "job.sh"], cwd=tmp_path, env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     listed = [line for line in done.stdout.splitlines() if line.startswith("  ranks ")]
