@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import socket
 import struct
@@ -20,7 +19,7 @@ from ms_codegeex.base.printing import print_error
 from ms_codegeex.base.processes import ending, import_variables
 from ms_codegeex.extras.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.extras.serving.errors import unavailable
-from ms_codegeex.extras.serving.messages import chosen_from, packed, settings_values
+from ms_codegeex.extras.serving.messages import chosen_from, packed, settings_values, unpacked
 from ms_codegeex.extras.serving.model import ServedModel
 from ms_codegeex.extras.serving.settings import ServeSettings
 
@@ -71,7 +70,7 @@ class EngineProcess:
         """Wait for the next message; None at the end of the process."""
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             (length,) = LENGTH.unpack(await self.reader.readexactly(LENGTH.size))
-            return json.loads(await self.reader.readexactly(length))
+            return unpacked(await self.reader.readexactly(length))
         return None
 
     async def status(self) -> int | None:

@@ -27,9 +27,13 @@ def packed(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
+def unpacked(data: bytes) -> Any:
+    return json.loads(data)
+
+
 def receive(connection: Connection) -> Any:
     """The next message; `EOFError` at the end of the connection."""
-    return json.loads(connection.recv_bytes())
+    return unpacked(connection.recv_bytes())
 
 
 def settings_values(settings: SamplingSettings) -> dict[str, Any]:
