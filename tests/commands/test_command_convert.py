@@ -160,8 +160,9 @@ def script(name, *words):
     return subprocess.run(words, capture_output=True, text=True, env={"PYTHONPATH": ROOT})
 
 
-def test_the_scripts_convert_and_report_mistakes(tmp_path, run):
-    done = script("codegeex_to_megatron.py", "--load-ckpt-path", run, "--save-ckpt-path", tmp_path / "a.pt", "--verify")
+def test_the_scripts_convert_and_report_mistakes(tmp_path, larger):
+    words = ("--load-ckpt-path", larger, "--save-ckpt-path", tmp_path / "a.pt", "--verify")
+    done = script("codegeex_to_megatron.py", *words)
     assert done.returncode == 0 and "equal byte for byte" in done.stdout and done.stderr == ""  # no bar off a terminal
     failed = script("megatron_to_hf.py", "--load-ckpt-path", tmp_path / "b.pt", "--save-ckpt-path", tmp_path / "hf")
     assert failed.returncode == 2 and "no such file" in failed.stderr and "Traceback" not in failed.stderr
