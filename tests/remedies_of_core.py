@@ -167,7 +167,7 @@ PIPE | training.micro_batch=null | parallel.micro_batches=4
 EIGHT | parallel.graph_micro_batches=3 | parallel.graph_micro_batches=2 | parallel.graph_micro_batches=null
 EIGHT | parallel.optimizer_shard=8 | parallel.optimizer_shard=4 | devices=16
 BIG | parallel.optimizer_shard=1 parallel.optimizer_level=2 | parallel.optimizer_shard=2 | parallel.optimizer_level=1
-BIG | parallel.pipeline=2 parallel.micro_batches=2 parallel.optimizer_level=3 | parallel.optimizer_level=2
+BIG | devices=8 parallel.pipeline=2 parallel.optimizer_level=3 | parallel.optimizer_level=2
 EIGHT | parallel.optimizer_level=2 parallel.overlap.parts=2 | parallel.optimizer_level=1 | parallel.overlap.parts=1
 BIG | parallel.optimizer_level=2 lora.rank=4 | parallel.optimizer_level=1 | lora.rank=0
 LARGE | model.intermediate_size=20424 | parallel.optimizer_shard=1
