@@ -30,8 +30,12 @@ class Mesh:
 
     @property
     def shards_sums(self) -> bool:
-        """Whether sums of gradients, and tables of tokens, are sharded as the optimizer state is."""
+        """Whether sums of gradients are sharded as the optimizer state is."""
         return self.optimizer_shard > 1 and self.optimizer_level > 1
+
+    def shards_tables(self, vocabulary: bool) -> bool:
+        """Whether tables of tokens are sharded so too. `vocabulary`: tensor parallelism splits them."""
+        return self.shards_sums and (vocabulary or self.tensor == 1)
 
     @property
     def gathers_twice(self) -> bool:

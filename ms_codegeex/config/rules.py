@@ -119,11 +119,11 @@ def _grown_context(config: RunConfig) -> str:
 
 
 def _undivided_rows(config: RunConfig, mesh: Mesh) -> dict[str, Any]:
-    shard, model = mesh.optimizer_shard, config.model.sizes
+    shard, model, tables = mesh.optimizer_shard, config.model.sizes, mesh.shards_tables(config.parallel.vocabulary)
     for layer in model.table.patterns if shard > 1 else ():
         for parameter in layer.parameters(model):
             rows = parameter.shape[0] // (mesh.tensor if parameter.axis_on(model, mesh.tensor) == 0 else 1)
-            if parameter.shared_by_replicas(model, mesh.tensor, mesh.shards_sums) and rows % shard:
+            if parameter.shared_by_replicas(model, mesh.tensor, tables) and rows % shard:
                 return {"rows": rows, "parameter": parameter, "layer": layer}
     return {}
 

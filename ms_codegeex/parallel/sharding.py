@@ -111,11 +111,10 @@ def parameter_layouts(model: DecoderConfig, mesh: Mesh, vocabulary: bool = True)
     last = mesh.pipeline - 1
     of_blocks = ((each, mesh.stage_of(i, model.attention_layers)) for i, block in enumerate(blocks) for each in block)
     of_ends = ((each, last) for each in ends if last or not each.layer.copy_of)
-    layouts = []
+    tables, layouts = mesh.shards_tables(vocabulary), []
     for each, stage in (*((each, 0) for each in first), *of_blocks, *of_ends):
         axis = None if each.layer.role is VOCABULARY and not vocabulary else each.axis_on(model, mesh.tensor)
-        split = mesh.tensor == 1 or axis is not None
-        sharded = mesh.optimizer_shard > 1 and split and each.shared_by_replicas(model, mesh.tensor, mesh.shards_sums)
+        sharded = mesh.optimizer_shard > 1 and each.shared_by_replicas(model, mesh.tensor, tables)
         copy_of = f"{each.layer.copy_of}.weight" if each.layer.copy_of else None
         kinds = {"matrix": each.matrix, "product": each.product}
         layouts.append(ParameterLayout(each.name, each.shape, stage, axis, sharded, copy_of, **kinds))

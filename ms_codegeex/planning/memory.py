@@ -102,13 +102,14 @@ def _activations(config: RunConfig, parts: list[ModelPart], stage: int) -> tuple
     mesh, runs = config.mesh, config.parallel.overlap.parts
     saved, moments = [0.0] * mesh.virtual_stages, [(0.0, 0.0)]
     for part in parts:
-        kept, transient = saved_bytes(part), max((getattr(o, "transient", 0.0) for o in part.operators), default=0.0)
-        again = replayed_bytes(part) + (kept if part.name == "head" else 0)
-        saved[part.virtual_stage] += part.count * kept
-        moments.append((again, transient))
-    heads = sum(saved_bytes(part) for part in parts if part.name == "head")
-    again, transient = max(moments, key=sum)
-    return runs * (_most_open(config, saved, stage) - heads + again), runs * transient
+        own, transient = replayed_bytes(part), max((getattr(o, "transient", 0.0) for o in part.operators), default=0.0)
+        if part.name == "head":  # of the one micro-batch whose backward pass begins
+            own += saved_bytes(part)
+        else:
+            saved[part.virtual_stage] += part.count * saved_bytes(part)
+        moments.append((own, transient))
+    own, transient = max(moments, key=sum)
+    return runs * (_most_open(config, saved, stage) + own), runs * transient
 
 
 @dataclass(frozen=True)
@@ -183,8 +184,9 @@ def _gathered(config: RunConfig, sums: ParameterSums, parts: list[ModelPart], st
 
 
 def _bucket(config: RunConfig, sums: ParameterSums, elements: int) -> float:
-    """Elements of a bucket of the blocks' whole weights or gradients, of which all stages' are `elements`."""
-    buckets = config.parallel.fusion.allreduce_groups or sums.shared_count
+    """Elements of a bucket of the blocks' whole weights or gradients. `elements`: those of the stage, with tables."""
+    groups, layers = config.parallel.fusion.allreduce_groups, config.model.sizes.attention_layers
+    buckets = min(groups, layers) / config.mesh.pipeline if groups else sums.shared_count
     return (elements - sums.tables) / max(1, buckets)
 
 

@@ -186,7 +186,7 @@ def step_settings(config: RunConfig, names: list[str], tied_group: str | None) -
     weights = (1.0 / (layouts[n].replication(mesh) * (2 if n in doubled else 1)) for n in names)
     return StepSettings(
         graph_micro_batches=config.graph_micro_batches,
-        optimizer_sharded=mesh.optimizer_shard > 1,
+        summed=tuple(mesh.optimizer_shard == 1 or (mesh.shards_sums and layouts[n].optimizer_sharded) for n in names),
         weights=tuple(weights),
         sum_share=1.0 / mesh.stage_size,
         tied=tuple(n in doubled for n in names) if mesh.pipeline > 1 else None,

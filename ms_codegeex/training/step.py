@@ -25,7 +25,8 @@ class StepSettings:
         graph_micro_batches: micro-batches into which the network splits its input itself.
         world: devices over which the sums of a step are reduced.
         reduce_gradients: whether the step reduces gradients; otherwise MindSpore does, in the network's gradient.
-        optimizer_sharded: whether the optimizer state is sharded over data-parallel devices.
+        summed: for each parameter, whether its sum over micro-batches is in its buffer; otherwise the network's
+            gradient returns it, reduced from the buffer. None: all are in buffers.
         weights: for each parameter, 1 / number of devices that hold an element of its gradient; None: 1 / `world`.
         sum_share: 1 / number of devices that hold the network's sums.
         tied: which parameters two pipeline stages hold; None without a pipeline.
@@ -42,7 +43,7 @@ class StepSettings:
     graph_micro_batches: int = 1
     world: int = 1
     reduce_gradients: bool = False
-    optimizer_sharded: bool = False
+    summed: tuple[bool, ...] | None = None
     weights: tuple[float, ...] | None = None
     sum_share: float = 1.0
     tied: tuple[bool, ...] | None = None
@@ -69,7 +70,9 @@ def _take(gradient: Tensor, buffer: Parameter) -> Tensor:
     return ops.depend(total, ops.assign(buffer, ops.depend(_zeros(total), total)))
 
 
-def _drop(gradient: Tensor, buffer: Parameter) -> Tensor:
+def _collect(summed: bool, gradient: Tensor, buffer: Parameter) -> Tensor:
+    if summed:
+        return _take(gradient, buffer)
     total = gradient + 0.0
     return ops.depend(total, ops.assign(buffer, ops.depend(_zeros(buffer), total)))
 
@@ -148,7 +151,7 @@ class TrainStep(nn.TrainOneStepCell):
         several, micro = settings.accumulation > 1, settings.graph_micro_batches > 1
         self.repeats, self.host_accumulates = several and micro, several and not micro
         self.collects = several or micro
-        self.collect = _add if self.host_accumulates else _drop if settings.optimizer_sharded else _take
+        self.summed = settings.summed or (True,) * len(self.weights)
         # MindSpore finds its accumulation buffers by this prefix
         self.buffers = self.weights.clone(prefix=GRADIENT_SUMS.rstrip("."), init="zeros") if self.collects else ()
         self.sums = Parameter(Tensor([0.0, 0.0, 0.0], ms.float32), name="accumulated.sums", requires_grad=False)
@@ -204,10 +207,11 @@ class TrainStep(nn.TrainOneStepCell):
         return result if self.register is None else self.register.cleared(result)
 
     def _totals(self, sums: Tensor, gradients: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        if self.collects and not self.repeats:
-            gradients = self.map(self.collect, gradients, self.buffers)
         if self.host_accumulates:
+            gradients = self.map(_add, gradients, self.buffers)
             sums = _add(sums, self.sums)
+        elif self.collects and not self.repeats:
+            gradients = self.map(_collect, self.summed, gradients, self.buffers)
         if self.repeats and not self.evaluates:
             sums = sums + self.sums
         if self.reduces_gradients:

@@ -139,6 +139,8 @@ def test_levels_of_optimizer_sharding_by_hand():
     assert first.gradients - second.gradients == 4 * matrices - 4 * MATRICES and second.gradients == third.gradients
     assert first.gathered_weights == second.gathered_weights == 2 * matrices + 2 * table
     assert third.gathered_weights == 2 * 2 * MATRICES + 2 * table
+    stage = plan(PIPELINE, "parallel.optimizer_level=2", "parallel.fusion.allreduce_groups=40").memory[1]
+    assert stage.gradients == 2 * stage.weights + 4 * MATRICES // 8  # a stage has ten of the 40 buckets
     untied = ["model.family=qwen2", "model.preset=7b", "parallel.fusion.allreduce_groups=28", "training.dropout=0"]
     first, second, third = levels(PAPER, *untied)
     table, block = 152064 * 3584, 2 * (3584 + 512) * 3584 + 3 * 3584 * 18944

@@ -376,7 +376,8 @@ def remedies(plan: Plan) -> list[str]:
     options += [{"training__micro_batch": x, "parallel__micro_batches": None} for x in smaller]
     shards = [x for x in divisors(mesh.data) if x > mesh.optimizer_shard]
     options += [{"parallel__optimizer_shard": x} for x in shards]
-    options += [{"parallel__optimizer_level": x} for x in (2, 3) if mesh.optimizer_shard > 1]
+    levels = (2, 3)[mesh.optimizer_level - 1 :] if mesh.optimizer_shard > 1 else ()
+    options += [{"parallel__optimizer_level": x} for x in levels]
     if mesh.tensor > 1 and not config.parallel.sequence:
         options.append({"parallel__sequence": True})
     spread = [x for x in divisors(config.parallel.server_devices) if x > mesh.tensor]

@@ -49,6 +49,12 @@ FAMILY_PLANS = {
     "codegen sequence recompute": ("codegen", 2, {"tensor": 2, "sequence": True}, {"recompute": "full"}),
     "codegen virtual stages": ("codegen", 2, VIRTUAL, {"recompute": "selective"}),
     "codegen tensor": ("codegen", 2, {"tensor": 2}, {"recompute": "selective"}),
+    "codegen level 3, accumulation": (
+        "codegen",
+        2,
+        {"optimizer_shard": 2, "optimizer_level": 3, "micro_batches": 2},
+        {},
+    ),
     "codegen level 3": ("codegen", 2, {"optimizer_shard": 2, "optimizer_level": 3}, {}),
     "codegen level 3, two optimizer groups, accumulation": (
         "codegen",
@@ -56,6 +62,13 @@ FAMILY_PLANS = {
         {"optimizer_shard": 2, "optimizer_level": 3, **TWO_CALLS},
         {"precision": "fp16"},
     ),
+    "codegen level 3, short gradients, accumulation": (
+        "codegen",
+        2,
+        {"optimizer_shard": 2, "optimizer_level": 3, "short_gradients": True, **TWO_CALLS},
+        {"precision": "fp16"},
+    ),
+    "codegen level 2, virtual stages": ("codegen", 4, {**VIRTUAL, "optimizer_shard": 2, "optimizer_level": 2}, {}),
     "codegeex2 level 2, tensor, pipeline": (
         "codegeex2",
         8,
