@@ -322,8 +322,9 @@ def step_that_counts(paths: Sequence[Path]) -> tuple[Path, ...]:
 
 
 def resolve(path: Path, which: str | None = None, say: Callable[[str], object] = print_once) -> Checkpoint:
-    """The checkpoint at `path`; of a run (or its `checkpoints` folder) the sound one that `which` names: `last`,
-    `best`, a step, None for the one that counts. `say` gets a line if another takes its place. `UserError` for none."""
+    """The checkpoint at `path`; or of a run directory (or its `checkpoints` folder) the sound one that `which` names:
+    `last`, `best`, a step, or None for the one that counts. `say` gets a line if there are others in its place.
+    `UserError` if there is none."""
     path = Path(path)
     if (path / MANIFEST).is_file():
         return Checkpoint(path)

@@ -116,9 +116,10 @@ def write_checkpoint(
     patience: float = PATIENCE,
 ) -> Path:
     """Write `root/step-<step>`; called by every rank with its own slices and the same `step`; returns the path, once
-    rank 0 has published it. Each part of a tensor is passed by one rank. `state` is JSON, and only rank 0's is stored.
-    `save`: with several ranks, a name that no other save in `root` has. `UserError`, on every rank, for a full disk,
-    slices that do not cover their tensors exactly once, or another rank without a sign for `patience` seconds."""
+    rank 0 has published it. Each part of a tensor is passed by exactly one rank. `state` is JSON, and only rank 0's is
+    stored. With several ranks, `save` is a name that no other save in `root` has. `UserError`, on every rank, if the
+    disk is full, the slices do not cover their tensors exactly once, or another rank gives no sign for `patience`
+    seconds."""
     final = Path(root) / step_name(step)
     names = _Names(final, save)
     if rank:

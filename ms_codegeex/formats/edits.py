@@ -20,7 +20,8 @@ SPELLED = {"license": "licence"}
 
 
 def directories(path: Path) -> list[Path]:
-    """Where a model's description is: its directory; of a run also what it exported. `UserError` if there is none."""
+    """Where the description of a model at `path` is: its directory; of a run also what it exported. `UserError` if it
+    has none that can be changed."""
     if any((path / name).is_file() for name in MODELS):
         return [path]
     if (path / "config.yaml").is_file():

@@ -56,7 +56,8 @@ class UnknownSize(UserError):
 
 @dataclass(frozen=True)
 class FamilyFormats:
-    """A family as converters see it: its parameters, foreign names, and sizes, the fields of its configuration."""
+    """A family as the converters see it: its table of parameters, its tables of foreign names, and its sizes, which are
+    all fields of its configuration."""
 
     family: Family
 

@@ -194,7 +194,8 @@ def find_model(path: Path) -> FoundModel:
 
 
 def chosen_place(path: Path, which: str | None) -> Path:
-    """What `--checkpoint` names in a run: `last`, `best` or a step; `path` for None. `UserError` if there is none."""
+    """The place in the folder of a run that `--checkpoint` names: `last`, `best` or a step; `path` itself for None.
+    `UserError` if there is none."""
     if which is None:
         return path
     if which not in ("last", "best") and not re.fullmatch(r"\d{1,18}", which):

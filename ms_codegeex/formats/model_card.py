@@ -36,7 +36,8 @@ _WARM_UP = "training.schedule.warmup_steps"
 
 @dataclass(frozen=True)
 class _Run:
-    """The records of a run: manifest, flat configuration, and summary.json if it is of this checkpoint."""
+    """The records of a checkpoint's run: the manifest, the flat configuration, and summary.json if it is of this
+    checkpoint. `directory`: the run's."""
 
     directory: Path
     step: int

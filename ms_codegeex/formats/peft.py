@@ -63,7 +63,8 @@ class _Settings:
 
 
 def adapters_path(path: Path) -> Path:
-    """A run's adapters at the step that counts, or `path` if it has PEFT's layout. `UserError` if there is nothing."""
+    """Where a run's adapters are, those of the step that counts, or `path` if it has PEFT's layout. `UserError` if
+    there is nothing."""
     if not path.exists():
         raise UserError(f"{path}: no such directory; give a run with adapters, or a directory in PEFT's layout")
     if (path / CONFIG).is_file():
@@ -81,7 +82,8 @@ def adapters_path(path: Path) -> Path:
 
 
 def description_of(path: Path) -> ModelDescription:
-    """What the directory of a model or an adapter, or the checkpoint that it is in, says of it besides weights."""
+    """What is known of a model or an adapter besides its weights: by the files of its directory, or by the checkpoint
+    that it is in."""
     path = Path(path)
     if any((path / name).is_file() for name in (CONFIG, MODEL_CONFIG, "quantised.json")):
         return read_description(path)
@@ -160,7 +162,8 @@ def _shape(entry: Entry, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ..
 
 
 def _check_complete(config: Mapping[str, Any], found: Collection[str], layers: Collection[str], path: Path) -> None:
-    """`UserError` for missing factors of `layers` that the settings name, as in PEFT; for all-linear, of any block."""
+    """`UserError` if factors are missing of `layers` that the settings name, as PEFT reads them; all-linear demands
+    factors in the same places of all blocks."""
     targets, excluded = config.get("target_modules"), config.get("exclude_modules") or []
     blocks, expected = config.get("layers_to_transform"), set[str]()
     with suppress(UserError):  # expressions that show nothing in linear time

@@ -210,7 +210,8 @@ class Statement:
         return sorted([*judgements, *extra], key=lambda each: each.name)
 
     def check_undescribed(self, directory: Path) -> None:
-        """`UserError` if a file that matters to answers has changed and `record_edits` would not record it."""
+        """`UserError` if a file has changed that has a part in a model's answers and that `record_edits` would not have
+        as it is now."""
         different = [each for each in self.differences(directory, False) if is_read(each.name)]
         wrong = [each for each in different if not is_description(each.name) and each.name != "tokenizer_config.json"]
         if wrong:

@@ -203,7 +203,8 @@ def _open_checkpoint(path: Path, known: Mapping[str, Any], say: Say) -> Source:
 
 
 def checkpoint_description(checkpoint: Checkpoint) -> ModelDescription:
-    """What the manifest, and a user's `serving.json` in the run, say of it; of earlier versions without a step."""
+    """What its manifest says of the model, and a `serving.json` that a user has put into its run. A checkpoint of an
+    earlier version gets no step."""
     known = recorded_description(checkpoint.state, checkpoint.path / MANIFEST)
     run = checkpoint.path.resolve().parent.parent
     if has_file(run, DESCRIPTION):

@@ -276,7 +276,8 @@ def gather(
     records: Iterable[Mapping[str, Any]],
     copy: Callable[[Mapping[str, Any], Index, np.ndarray], object] = _copy,
 ) -> np.ndarray:
-    """A window of a tensor from slices: `copy(record, index, into)` for each that it meets; default: its `tensor`."""
+    """A window of a tensor from its slices: `copy(record, index, into)` is called with each that the window meets; by
+    default, a record has its `tensor`."""
     ranges = window_ranges(shape, window)
     result = np.empty([stop - start for start, stop in ranges], NUMPY_DTYPES[dtype])
     for record in records:

@@ -48,8 +48,9 @@ def _write_record(archive: zipfile.ZipFile, name: str, size: int, blocks: Iterab
 
 
 def write_torch(path: Path, tree: Any, check: Callable[[Path], object] | None = None) -> None:
-    """Write a nested dictionary whose leaves are `LazyTensor`s, numbers or strings, for `torch.load`; one tensor is in
-    memory at a time. The file appears only when it is complete and `check(temporary)` raises nothing."""
+    """Write a nested dictionary whose leaves are `LazyTensor`s, numbers or strings; `torch.load` reads it. One tensor
+    is in memory at a time, and the checksums are computed on the way. The file appears only when it is complete and
+    `check(temporary)` raises nothing."""
     pickled, tensors = torch_pickle.dump(tree)
     with atomic_file(path, check) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         _write_record(archive, f"{path.stem}/data.pkl", len(pickled), [pickled])

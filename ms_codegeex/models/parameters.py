@@ -72,7 +72,7 @@ class LayerParameter:
         whole = tensor == 1 or (self.layer.role.by_groups and config.num_kv_groups % tensor != 0)
         return None if whole else self.axis
 
-    def shared_by_replicas(self, config: Any, tensor: int, tables: bool = False) -> bool:
+    def shared_by_replicas(self, config: Any, tensor: int, tables: bool) -> bool:
         """Whether optimizer sharding splits its rows. It splits only weights of linear layers; tables, norms and biases
         are not split (CodeGeeX release), but with `tables` those of tokens are, unless two layers share one. Nor are
         weights that tensor parallelism does not split: MindSpore 2.9 shards those over replicas but gathers them over

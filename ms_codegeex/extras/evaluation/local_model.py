@@ -45,7 +45,8 @@ class LocalModel:
     cpu_level: Literal[LEVEL_NAMES] = option(LEVEL_HELP, default=AUTO)  # type: ignore[valid-type]
 
     def resolved(self) -> LocalModel:
-        """The same model by the paths of its files: of a run, the checkpoint that counts now."""
+        """The same model by the paths of its files: of a run, the checkpoint that counts now, whatever it saves
+        later."""
         from ms_codegeex.generation.loading import stored_at
 
         path, adapter = stored_at(self.path, self.adapter)

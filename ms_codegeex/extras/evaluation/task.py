@@ -134,7 +134,8 @@ class Task(ABC):
         return None
 
     def trial(self, problem: Problem) -> Sample | None:
-        """A program that passes wherever this problem's language or library works; None: there is nothing to try."""
+        """A program that passes wherever this problem's language or library works: the canonical solution, or one of
+        ours. None: there is nothing to try."""
         return self.reference(problem) if self.runs_programs else None
 
     def flaw(self, sample: Sample) -> str:

@@ -100,7 +100,8 @@ class HumanEvalX(ToolChainTask):
         return replace(judgement, extra={**judgement.extra, "limit": wall, "program": program.fingerprint[:32]})
 
     def calibrate(self, judgements: Iterable[Judgement]) -> Mapping[str, float]:
-        """Set the time limits unless the user has: `FACTOR` times the slowest reference, at least the published 5 s."""
+        """Set the time limits of this machine: `FACTOR` times the slowest reference that passed, at least the published
+        5 s. A limit that the user has set stays."""
         slowest: dict[str, float] = {}
         languages = {problem.id: problem.labels["language"] for problem in self.problems}
         for each in judgements:

@@ -73,7 +73,8 @@ class JudgeNode(Protocol):
     workers: int  # programs at once
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the node's `NodeJudge`; `NodeLost` if there is no answer, whether the method ran or not."""
+        """Call a method of the node's `NodeJudge`; raises what that raises, or `NodeLost` if there is no answer, in
+        which case the method may have run or not."""
 
 
 class NodeJudge:

@@ -108,7 +108,8 @@ class PythonInterpreter:
 
 
 def readable_parts(executable: Path, prefixes: Iterable[Path]) -> dict[str, Path]:
-    """An interpreter's executable and libraries. A sandbox shows no whole prefix, which may be a home directory."""
+    """The files of an interpreter that a sandbox must show: the executable and its libraries, not the whole prefix,
+    which may be a home directory or ~/.local."""
     needed = [executable, *(prefix / part for prefix in prefixes for part in PREFIX_PARTS)]
     return {str(path): path for path in needed if path.exists() and not path.is_relative_to("/usr")}
 

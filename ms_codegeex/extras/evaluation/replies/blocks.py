@@ -30,7 +30,8 @@ class CodeRequest:
 
 @dataclass(frozen=True)
 class ReplyCode:
-    """What is judged. `whole`: a program; otherwise `text` continues the prompt. `lacking`: why there is no code."""
+    """What is judged. `whole`: a program that stands by itself; otherwise `text` continues the prompt. `lacking`: why
+    the reply has no code, empty if it has."""
 
     text: str
     whole: bool
@@ -78,7 +79,8 @@ def blocks(reply: str, finished: bool = True) -> list[CodeBlock]:
 
 
 def _as_code(block: CodeBlock) -> CodeBlock:
-    """A block without a page's escapes, if all that a page would escape is escaped; of a diff, the new file."""
+    """A block without a page's escapes, if it has some outside of texts and nothing that a page would escape; of a diff
+    what the new file has."""
     code = REMOVED.sub("", block.code) if block.tag == "diff" else block.code
     if ESCAPE.search(TEXT.sub("", code)) and not re.search("[<>&]", ESCAPE.sub("", code)):
         code = html.unescape(code)

@@ -26,7 +26,8 @@ EXPECTED = "source, pass@1, pass@10, … in per cent, or the name of a group wit
 
 
 def tables(recipe: Recipe) -> list[Mapping[str, Any]]:
-    """The tables about a recipe's task: title, source, columns, and rows of cells: text, after a ~ if not verified."""
+    """The tables about a recipe's task: title, source, columns, and rows of cells. A cell is the source's text,
+    with a ~ before it if it was not verified."""
     kinds = (None, "translation") if recipe.translate_from else (None, "generation", "budget")
     found = (table for table in shipped_table(FILE) if table["task"] == recipe.task and table.get("kind") in kinds)
     return [table for table in found if table.get("from") in (None, recipe.translate_from)]

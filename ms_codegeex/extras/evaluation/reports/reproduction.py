@@ -213,7 +213,8 @@ def _percent(rate: float | None) -> str:
 
 
 def differences(other: str, listed: Iterable[Mapping[str, Any]]) -> list[list[str]]:
-    """Rows [table, column, ours, that of the model `other`, difference] in per cent, where both have a figure."""
+    """Rows [table, column, ours, that of the published model `other`, difference] in per cent, where both have a first
+    figure."""
     rows = []
     for entry in listed:
         if not {OURS, other} <= entry["rows"].keys():

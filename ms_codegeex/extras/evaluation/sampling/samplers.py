@@ -158,7 +158,8 @@ class ServerSampler:
             return choice(self.client)
 
     def _asked(self, request: Callable[[], T]) -> T:
-        """The answer to a request. What the user can fix is a `UserError`, anything else a `FailedServer`."""
+        """The answer to a request. What the user can fix is a `UserError`; anything else is a `FailedServer`,
+        after which the same command continues."""
         import openai
 
         try:

@@ -1,4 +1,5 @@
-"""The parent's side of one sandbox: it gives programs their standard input, and collects output and reports."""
+"""The parent's side of one sandbox: give the programs their whole standard input in advance, collect their output, up
+to a cap, and the supervisor's reports."""
 
 from __future__ import annotations
 

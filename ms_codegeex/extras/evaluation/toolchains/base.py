@@ -308,7 +308,8 @@ class ToolChainTask(Task):
         self, problem: Problem, sample: Sample, program: Program, sandbox: Sandbox, wall: float
     ) -> Judgement:
         """Compile a sample's program and run it with its tests for at most `wall` seconds. The judgement's `extra` has
-        the seconds of both, and "no_data" if a value is no data, so that the published verdict is not final."""
+        the seconds of compiling and running, and "no_data" if the published verdict is not final: a value is no
+        data."""
         chain = self._chains[problem.labels["language"]]
         chain.prepare()
         token, challenge = secrets.token_hex(8), secrets.token_hex(8)

@@ -19,7 +19,8 @@ ENVIRONMENT = {name: python_program.ENVIRONMENT[name] for name in KEPT}
 
 
 class Python(ToolChain):
-    """Published and strict are the same: the original runner, whose guard both have, also sees whether the end came."""
+    """Published and strict are the same: the original runner also checks that the program reached its end. Its guard is
+    there for both."""
 
     language = "python"
     install = "pip install numpy"  # PYTHONPATH, .pth files and links do not count: the sandbox lacks what they name

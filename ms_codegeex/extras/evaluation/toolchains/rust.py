@@ -60,7 +60,8 @@ class Rustc(ToolChain):
 
 
 class Rust(Rustc):
-    """As `cargo test` for one file, without cargo. Our crate `rand` has rand 0.4's functions on top of Debian's 0.8."""
+    """Does the same as `cargo test` for one file, without cargo. HumanEval-X was made with rand 0.4; our own crate
+    offers its functions on top of Debian's 0.8."""
 
     install = "apt-get install cargo librust-rand-dev librust-regex-dev librust-regex+default-dev librust-md5-dev"
     compile_seconds = 300.0

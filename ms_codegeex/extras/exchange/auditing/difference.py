@@ -30,7 +30,8 @@ class Difference:
 def differences(
     left: Mapping[str, LazyTensor], right: Mapping[str, LazyTensor], progress: Callable[[int], object]
 ) -> Iterator[Difference]:
-    """The differing tensors, in the order of `left`, compared by their bits. `progress` gets the bytes compared."""
+    """The differing tensors, in the order of `left`. Numbers are compared by their bits. `progress` gets the bytes that
+    were compared."""
     for name in dict.fromkeys([*left, *right]):
         a, b = left.get(name), right.get(name)
         if a is None or b is None:

@@ -33,7 +33,8 @@ SCANNER = "pip install picklescan && picklescan --path"
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Kind, whether our reader takes it (`readable`), why not, and what it refuses. `UserError` for no regular file."""
+    """Kind, whether our reader takes it (`readable`), why not, and the names it refuses. `UserError` if there is no
+    such regular file."""
     with opened(path) as stream:
         beginning = stream.read(_BEGINNING)
     found: dict[str, Any] = {"path": str(path), "kind": "PyTorch file", "readable": True, "reason": "", "refused": []}

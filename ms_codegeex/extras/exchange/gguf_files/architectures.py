@@ -56,8 +56,11 @@ def _layout(
 
 @dataclass(frozen=True)
 class LlamaArchitecture:
-    """One of llama.cpp's architectures. `sizes`: our field -> the key after the architecture's name; other fields have
-    none. `zeros`: tensors of a block that our family does not have, and the field that is their length."""
+    """One of llama.cpp's architectures.
+
+    `sizes`: our field -> the key after the architecture's name; the file has no key for other fields. `zeros`:
+    tensors of a block that our family does not have, and the field that is their length.
+    """
 
     name: str
     layout: ForeignLayout

@@ -99,8 +99,11 @@ class _Parser:
 
 
 class GGUFHeader:
-    """The header of a GGUF file: `metadata`, and `infos` of every tensor in the file's order. `UserError` naming the
-    file, and the tensor, unless the file is complete and its tensors follow each other without gap or overlap."""
+    """The header of a GGUF file: `metadata`, and `infos` of every tensor in the file's order.
+
+    Raises `UserError` naming the file, and the tensor, unless the file is complete and its tensors follow each other
+    without a gap or an overlap.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
@@ -163,7 +166,8 @@ class GGUFHeader:
         return infos
 
     def tensor(self, name: str) -> LazyTensor:
-        """A tensor, read when it is needed; quantised ones as FP32. `UserError` for a type that is not read."""
+        """A tensor whose numbers are read when they are needed; quantised ones come as FP32. `UserError` for a type
+        that is not read."""
         info = self.infos[name]
         if info.type in _READ:
             return LazyTensor(_READ[info.type], info.shape, partial(self._view, info))

@@ -43,8 +43,9 @@ _FIXED: Mapping[str, Mapping[str, tuple[Any, ...]]] = {  # keys that decide ids,
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What the keys below `tokenizer.ggml` say. `model` and `pre`: llama.cpp's names of an algorithm and its
-    pre-tokenizer; `prefix`: what every prompt begins with; `limits`: sentences on what llama.cpp reads differently."""
+    """What the keys below `tokenizer.ggml` say. `model` and `pre` are llama.cpp's names of an algorithm and of its
+    pre-tokenizer; `prefix` is the text that every prompt has to begin with; `limits` are sentences on what llama.cpp
+    reads differently."""
 
     model: str
     pre: str

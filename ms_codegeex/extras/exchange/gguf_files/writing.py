@@ -248,7 +248,8 @@ def _for_ollama(chat: ChatTemplate) -> str:
 
 class GGUFOutput:
     """The directory with `<family>-<type>.gguf` and a Modelfile; methods as those of `formats.convert.TensorFiles`.
-    `dtype`: a key of `_DTYPES` for the matrices, None for their own. `UserError` for what llama.cpp cannot run."""
+    `dtype`: f32, f16, bf16, q8_0 or q4_0 for the matrices, None for their own. `UserError` for a family or tokenizer
+    that llama.cpp cannot run."""
 
     def __init__(self, source: Source, to: str, dtype: str | None, ranks: int) -> None:
         if ranks != 1:

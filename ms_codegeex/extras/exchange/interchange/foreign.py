@@ -51,10 +51,14 @@ def import_documents(
     validation_share: float,
     replace: bool,
 ) -> dict[str, Any]:
-    """A dataset directory from documents (source, ids with their end token, mask), completely or not at all. `known`:
-    the tokenizer that the ids were made with, which the files do not state; `name`: what it was loaded by. `extra`:
-    entries of dataset.json. `validation_share`: share of the documents for validation, chosen by a hash of their text.
-    `replace`: write even if `output` holds a dataset."""
+    """A dataset directory from documents (source, ids with their end token, mask), completely or not at all.
+
+    Args:
+        known: the tokenizer that the ids were made with; the files do not state it. `name`: what it was loaded by.
+        extra: entries of dataset.json.
+        validation_share: share of the documents for validation, chosen by a hash of their text.
+        replace: write even if `output` holds a dataset.
+    """
     check_output(output, replace)
     decode = text_decoder(known)
     with atomic_directory(output) as directory:
@@ -72,8 +76,13 @@ def import_documents(
 def export_triplet(
     dataset: Path, output: Path, split: str = "train", seq_length: int | None = None, *, progress: bool = False
 ) -> dict[str, Any]:
-    """Write a split of a fine-tuning dataset as a triplet into a new directory, completely or not at all. Rows have
-    `seq_length` + 1 tokens, by default and at least the dataset's. Returns figures for a report."""
+    """Write a split of a fine-tuning dataset as a triplet into a new directory, completely or not at all.
+
+    Rows have `seq_length` + 1 tokens: the dataset's by default, and not less than that.
+
+    Returns:
+        `rows`, `prefix`, `seq_length`, `split`, `output`.
+    """
     info = read_info(dataset)
     if info.get("kind") != KIND:
         raise UserError(f"{dataset}: no examples of fine-tuning, so there are no prompts; export it --to mindrecord")

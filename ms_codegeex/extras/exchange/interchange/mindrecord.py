@@ -31,11 +31,18 @@ def export_mindrecord(
     seed: int | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Write the packed sequences of a split as MindRecord files `SPLIT-00000-of-00004.mindrecord` and so on into a new
-    directory, completely or not at all. Rows have `seq_length` + 1 tokens; neighbours share their border token, as in
-    training. Each file is independent and the first rows are in the first, so give a reader all of them, in order.
-    `seed`: write rows in the order of training with this seed; None: in the order of the dataset. Returns `rows`,
-    `files` (names), `seq_length`, `split` and `output`. `UserError` for fine-tuning examples: MindRecord has no mask.
+    """Write the packed sequences of a split as MindRecord files into a new directory, completely or not at all.
+
+    Fine-tuning examples are refused because MindRecord has no mask. Each file is independent and the first rows are in
+    the first, so give a reader all of them, in order. Rows have `seq_length` + 1 tokens; neighbours share their border
+    token, as in training.
+
+    Args:
+        output: directory for `SPLIT-00000-of-00004.mindrecord` and so on.
+        seed: write rows in the order of training with this seed; None: in the order of the dataset.
+
+    Returns:
+        `rows`, `files` (names), `seq_length`, `split`, `output`.
     """
     if read_info(dataset).get("kind") == KIND:
         raise UserError(f"{dataset}: holds examples of fine-tuning, and MindRecord has no mask; export it --to triplet")

@@ -50,12 +50,18 @@ def packed_sequences(
     shard_id: int | None = None,
     **trainers: Any,
 ) -> GeneratorDataset:
-    """mindformers' data loader `PackedSequences` over a directory made by `ms-codegeex prepare`. `seq_length`: tokens
-    that a sequence predicts; rows have one more. `split`: `train` or `validation`. `num_samples`: sequences per epoch,
-    by default each one once; more repeat the data in another order. `column_names`: `input_columns` of the YAML's
-    `train_dataset`. `num_shards`: devices that share the data, of which this is number `shard_id`; together, the
-    batches of a step are one batch of a single device. `trainers`: what mindformers passes to every loader (batch size,
-    workers); batching comes after this loader."""
+    """mindformers' data loader `PackedSequences` over a directory made by `ms-codegeex prepare`.
+
+    Args:
+        dataset_dir: the directory.
+        seq_length: tokens that a sequence predicts; rows have one more.
+        split: `train` or `validation`.
+        num_samples: sequences per epoch, by default each one once; more repeat the data in another order.
+        column_names: `input_columns` of the YAML's `train_dataset`, the names of the columns.
+        num_shards: devices that share the data; together, the batches of a step are one batch of a single device.
+        shard_id: number of this device.
+        trainers: what mindformers passes to every loader (batch size, workers); batching comes after this loader.
+    """
     where = "train_dataset.data_loader"
     if not isinstance(dataset_dir, str) or not (Path(dataset_dir) / "dataset.json").is_file():
         made = "make one with `ms-codegeex prepare --input PATH --output DIR`"

@@ -65,7 +65,8 @@ class FamilyConfig(PretrainedConfig):
         return [field.name for field in dataclasses.fields(own_config(cls.family))]
 
     def run_config(self) -> RunConfig:
-        """A run's validated configuration for this model and device. `batch_size` is known once the Trainer sets it."""
+        """The validated configuration of a run of this model on this device. `batch_size` is known once the Trainer has
+        set it."""
         sizes = {key: getattr(self, key) for key in self.size_fields()}
         batch = getattr(self, "batch_size", None) or self._dataset().get("batch_size")
         sections: dict[str, dict[str, Any]] = {"data": {}, "training": {"steps": 1, "global_batch": batch or 1}}

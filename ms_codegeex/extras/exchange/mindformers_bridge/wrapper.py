@@ -44,14 +44,20 @@ def _times(factor: Tensor, gradient: Tensor) -> Tensor:
 
 
 class PortableTrainOneStepCell(TrainStep):
-    """One update from a scalar loss: loss scale, finite check, clipping by the global norm, the optimizer's update. The
-    check, the norm and the loss scale are those of `ms-codegeex train`. On overflow, or at a learning rate that is
+    """One update from a scalar loss: loss scale, finite check, clipping by the global norm, the optimizer's update.
+
+    The check, the norm and the loss scale are those of `ms-codegeex train`. On overflow, or at a learning rate that is
     negative or not finite, weights and optimizer stay as they are. Devices that hold copies of the model average their
     losses and gradients.
 
-    `network`: columns of the dataset -> scalar loss. `optimizer`: of MindSpore or mindformers. `use_clip_grad`: whether
-    to clip, at the norm `max_grad_norm` > 0. `scale_sense`: a fixed loss scale, or a `DynamicLossScaleUpdateCell`,
-    whose settings are used. `others`: settings of mindformers' own cell; `UserError` for one that is not supported."""
+    Args:
+        network: columns of the dataset -> scalar loss.
+        optimizer: any MindSpore or mindformers optimizer.
+        use_clip_grad: whether to clip.
+        max_grad_norm: the norm to clip at, > 0.
+        scale_sense: a fixed loss scale, or a `DynamicLossScaleUpdateCell`, whose settings are used.
+        others: settings of mindformers' own cell; `UserError` for one that this cell does not support.
+    """
 
     def __init__(
         self,

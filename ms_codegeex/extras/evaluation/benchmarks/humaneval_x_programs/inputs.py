@@ -68,7 +68,8 @@ COMPUTED: dict[int, tuple[str, list[Call]]] = {
 
 
 def calls(number: int, language: str, test: str) -> tuple[str, list[tuple[str, Check]]] | None:
-    """The function of a problem, and calls of it as expressions with their checks; None if the tests are others."""
+    """The function of a problem, and calls of it as expressions with their checks; None for any other problem, or if
+    the tests are not those of this problem."""
     if number in COMPUTED:
         name, drawn = COMPUTED[number]
     elif number in DRAWN:

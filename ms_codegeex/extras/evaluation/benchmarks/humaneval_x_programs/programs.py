@@ -200,7 +200,8 @@ def before_signature(row: HumanEvalXProblem) -> tuple[str, str]:
 
 
 def declaration(made: trees.ReplyProgram) -> str:
-    """C++'s declaration of the entry point; empty if it needs names of the program, or is a template or a method."""
+    """C++'s declaration of the entry point, without names that only the program knows; empty if it has others, or
+    is a template or a method."""
     meanings, text = dict[str, str](), trees.signature(made.entry.node) if not made.owner else ""
     for each in made.items:
         if found := CPP_ALIAS.fullmatch(each.text.strip()):
