@@ -29,7 +29,7 @@ FP32 = 4
 
 @dataclass(frozen=True)
 class StageMemory:
-    """Bytes on one device of a stage. gathered_weights: whole weights that optimizer sharding gathers for the step, and
+    """Bytes on one device of a stage at the moment when it needs most. gathered_weights: whole weights that optimizer sharding gathers for the step, and
     copies in the compute dtype that wait for the backward pass. workspace: temporaries of a single operator.
     communication: buffers of communicators."""
 
@@ -96,9 +96,9 @@ def kept_bytes(parts: Sequence[ModelPart]) -> float:
     return kept + max((replayed_bytes(part) for part in parts), default=0.0)
 
 
-def _activations(config: RunConfig, parts: list[ModelPart], stage: int) -> tuple[float, float]:
+def _activations(config: RunConfig, parts: list[ModelPart], stage: int, head: bool) -> tuple[float, float]:
     """Bytes kept or recomputed, and transient ones, of the micro-batches that the stage has open, at the worst moment
-    of a backward pass. It begins with the head, whose values are gone when a block computes its own again."""
+    of the head's backward pass, or of those of the other parts, when the head's values are gone."""
     mesh, runs = config.mesh, config.parallel.overlap.parts
     saved, moments = [0.0] * mesh.virtual_stages, [(0.0, 0.0)]
     for part in parts:
@@ -107,7 +107,8 @@ def _activations(config: RunConfig, parts: list[ModelPart], stage: int) -> tuple
             own += saved_bytes(part)
         else:
             saved[part.virtual_stage] += part.count * saved_bytes(part)
-        moments.append((own, transient))
+        if (part.name == "head") == head:
+            moments.append((own, transient))
     own, transient = max(moments, key=sum)
     return runs * (_most_open(config, saved, stage) + own), runs * transient
 
@@ -161,13 +162,17 @@ def muon_shapes(config: RunConfig, stage: int) -> tuple[tuple[int, ...], ...]:
     return parameter_sums(config)[stage].matrices if config.training.optimizer.name == "muon" else ()
 
 
-def _gathered(config: RunConfig, sums: ParameterSums, parts: list[ModelPart], stage: int, chip: Chip) -> float:
+def _gathered(
+    config: RunConfig, sums: ParameterSums, parts: list[ModelPart], stage: int, chip: Chip, head: bool
+) -> float:
     """Whole weights, gathered once a step in the compute type and kept; casts to 16 bits of those that no optimizer
     shards, or one block's if they are recomputed. The parts of a single micro-batch cast what is gathered in FP32. A
     network that is called for every micro-batch casts in each call, and keeps that until the call's backward pass.
-    Weights that are gathered twice exist in two buckets: the one in use, and the next."""
+    Weights that are gathered twice exist in two buckets, the one in use and the next; while the head's backward pass
+    begins, in none."""
     narrow, twice = config.parallel.overlap.parts == 1 or config.accumulation > 1, config.mesh.gathers_twice
-    whole = FP32 * (2 * _bucket(config, sums, sums.shared) + sums.output) if twice else float(sums.shared_bytes)
+    buckets = 0 if head else 2 * _bucket(config, sums, sums.shared)
+    whole = FP32 * (buckets + sums.output) if twice else float(sums.shared_bytes)
     if config.training.precision == "fp32" or config.lora.frozen != "fp32":
         return whole  # what is held in 16 bits needs no cast; those of adapters are small
     if config.mesh.optimizer_shard > 1 and narrow:  # cast before they are gathered, but for the table that is looked up
@@ -197,10 +202,13 @@ def _most_open(config: RunConfig, sizes: Sequence[float], stage: int) -> float:
     return max(sum(count * size for count, size in zip(peak, sizes, strict=True)) for peak in peaks)
 
 
-def _gradients(config: RunConfig, sums: ParameterSums) -> float:
+def _gradients(config: RunConfig, sums: ParameterSums, head: bool = False) -> float:
     """FP32. Sharded ones exist whole only until their bucket is reduce-scattered; accumulation keeps them whole until
-    the last micro-batch unless their sums are sharded, and one buffer more as large as the parameters."""
+    the last micro-batch unless their sums are sharded, and one buffer more as large as the parameters. `head`: while
+    the head's backward pass begins, when only buffers of earlier micro-batches exist."""
     own, whole, accumulates = sums.own_trained, sums.shared_trained, config.accumulation > 1 or config.mesh.pipeline > 1
+    if head:
+        return FP32 * accumulates * (own + (0 if config.mesh.shards_sums else whole))
     if not accumulates or config.mesh.shards_sums:
         whole = _bucket(config, sums, whole) + max(sums.output, sums.tables - sums.output)
     return FP32 * ((1 + accumulates) * own + whole)
@@ -233,15 +241,19 @@ def memory_without_buffers(config: RunConfig, chip: Chip) -> list[StageMemory]:
     result, every_part = [], parts_of(config, chip)
     for stage, (sums, state) in enumerate(zip(parameter_sums(config), state_memory(config), strict=True)):
         parts, matrices = [x for x in every_part if x.stage == stage], muon_shapes(config, stage)
-        activations, transient = _activations(config, parts, stage)
         # an iteration of Muon: its matrix before and after, the product, the momentum; three small squares
         muon = max((FP32 * (4 * math.prod(shape) + 3 * min(shape) ** 2) for shape in matrices), default=0)
-        result.append(
-            replace(
-                state,
-                gathered_weights=int(_gathered(config, sums, parts, stage, chip)),
-                activations=int(activations),
-                workspace=int(max(transient, muon)),
+        moments = []
+        for head in (False, True):
+            activations, transient = _activations(config, parts, stage, head)
+            moments.append(
+                replace(
+                    state,
+                    gradients=int(_gradients(config, sums, head)),
+                    gathered_weights=int(_gathered(config, sums, parts, stage, chip, head)),
+                    activations=int(activations),
+                    workspace=int(max(transient, 0 if head else muon)),
+                )
             )
-        )
+        result.append(max(moments, key=lambda moment: moment.total))
     return result

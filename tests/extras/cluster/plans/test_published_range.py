@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT
 from published_spread import MINDSPEED, fit_scaling, spread
 
+from ms_codegeex.base.hardware import GIB
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.extras.cluster.plans.planner import change, make_plan
 from ms_codegeex.extras.cluster.plans.published import published_steps
@@ -91,7 +92,22 @@ def test_published_runs_without_tensor_parallelism_fit_at_higher_levels():
                 keys = {"parallel.optimizer_level": str(min(level, highest))}
                 keys |= {"parallel.fusion.allreduce_groups": str(layers)} if level > 1 else {}
                 found.append(planned(replace(run, keys={**run.keys, **keys}))[0].fits)
-    assert [(sum(found), len(found)) for found in fit.values()] == [(3, 25), (11, 25), (20, 25)]
+    assert [(sum(found), len(found)) for found in fit.values()] == [(5, 25), (14, 25), (21, 25)]
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "micro_batches", "allocated"),
+    [("LLaMA2-13B", 1, 1, 21.25), ("LLaMA2-13B", 3, 1, 15.38), ("LLaMA2-7B", 1, 1, 12.01), ("LLaMA2-7B", 1, 2, 15.51)],
+)
+def test_four_layers_of_a_published_run_need_what_the_plugin_allocates(name, level, micro_batches, allocated):
+    """GiB that MindSpore's plugin allocated (`rehearse --first-contact`), all while the head's backward pass began."""
+    run = STACKS["MindFormers"][name]
+    layers, batch = 4, run.sizes[8] * 8 * micro_batches
+    keys = {"parallel.optimizer_level": str(level), "parallel.fusion.allreduce_groups": "4"}
+    sizes = (layers, *run.sizes[1:7], batch, *run.sizes[8:])
+    (memory,) = planned(replace(run, sizes=sizes, keys=run.keys | keys))[0].memory
+    assert allocated <= (memory.total - memory.communication) / GIB <= 1.1 * allocated
+    assert memory.gradients == 0 or micro_batches > 1
 
 
 def inside(run, limits):
