@@ -29,9 +29,9 @@ FP32 = 4
 
 @dataclass(frozen=True)
 class StageMemory:
-    """Bytes on one device of a stage at the moment when it needs most. gathered_weights: whole weights that optimizer sharding gathers for the step, and
-    copies in the compute dtype that wait for the backward pass. workspace: temporaries of a single operator.
-    communication: buffers of communicators."""
+    """Bytes on one device of a stage at the moment when it needs most. gathered_weights: whole weights that optimizer
+    sharding gathers for the step, and copies in the compute dtype that wait for the backward pass. workspace:
+    temporaries of a single operator. communication: buffers of communicators."""
 
     weights: int
     gradients: int
