@@ -178,7 +178,9 @@ class ModelDescription:
     infill: Sentinels | None = _fact(
         "how it is asked to fill in the middle",
         sentinels,
-        **{"write": Sentinels.to_json, "check": Sentinels.check, "gguf": _infill_keys},
+        write=Sentinels.to_json,
+        check=Sentinels.check,
+        gguf=_infill_keys,
     )
     tags: str | None = _fact("the tag lines of languages, as `prepare --tags`", _scheme)
     base: str | None = _fact("the model that it was made from", _line, gguf=_base_keys)

@@ -98,8 +98,10 @@ def kept_bytes(parts: Sequence[ModelPart]) -> float:
 
 def _activations(config: RunConfig, parts: list[ModelPart], stage: int, head: bool) -> tuple[float, float]:
     """Bytes kept or recomputed, and transient ones, of the micro-batches that the stage has open, at the worst moment
-    of the head's backward pass, or of those of the other parts, when the head's values are gone."""
+    of the head's backward pass, or of those of the other parts, when the head's values are gone; and the constant
+    table of what is later, from which masks are made."""
     mesh, runs = config.mesh, config.parallel.overlap.parts
+    later = 0 if config.parallel.fusion.documents else FP32 * config.seq_length**2
     saved, moments = [0.0] * mesh.virtual_stages, [(0.0, 0.0)]
     for part in parts:
         own, transient = replayed_bytes(part), max((getattr(o, "transient", 0.0) for o in part.operators), default=0.0)
@@ -110,7 +112,7 @@ def _activations(config: RunConfig, parts: list[ModelPart], stage: int, head: bo
         if (part.name == "head") == head:
             moments.append((own, transient))
     own, transient = max(moments, key=sum)
-    return runs * (_most_open(config, saved, stage) + own), runs * transient
+    return runs * (_most_open(config, saved, stage) + own) + later, runs * transient
 
 
 @dataclass(frozen=True)
