@@ -323,7 +323,7 @@ def head(
     if shape.flat:  # logarithms; backward, a row with one number and the kernel's gradient
         forward, backward, saved, transient = (2 + 2 * bias) * byte, 4 * byte, byte, 2 * byte
     elif shape.graph_kernel:  # the product casts; maximum, shift, exponential, sum, one-hot and picked logit follow
-        forward, backward, saved = (FP32 - byte) + 9 * FP32, 5 * FP32 + byte, 2 * FP32
+        forward, backward, saved, transient = (FP32 - byte) + 9 * FP32, 5 * FP32 + byte, 2 * FP32, 3 * FP32
     else:
         forward, backward, saved = _cast(byte, FP32) + 13 * FP32, _cast(byte, FP32) + 11 * FP32, 4 * FP32
         forward, backward = forward + 2 * FP32 * bias, backward + FP32 * bias

@@ -177,7 +177,7 @@ def test_what_is_counted_first_is_part_of_the_memory():
 
 
 def test_a_plan_with_less_than_5_percent_to_spare_is_not_chosen():
-    words = "training.micro_batch=4 parallel.hardware=ascend910 parallel.optimizer_shard=2 model.num_layers=10"
+    words = "training.micro_batch=4 parallel.hardware=ascend910 parallel.optimizer_shard=4 model.num_layers=10"
     config = load_config(ROOT / "configs" / "codegeex_base_8.yaml", words.split())
     assert make_plan(config).fits and not make_plan(config).roomy
     fitting, reasons = recomputing(config, {}, hardware_of(config))
