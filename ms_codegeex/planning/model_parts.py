@@ -44,15 +44,18 @@ def model_parts(model: DecoderConfig, shape: MicroBatch) -> tuple[ModelPart, ...
             listed = _with_first_block(listed, model, replace(shape, recompute=blocks[0]), size)
     first = len(listed)
     tail = dict.fromkeys(layer.name.partition(".")[0] for layer in table.last if "." in layer.name)
+    finals = [layer for layer in norms_of(table.last) if "." not in layer.name]
+    before = [operator for layer in finals for operator in _norm(layer, sizes, shape)]
+    before += [_lookup(layer, sizes, size) for layer in table.last if layer.role is TABLE]
+    if tail:  # which needs them until its backward pass is over
+        listed.append(ModelPart("final norm", last, 1, tuple(before)))
+        before = []
     for name, setting in zip(tail, shape.tail, strict=True):  # it keeps its input and its query
         own = replace(shape, recompute=setting)
         operators = _operators(model, own, asked=any(layer.role is TABLE for layer in table.last))
         kept = 2 * size / shape.tensor + (size if shape.saved_all_reduces else 0)
         collectives = _collectives(model, own, size)
         listed.append(ModelPart(name.replace("_", " "), last, 1, operators, collectives, kept, setting))
-    finals = [layer for layer in norms_of(table.last) if "." not in layer.name]
-    before = [operator for layer in finals for operator in _norm(layer, sizes, shape)]
-    before += [_lookup(layer, sizes, size) for layer in table.last if layer.role is TABLE]
     listed.append(costs.head(model, shape, sizes, last, tuple(before), table.layer("head").bias))
     last_of_stage = len(shape.blocks) // shape.stages - 1
     if last_of_stage:

@@ -183,7 +183,8 @@ HAND = {
         "gradients": 4 * 138_567_680 + 4 * 10 * MATRICES // 20,
         "optimizer_state": 8 * 138_567_680,
         "gathered_weights": 2 * 10 * MATRICES + 2 * 52224 * 5120 // 4,
-        "activations": int((33 / 4 + 7 * 6.5 + 1 / 2 + 2 + 24.25) * ONE) + 144 * MIB,  # a block again, after the head
+        # the final norm's and the query; a block again, after the head
+        "activations": int((33 / 4 + 7 * 6.5 + 1 / 2 + 2 + 3 / 4 + 1 + 24.25) * ONE) + 144 * MIB,
         "workspace": 2 * 4 * 8 * 10 * 2048**2,
         "communication": 2 * (200 + 200 + 200 + 40 + 16) * MIB,
     },

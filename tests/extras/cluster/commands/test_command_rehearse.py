@@ -156,7 +156,7 @@ def test_the_verdict_is_a_table_and_the_exit_status(small, monkeypatch, capsys, 
     assert answer["replicas_equal"] is not bool(problems)
 
 
-WARNING = "warning: the plan needs 262.4 GiB on a device of stage 0, a run on ascend910 may use 30.0"
+WARNING = "warning: the plan needs 262.7 GiB on a device of stage 0, a run on ascend910 may use 30.0"
 
 
 @pytest.mark.parametrize("words,warned", [(["training.recompute=none"], True), ([], False)], ids=["too large", "fits"])
