@@ -29,10 +29,10 @@ class Run:
     keys: dict[str, str] = field(default_factory=dict)
 
 
-def read_runs():
-    """Of each stack its runs by name, from published_runs.txt; a line `# NAME` of one word begins a stack."""
+def read_runs(file):
+    """Of each stack its runs by name, from a file here; a line `# NAME` of one word begins a stack."""
     stacks = {}
-    for line in Path(__file__).with_name("published_runs.txt").read_text().splitlines():
+    for line in Path(__file__).with_name(file).read_text().splitlines():
         if line.startswith("#"):
             if len(words := line.split()) == 2:
                 runs = stacks.setdefault(words[1], {})
@@ -43,7 +43,7 @@ def read_runs():
     return stacks
 
 
-STACKS = read_runs()
+STACKS, HELD_OUT = read_runs("published_runs.txt"), read_runs("held_out_runs.txt")
 KEYS = ("model.num_layers", "model.hidden_size", "model.intermediate_size", "model.num_heads", "model.num_kv_groups")
 KEYS += ("model.vocab_size", "data.seq_length", "training.global_batch", "training.micro_batch", "parallel.tensor")
 KEYS += ("parallel.pipeline", "parallel.virtual_stages", "devices", "parallel.optimizer_shard")
@@ -53,10 +53,18 @@ def planned(run):
     """The plan, and its roofline with the script's micro-batches in the pipeline."""
     keys, micro, tensor = dict(zip(KEYS, run.sizes, strict=True)), run.sizes[8], run.sizes[9]
     keys["training.micro_batch"] = max(micro, tensor)
-    keys |= {"model.rotary_dim": run.sizes[1] // run.sizes[3], "model.max_position_embeddings": run.sizes[6]}
-    keys |= {"model.eos_token_id": 1, "parallel.hardware": "ascend910b", "training.precision": "bf16"}
-    keys |= {"training.recompute": "none", "parallel.sequence": str(tensor > 1).lower(), **run.keys}
-    config = load_config(ROOT / "configs" / "codegeex2_6b.yaml", [f"{k}={v}" for k, v in keys.items()])
+    keys |= {"model.eos_token_id": 1, "model.max_position_embeddings": run.sizes[6], "training.dropout": 0}
+    keys |= {"parallel.hardware": "ascend910b", "training.precision": "bf16", "training.recompute": "none"}
+    keys |= {"parallel.sequence": str(tensor > 1).lower()}
+    if keys["model.num_kv_groups"]:
+        base = "codegeex2_6b"
+        keys["model.rotary_dim"] = run.sizes[1] // run.sizes[3]
+    else:
+        base = "codegeex_base_8"
+        del keys["model.num_kv_groups"]
+        keys["model.num_layers"] -= 1  # the last one is the top query layer
+    keys |= run.keys
+    config = load_config(ROOT / "configs" / f"{base}.yaml", [f"{k}={v}" for k, v in keys.items()])
     plan = make_plan(change(config, parallel__graph_micro_batches=config.accumulation))  # a step is one call there
     smaller = keys["training.micro_batch"] // micro  # the first and the last micro-batch of other stages
     return plan, replace(plan.time, virtual_stages=plan.time.virtual_stages * smaller)
@@ -133,3 +141,23 @@ def test_eight_of_ten_runs_of_a_stack_are_in_the_range_that_another_stack_makes(
     limits = spread(others, [others])
     assert (sum(inside(x, limits) for x in own), len(own)) == (held, number)
     assert held / number >= 0.8
+
+
+def test_sixteen_of_twenty_runs_outside_the_fit_are_in_the_range():
+    """As benchmarks/RESULTS.md has them."""
+    fitted = {(run.sizes, run.rate) for runs in STACKS.values() for run in runs.values()}
+    held_out = {(stack, name): run for stack, runs in HELD_OUT.items() for name, run in runs.items()}
+    results, out = (ROOT / "benchmarks" / "RESULTS.md").read_text(), []
+    for (stack, name), run in held_out.items():
+        assert (run.sizes, run.rate) not in fitted
+        plan, time = planned(run)
+        roofline = plan.step_tokens / plan.config.devices / time.total
+        rate, low, high = (roofline / x for x in (plan.factor.value, plan.factor.high, plan.factor.low))
+        within = low <= run.rate <= high
+        out += [] if within else [(stack, name)]
+        verdict = "in" if within else "**out**"
+        row = f"| {stack} | {name} | {run.rate:,} | {rate:,.0f} ({low:,.0f} to {high:,.0f}) | {verdict} |"
+        assert row in results, row
+    missed = ("CodeGeeX2-6B, length 192", "GPT2-13B, 800T", "Baichuan2-13B", "PanguAlpha-2.6B")
+    assert out == [("MindFormers", name) for name in missed]
+    assert (len(held_out), len(held_out) - len(out)) == (20, 16)
