@@ -52,7 +52,8 @@ class RankState:
                 _set(parameter, weights[name].array())
             # MindSpore shards nothing of other stages: their moments would be whole, and fill the host's memory.
             elif parameter.has_init and not placement.elsewhere(name):
-                _set(parameter, np.zeros(parameter.shape, np.float32))
+                # pages that nobody writes take no memory: moments and sums of gradients are larger than the weights
+                _set(parameter, np.zeros(parameter.shape, np.float32), Tensor.from_numpy)
 
     def tensors(self) -> dict[str, ms.Parameter]:
         return {parameter.name: parameter for parameter in self._all() if self.place.here(parameter.name)}
@@ -117,7 +118,7 @@ def _held_as_stored(parameter: ms.Parameter, tensor: LazyTensor | None) -> bool:
     return True
 
 
-def _set(parameter: ms.Parameter, value: np.ndarray) -> None:
+def _set(parameter: ms.Parameter, value: np.ndarray, tensor_of: Callable[[np.ndarray], Tensor] = Tensor) -> None:
     if value.shape != tuple(parameter.shape):
         wrong = f"the engine made it {tuple(parameter.shape)}, the plan says {value.shape}"
         raise RunFailure(f"{parameter.name}: {wrong}; check the configuration with `ms-codegeex rehearse`")
@@ -125,7 +126,7 @@ def _set(parameter: ms.Parameter, value: np.ndarray) -> None:
         with np.errstate(over="ignore"):
             value = value.astype(np.float16)
         _check_finite(parameter.name, value, " in 16 bits")
-    tensor = Tensor(np.ascontiguousarray(value))
+    tensor = tensor_of(np.ascontiguousarray(value))
     parameter.set_data(tensor.astype(parameter.dtype) if parameter.dtype == ms.bfloat16 else tensor, slice_shape=True)
 
 
