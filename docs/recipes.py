@@ -291,9 +291,8 @@ eight of ten runs should take 0.88 to 1.21 times as long, by the published runs 
 on the one before it ([plan.md](plan.md#the-range)). A GPU has no fused attention here. Steps of CodeGen on A100 and
 H100 are estimated too short, because the factor of A100 is below 1: its runs fuse what the plan counts apart. A search
 leaves 5 % of what a run may use. The setting of the 13B on 1,536 Ascend 910 was chosen because more of its messages run
-under computation; those on 64 and 512 recompute more blocks than found, to leave memory. The others were found while
-`plan` counted up to 45 % more memory than now; a new search recomputes less in some. A device of a 910C is one of its
-two dies.
+under computation; those on 64 and 512 recompute more blocks than found, to leave memory. A device of a 910C is one of
+its two dies.
 
 ![device-hours for the paper's tokens, by devices](images/recipes.png)"""
 

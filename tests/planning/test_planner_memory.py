@@ -174,7 +174,8 @@ def test_optimizer_shards_divide_weights_and_state():
     assert none.gathered_weights < some.gathered_weights  # nothing to gather
 
 
-A, B = ("codegeex_13b_910_1536", 0), ("codegeex_13b_910b_8", 5)
+DEEP = "parallel.tensor=1 parallel.sequence=false parallel.pipeline=8 training.recompute_blocks=[5,4,4,4,3,2,0,0]"
+A, B = ("codegeex_13b_910_1536", "", 0), ("codegeex_13b_910b_8", f"{DEEP} parallel.graph_micro_batches=256", 5)
 MATRICES = 12 * 5120**2  # numbers in a block
 ONE, MIB = 8 * 2048 * 5120 * 2, 2**20  # bytes of an activation of A
 HAND = {
@@ -200,10 +201,11 @@ HAND = {
 }
 
 
-@pytest.mark.parametrize("stem,stage", [A, B], ids=["data", "pipeline"])
-def test_two_recipes_by_hand(stem, stage):
-    memory = plan(ROOT / "configs" / "recipes" / f"{stem}.yaml").memory[stage]
-    assert asdict(memory) == HAND[stem, stage]
+@pytest.mark.parametrize("case", [A, B], ids=["data", "pipeline"])
+def test_two_meshes_by_hand(case):
+    stem, keys, stage = case
+    memory = plan(ROOT / "configs" / "recipes" / f"{stem}.yaml", *keys.split()).memory[stage]
+    assert asdict(memory) == HAND[case]
 
 
 def test_copies_in_16_bits_wait_for_each_open_micro_batch():

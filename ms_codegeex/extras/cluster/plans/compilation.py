@@ -1,8 +1,8 @@
 """What it takes a rank's host to compile its graphs: MindSpore partitions each block once, and repeats it in each
 micro-batch of a graph.
 
-The figures are fitted to first contact (MindSpore 2.9's Ascend plugin on an x86 core, without CANN's kernels) and to
-compiled graphs of the 13B. How far they are from these is in `benchmarks/RESULTS.md`. A server's cores may be slower.
+The figures are fitted to first contact (MindSpore 2.9's Ascend plugin on an x86 core, without CANN's kernels). How far
+they are from it is in `benchmarks/RESULTS.md`. A server's cores may be slower.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from ms_codegeex.base.hardware import GIB
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
 
-SECONDS, BYTES = 10.0, 0.9e9  # of a run
-REPEATED_SECONDS, REPEATED_BYTES = 0.68, 5.5e6  # of each block in each micro-batch of each graph
-# Of each block once: in a graph without micro-batches, with them, and with them and tensor parallelism.
-ALONE, IN_MICRO_BATCHES, IN_TENSOR_SHARDS = (2.4, 0.09e9), (1.3, 0.12e9), (4.4, 0.24e9)
+SECONDS, BYTES = 5.0, 0.9e9  # of a run
+# Of each block once, and in each micro-batch of each graph: without a pipeline, and with one.
+FLAT = (1.0, 0.065e9), (0.20, 2e6)
+PIPELINE = (1.8, 0.12e9), (0.28, 5.5e6)
 SHARED_BYTES = 0.34e9  # of these, of libraries that all ranks of a server share
-LONGEST = 1200.0  # seconds; a search finds no plan that takes longer
+LONGEST = 600.0  # seconds; a search finds no plan that takes longer
 LARGEST = 160 * GIB  # host memory of a server
 
 
@@ -48,10 +48,9 @@ def compilation(config: RunConfig, micro_batches: int | None = None) -> Compilat
     number = config.graph_micro_batches if micro_batches is None else micro_batches
     evaluated = config.evaluated_of(number) if mesh.pipeline > 1 else 1
     blocks = max(mesh.layers_per_stage(config.model.sizes.attention_layers))
-    once = ALONE if number == 1 else IN_MICRO_BATCHES if mesh.tensor == 1 else IN_TENSOR_SHARDS
-    repeated = blocks * (number + evaluated)
-    seconds = SECONDS + once[0] * blocks + REPEATED_SECONDS * repeated
-    rank_bytes = BYTES + once[1] * blocks + REPEATED_BYTES * repeated
+    once, again = PIPELINE if mesh.pipeline > 1 else FLAT
+    seconds = SECONDS + blocks * (once[0] + again[0] * (number + evaluated))
+    rank_bytes = BYTES + blocks * (once[1] + again[1] * (number + evaluated))
     ranks = min(config.devices, config.parallel.server_devices)
     server_bytes = SHARED_BYTES + ranks * (rank_bytes - SHARED_BYTES)
     return Compilation(seconds, rank_bytes, server_bytes)

@@ -192,6 +192,12 @@ class Plan:
         return compilation(self.config)
 
     @property
+    def host_bytes(self) -> int:
+        """Host memory of a server for weights and moments, which are there before the first step and at each save."""
+        ranks = min(self.config.devices, self.config.parallel.server_devices)
+        return ranks * max(stage.weights + stage.optimizer_state for stage in self.memory)
+
+    @property
     def parameters(self) -> int:
         return sum(x.size for x in layouts_of(self.config) if not x.copy_of)
 
@@ -450,6 +456,7 @@ def to_dict(plan: Plan, tokens: float | None = None) -> dict[str, Any]:
         "graph_micro_batches": config.graph_micro_batches,
         "compile_seconds": plan.compilation.seconds,
         "compile_bytes_of_a_server": plan.compilation.server_bytes,
+        "host_bytes_of_a_server": plan.host_bytes,
         "overlapped_step_seconds": plan.overlapped_seconds,
         "overlapped_mfu": plan.mfu_of(plan.overlapped_seconds),
         "tokens_per_day": plan.tokens_per_day,

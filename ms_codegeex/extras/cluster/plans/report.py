@@ -124,7 +124,9 @@ def step_text(plan: Plan) -> str:
     bubble = f"; pipeline bubble {time.bubble:.1%}" if len(time.stages) > 1 else ""
     peak = plan.chip.peak(plan.config.training.precision) / 1e12
     step = f"{plan.estimate.text()}\n  of {peak:.0f} TFLOP/s{bubble}; --explain shows its parts"
-    return f"{step}\n{plan.compilation.text}" if plan.config.device == "ascend" else step
+    if plan.config.device != "ascend":
+        return step
+    return f"{step}\n{plan.compilation.text}, and {plan.host_bytes / GIB:.0f} for weights and optimizer at each save"
 
 
 def time_table(plan: Plan) -> str:

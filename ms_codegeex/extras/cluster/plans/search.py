@@ -55,6 +55,7 @@ FREE = {
 MAX_VIRTUAL_STAGES = 5  # that are tried: more send more and hardly wait less
 MAX_TRIED = 64  # optimizer shards and micro-batches that are tried
 CHEAPEST_FIRST = ("none", "selective", "full")
+EACH_BLOCK = {"training__recompute": "full", "training__recompute_blocks": None}
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,11 @@ def search(
     fastest = attrgetter("overlapped_seconds" if overlap else "step_seconds")
     for keys in _choices(config):
         fitting, others = recomputing(config, keys, chip)
+        if "memory" in others and not fitting and keys["parallel__pipeline"] > 1:  # the head's stage may be too full
+            with suppress(UserError):
+                layers = balanced_layers(change(config, **keys, **EACH_BLOCK))
+                fitting, more = recomputing(config, {**keys, "parallel__stage_layers": layers}, chip)
+                others += more
         ranked += sorted(fitting, key=fastest)  # while what their times have in common with their memory is cached
         reasons.update(others)
         progress(len(ranked) + reasons.total())

@@ -59,7 +59,7 @@ def test_calls_repeat_what_is_done_for_weights_and_gradients_and_nothing_for_act
 def test_recipes_compile_within_the_bounds(path):
     config = load_config(path)
     estimate = compilation(config)
-    assert estimate.seconds <= LONGEST == 20 * 60 and estimate.server_bytes <= LARGEST == 160 * 2**30
+    assert estimate.seconds <= LONGEST == 10 * 60 and estimate.server_bytes <= LARGEST == 160 * 2**30
     if not config.partitioned:
         return
     possible = [n for n in range(1, config.accumulation + 1) if config.fills_graph(n)]
@@ -78,21 +78,25 @@ def test_a_plan_whose_smallest_graph_takes_too_much_is_refused():
     assert config.accumulation == 992 and with_graph(config).graph_micro_batches < 992
 
 
-# benchmarks/RESULTS.md: stages, blocks of one, tensor parallelism; micro-batches of all graphs; seconds, GB.
+# benchmarks/RESULTS.md: blocks of a stage, other keys; CPU seconds and GB that first contact took.
+STAGES = "parallel.pipeline=2 parallel.optimizer_shard=4"
+TENSOR = "parallel.tensor=2 parallel.optimizer_shard=2 training.micro_batch=2"
 MEASURED = [
-    (2, 2, 1, 16 + 16, 56, 1.49),
-    (2, 2, 1, 64 + 64, 186, 2.55),
-    (1, 40, 8, 2, 240, 10.8),
-    (4, 10, 8, 4, 80, 4.1),
+    (2, f"{STAGES} training.global_batch=768", 24, 1.51),
+    (2, f"{STAGES} training.global_batch=256 parallel.graph_micro_batches=64", 36, 2.03),
+    (6, f"{STAGES} training.global_batch=64", 49, 2.32),
+    (12, f"{STAGES} training.global_batch=64", 110, 3.73),
+    (6, f"{TENSOR} parallel.pipeline=2 training.global_batch=64", 52, 2.29),
+    (13, f"{TENSOR} training.global_batch=8", 28, 2.08),
+    (13, "training.global_batch=8", 24, 1.91),
 ]
 
 
-@pytest.mark.parametrize(("stages", "blocks", "tensor", "micro_batches", "seconds", "gigabytes"), MEASURED)
-def test_the_estimate_is_near_what_was_measured(stages, blocks, tensor, micro_batches, seconds, gigabytes):
-    keys = [f"model.num_layers={stages * blocks - 1}", f"parallel.tensor={tensor}", f"parallel.pipeline={stages}"]
-    config = load_config(PIPELINE, [*keys, "devices=64", "parallel.optimizer_shard=1", "training.global_batch=1024"])
-    config = change(config, parallel__graph_micro_batches=None, training__micro_batch=8)
-    evaluated = config.evaluated_of(config.accumulation) if stages > 1 else 1
-    found = compilation(config, max(2, micro_batches - evaluated))
-    assert found.seconds == pytest.approx(seconds, rel=0.2)
-    assert found.rank_bytes / 1e9 == pytest.approx(gigabytes, rel=0.2)
+@pytest.mark.parametrize(("blocks", "keys", "seconds", "gigabytes"), MEASURED)
+def test_the_estimate_is_near_what_was_measured(blocks, keys, seconds, gigabytes):
+    stages = 1 + ("pipeline" in keys)
+    sizes = f"model.num_layers={stages * blocks - 1} model.hidden_size=256 model.intermediate_size=1024"
+    small = f"{sizes} model.num_heads=4 data.seq_length=256 parallel.hardware=ascend910b training.micro_batch=1"
+    plan = make_plan(load_config("codegeex_base_8", [*small.split(), *keys.split()]))
+    assert plan.compilation.seconds == pytest.approx(seconds, rel=0.3)
+    assert (plan.compilation.rank_bytes + plan.host_bytes / 8) / 1e9 == pytest.approx(gigabytes, rel=0.1)

@@ -138,9 +138,9 @@ def test_gpus_that_share_the_batch_compile_the_planned_graph_from_cells_of_their
     assert rows == {config.micro_batch}
 
 
-@pytest.mark.parametrize("name", ["codegeex_13b_910_1536", "codegeex_13b_910b_1536", "codegen_16b_910b_512"])
+@pytest.mark.parametrize("name", ["codegeex_13b_910_1536", "codegeex2_6b_910b_512", "codegen_16b_910b_512"])
 def test_a_graph_with_few_layers_recomputes_some_of_them(name):
-    """Recipes of one micro-batch that recompute in 32 of 40, in some, and in no blocks."""
+    """Recipes of one micro-batch that recompute in 33 of 40, in 8 of 28, and in no blocks."""
     config = load_config(ROOT / "configs" / "recipes" / f"{name}.yaml")
     few = compile_module.inlined_config(config)
     check_mesh(few)
