@@ -105,6 +105,12 @@ def test_the_limit_is_below_what_is_free(engine, monkeypatch, capsys, driver, fr
     assert said == (not words and free < 60)
 
 
+def test_without_an_answer_nothing_is_known_to_be_free(monkeypatch):
+    monkeypatch.setenv("DEVICE_ID", "0")
+    monkeypatch.setattr(joining, "FREE_MEMORY", "raise SystemExit(1)")
+    assert joining._free_memory() is None
+
+
 @pytest.mark.parametrize("driver,peak", [("Ascend910B1", 400), ("Ascend910B3", 313), ("Ascend910B4-1", 280)])
 def test_the_part_decides_the_peak(engine, driver, peak):
     engine.driver = driver

@@ -56,7 +56,7 @@ def test_each_device_has_a_share_of_its_own_node(server):
 
 
 PROGRAM = ["no program", "it fails", "no text", "it hangs", "other devices"]
-KERNEL = ["no node", "unknown node", "cores of others"]
+KERNEL = ["no node", "no file", "unknown node", "cores of others"]
 
 
 @pytest.mark.parametrize("cause", [*PROGRAM, *KERNEL])
@@ -75,6 +75,8 @@ def test_without_an_answer_the_cores_are_shared_in_order(server, monkeypatch, ca
         monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", "4,5,6,7")
     elif cause == "no node":
         (server / "sys/bus/pci/devices/0000:41:00.0/numa_node").write_text("-1\n")
+    elif cause == "no file":
+        (server / "sys/bus/pci/devices/0000:41:00.0/numa_node").unlink()
     elif cause == "unknown node":
         (server / "sys/devices/system/node/node2/cpulist").unlink()
     else:
