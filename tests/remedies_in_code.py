@@ -23,7 +23,7 @@ ASKED = re.compile(r"(?:expected|did you mean|known are|take) .*", re.DOTALL)
 
 def _errors() -> set[str]:
     """The classes of what a user is told."""
-    texts = [path.read_text() for path in PACKAGE.rglob("*.py")]
+    texts = [path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")]
     bases = [pair for text in texts for pair in re.findall(r"^class (\w+)\((\w+)\)", text, re.MULTILINE)]
     found = {"UserError", "RunFailure"}
     while more := {name for name, base in bases if base in found} - found:
@@ -56,7 +56,7 @@ def remedies(folder: str) -> dict[str, set[str]]:
         texts = [row[key] for row in shipped_table(PACKAGE / folder) for key in ("helps", "refused") if key in row]
         return {remedy(re.sub(r"\{\w+\}", "{}", text)): {folder} for text in texts if text != "{found}"}
     for path in sorted((PACKAGE / folder).rglob("*.py")):
-        tree = ast.parse(path.read_text())
+        tree = ast.parse(path.read_text(encoding="utf-8"))
         functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
         for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
             if getattr(call.func, "id", "") in ERRORS and call.args:
@@ -91,7 +91,7 @@ def _texts(node: ast.expr, scopes: list[ast.AST], depth: int = 0) -> list[str]:
             for imported in (each for each in ast.walk(scopes[-1]) if isinstance(each, ast.ImportFrom)):
                 file = PACKAGE.parent / f"{(imported.module or '').replace('.', '/')}.py"
                 if node.id.isupper() and node.id in [each.name for each in imported.names] and file.is_file():
-                    return _texts(node, [ast.parse(file.read_text())], depth + 1)
+                    return _texts(node, [ast.parse(file.read_text(encoding="utf-8"))], depth + 1)
         case ast.Call(func=ast.Name(id="suggestion")):
             return ["did you mean '{}'?", "known here: {}"]
     return ["{}"]

@@ -448,7 +448,7 @@ def process(program: str, at: Path) -> None:
 
 
 EXAMPLES = [{"prompt": f"def f{n}(x):\n", "completion": f"    return x + {n}\n"} for n in range(24)]
-TEXTS = Path(__file__).read_text().split("\n\n\n")
+TEXTS = Path(__file__).read_text(encoding="utf-8").split("\n\n\n")
 BASE: dict[str, Entry] = {
     "set XDG_CACHE_HOME to a folder you can write to": of_a_cache,
     "set XDG_CACHE_HOME to a directory that can": of_no_home,

@@ -32,7 +32,7 @@ class Run:
 def read_runs(file):
     """Of each stack its runs by name, from a file here; a line `# NAME` of one word begins a stack."""
     stacks = {}
-    for line in Path(__file__).with_name(file).read_text().splitlines():
+    for line in Path(__file__).with_name(file).read_text(encoding="utf-8").splitlines():
         if line.startswith("#"):
             if len(words := line.split()) == 2:
                 runs = stacks.setdefault(words[1], {})
@@ -147,7 +147,7 @@ def test_sixteen_of_twenty_runs_outside_the_fit_are_in_the_range():
     """As benchmarks/RESULTS.md has them."""
     fitted = {(run.sizes, run.rate) for runs in STACKS.values() for run in runs.values()}
     held_out = {(stack, name): run for stack, runs in HELD_OUT.items() for name, run in runs.items()}
-    results, out = (ROOT / "benchmarks" / "RESULTS.md").read_text(), []
+    results, out = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8"), []
     for (stack, name), run in held_out.items():
         assert (run.sizes, run.rate) not in fitted
         plan, time = planned(run)
