@@ -128,6 +128,12 @@ def moments_of(config: RunConfig, layout: ParameterLayout) -> tuple[str, ...]:
     return MOMENTS[:1] if layout.matrix and config.training.optimizer.name == "muon" else MOMENTS
 
 
+def checkpoint_bytes(config: RunConfig, rank: int) -> int:
+    """Bytes of the FP32 weights and moments that a rank saves."""
+    saved = (x for x in layouts_of(config) if x.trained and x.saved_by(config.mesh, rank))
+    return sum(4 * x.local_size(config.mesh) * (1 + len(moments_of(config, x))) for x in saved)
+
+
 def muon_matrices(config: RunConfig) -> frozenset[str]:
     return frozenset(layout.name for layout in layouts_of(config) if moments_of(config, layout) == MOMENTS[:1])
 

@@ -17,7 +17,7 @@ from ms_codegeex.config.rules import check_mesh, dropout_obstacle
 from ms_codegeex.extras.cluster.plans import roofline
 from ms_codegeex.extras.cluster.plans.compilation import Compilation, compilation
 from ms_codegeex.extras.cluster.plans.published import Factor, outside_roofline, published_run
-from ms_codegeex.parallel.sharding import layouts_of
+from ms_codegeex.parallel.sharding import checkpoint_bytes, layouts_of
 from ms_codegeex.planning.communication import PlannedCollective, collectives
 from ms_codegeex.planning.communicators import Communicator, communicators_of
 from ms_codegeex.planning.hardware_files import hardware_of
@@ -193,9 +193,12 @@ class Plan:
 
     @property
     def host_bytes(self) -> int:
-        """Host memory of a server for weights and moments, which are there before the first step and at each save."""
-        ranks = min(self.config.devices, self.config.parallel.server_devices)
-        return ranks * max(stage.weights + stage.optimizer_state for stage in self.memory)
+        """Host memory for the weights and moments that the ranks of a server copy there at a save; of the fullest of
+        the servers with which a stage begins. Later ones of a stage save no more."""
+        config, mesh = self.config, self.config.mesh
+        ranks = min(config.devices, config.parallel.server_devices)
+        servers = {stage * mesh.stage_size // ranks for stage in range(mesh.pipeline)}
+        return max(sum(checkpoint_bytes(config, ranks * server + i) for i in range(ranks)) for server in servers)
 
     @property
     def parameters(self) -> int:

@@ -126,7 +126,7 @@ def step_text(plan: Plan) -> str:
     step = f"{plan.estimate.text()}\n  of {peak:.0f} TFLOP/s{bubble}; --explain shows its parts"
     if plan.config.device != "ascend":
         return step
-    return f"{step}\n{plan.compilation.text}, and {plan.host_bytes / GIB:.0f} for weights and optimizer at each save"
+    return f"{step}\n{plan.compilation.text}; a save copies up to {plan.host_bytes / GIB:.0f} GiB there"
 
 
 def time_table(plan: Plan) -> str:

@@ -55,7 +55,6 @@ FREE = {
 MAX_VIRTUAL_STAGES = 5  # that are tried: more send more and hardly wait less
 MAX_TRIED = 64  # optimizer shards and micro-batches that are tried
 CHEAPEST_FIRST = ("none", "selective", "full")
-EACH_BLOCK = {"training__recompute": "full", "training__recompute_blocks": None}
 
 
 @dataclass(frozen=True)
@@ -112,10 +111,11 @@ def search(
     overlap: bool = False,
     chip: Chip | None = None,
 ) -> SearchResult:
-    """Every plan of meshes, optimizer shards, sequence parallelism, micro-batches and recomputation, and the fastest
-    pipelines with virtual stages or layers by cost. `progress` gets the number tried. `aside`: keys of the user's
-    file that `config` does not have (`config_to_plan`). `overlap`: rank by the step with the estimated
-    overlap of compiled graphs, and also try buckets of gradients and parts of micro-batches on the best plans.
+    """Every plan of meshes, optimizer shards, sequence parallelism, micro-batches and recomputation, the fastest
+    pipelines with virtual stages or layers by cost, and those whose equal stages do not fit with layers by cost.
+    `progress` gets the number tried. `aside`: keys of the user's file that `config` does not have (`config_to_plan`).
+    `overlap`: rank by the step with the estimated overlap of compiled graphs, and also try buckets of gradients and
+    parts of micro-batches on the best plans.
     `chip`: instead of the one that `config` names."""
     chip = chip or hardware_of(config)
     chip.peak(config.training.precision)
@@ -126,7 +126,9 @@ def search(
         fitting, others = recomputing(config, keys, chip)
         if "memory" in others and not fitting and keys["parallel__pipeline"] > 1:  # the head's stage may be too full
             with suppress(UserError):
-                layers = balanced_layers(change(config, **keys, **EACH_BLOCK))
+                layers = balanced_layers(
+                    change(config, **keys, training__recompute="full", training__recompute_blocks=None)
+                )
                 fitting, more = recomputing(config, {**keys, "parallel__stage_layers": layers}, chip)
                 others += more
         ranked += sorted(fitting, key=fastest)  # while what their times have in common with their memory is cached

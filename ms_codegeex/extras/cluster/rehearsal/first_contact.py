@@ -33,9 +33,9 @@ from ms_codegeex.data.datasets.indexed import IndexedWriter, token_dtype
 from ms_codegeex.data.datasets.layout import DATASET_JSON, SPLITS
 from ms_codegeex.extras.cluster.rehearsal import cann_stubs
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
-from ms_codegeex.parallel.sharding import layouts_of, moments_of
+from ms_codegeex.parallel.sharding import checkpoint_bytes
 from ms_codegeex.planning.communicators import communicators_of
-from ms_codegeex.planning.memory import FP32, stage_memory
+from ms_codegeex.planning.memory import stage_memory
 from ms_codegeex.runs.files.resolved_config import write_config
 from ms_codegeex.runs.files.run_directory import RunDirectory
 from ms_codegeex.runs.files.stopping import left_error
@@ -148,7 +148,6 @@ def contact(config: RunConfig, rank: int, taken: int = 0) -> RankContact:
     """Start one rank on a device of which `taken` bytes are taken, and compare what it does with the plan."""
     chip, stage = hardware_of(config), config.mesh.coordinates(rank)[0]
     memory, communicators = stage_memory(config, chip)[stage], communicators_of(config, rank)
-    mine = [x for x in layouts_of(config) if x.trained and x.stage == stage and x.saved_by(config.mesh, rank)]
     with tempfile.TemporaryDirectory(prefix="ms-codegeex-contact-") as folder:
         run = RunDirectory(Path(folder) / "run")
         run.logs.mkdir(parents=True)
@@ -171,7 +170,7 @@ def contact(config: RunConfig, rank: int, taken: int = 0) -> RankContact:
         memory_bytes=parse_json(first[1])["memory_bytes"] if first else None,
         planned_bytes=memory.total - memory.communication,
         saved_bytes=None if problem else saved,
-        planned_saved_bytes=FP32 * sum(x.local_size(config.mesh) * (1 + len(moments_of(config, x))) for x in mine),
+        planned_saved_bytes=checkpoint_bytes(config, rank),
         problem=problem,
     )
     limit = memory_limit(config, chip.memory - taken) - memory.communication

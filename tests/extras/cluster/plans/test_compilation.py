@@ -10,6 +10,7 @@ from ms_codegeex.config.loading import load_config
 from ms_codegeex.extras.cluster.plans.compilation import LARGEST, LONGEST, compilation
 from ms_codegeex.extras.cluster.plans.planner import change, make_plan
 from ms_codegeex.extras.cluster.plans.search import with_graph
+from ms_codegeex.parallel.sharding import checkpoint_bytes
 
 PIPELINE = ROOT / "configs" / "codegeex_13b_pipeline.yaml"  # four stages of ten blocks
 RECIPES = sorted((ROOT / "configs" / "recipes").glob("*.yaml"))
@@ -97,6 +98,13 @@ def test_the_estimate_is_near_what_was_measured(blocks, keys, seconds, gigabytes
     stages = 1 + ("pipeline" in keys)
     sizes = f"model.num_layers={stages * blocks - 1} model.hidden_size=256 model.intermediate_size=1024"
     small = f"{sizes} model.num_heads=4 data.seq_length=256 parallel.hardware=ascend910b training.micro_batch=1"
-    plan = make_plan(load_config("codegeex_base_8", [*small.split(), *keys.split()]))
-    assert plan.compilation.seconds == pytest.approx(seconds, rel=0.3)
-    assert (plan.compilation.rank_bytes + plan.host_bytes / 8) / 1e9 == pytest.approx(gigabytes, rel=0.1)
+    config = load_config("codegeex_base_8", [*small.split(), *keys.split()])
+    found = compilation(config)
+    assert found.seconds == pytest.approx(seconds, rel=0.3)
+    assert (found.rank_bytes + checkpoint_bytes(config, 0)) / 1e9 == pytest.approx(gigabytes, rel=0.1)
+
+
+@pytest.mark.parametrize("keys", ["", "parallel.pipeline=4", "parallel.tensor=2", "parallel.optimizer_shard=2"])
+def test_one_server_copies_the_whole_state_at_a_save_whatever_its_mesh(keys):
+    plan = make_plan(load_config("codegeex_base_8", ["parallel.optimizer_shard=1", *keys.split()]))
+    assert plan.config.devices == 8 and plan.host_bytes == 3 * 4 * plan.parameters

@@ -12,7 +12,7 @@ from ms_codegeex.config.chosen_hardware import hardware_of
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.sections import OverlapConfig
 from ms_codegeex.extras.cluster.plans.planner import change, make_plan
-from ms_codegeex.extras.cluster.plans.search import keys_of, other_schedules, recomputing, search, yaml_of
+from ms_codegeex.extras.cluster.plans.search import keys_of, other_schedules, recomputing, search, without_mesh, yaml_of
 from ms_codegeex.parallel.sharding import recompute_of_blocks
 from ms_codegeex.planning.memory import memory_without_buffers, state_memory
 
@@ -183,3 +183,13 @@ def test_a_plan_with_less_than_5_percent_to_spare_is_not_chosen():
     fitting, reasons = recomputing(config, {}, hardware_of(config))
     assert reasons == ["memory"] and fitting and all(plan.roomy for plan in fitting)
     assert {plan.config.training.recompute for plan in fitting} == {"selective"}
+
+
+def test_a_pipeline_whose_equal_stages_do_not_fit_has_layers_by_cost():
+    """The head's stage is the fullest in Qwen2.5-Coder-7B's fastest plan for eight devices."""
+    start = without_mesh(ROOT / "configs" / "qwen2_7b.yaml", ["devices=8", "parallel.hardware=ascend910b"])
+    best = search(start).ranked[0].config
+    keys = {f"parallel__{key}": getattr(best.parallel, key) for key in ("tensor", "pipeline", "optimizer_shard")}
+    keys |= {"parallel__sequence": best.parallel.sequence, "training__micro_batch": best.micro_batch}
+    assert best.parallel.stage_layers and "memory" in recomputing(start, keys, hardware_of(start))[1]
+    assert recomputing(start, keys, hardware_of(start))[0] == []

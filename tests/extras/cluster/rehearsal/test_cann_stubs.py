@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +33,7 @@ def library(tmp_path_factory) -> ctypes.CDLL:
     """A library of a few of the functions."""
     folder, create = tmp_path_factory.mktemp("cann"), "_ZN2ge15OperatorFactory14CreateOperatorEPKcS2_"
     names = ["aclrtGetSocName", "aclrtMalloc", "aclrtCreateStream", "aclInit", "aclnnAddGetWorkspaceSize", create]
-    names += ["aclsysGetCANNVersion"]
+    names += ["aclsysGetCANNVersion", "aclrtProcessReport"]
     (folder / "some.c").write_text(cann_stubs.source_of(names))
     compile_library(folder / "some.c", folder / "some.so", "stubs")
     return ctypes.CDLL(str(folder / "some.so"))
@@ -48,6 +49,13 @@ def test_functions_answer_what_the_plugin_needs(library, monkeypatch):
     assert library.aclrtGetDeviceCount(ctypes.byref(count)) == 0 and count.value == 4
     assert library.aclrtGetMemInfo(1, ctypes.byref(free), ctypes.byref(total)) == 0
     assert free.value == total.value == 32 * 2**30
+
+
+def test_who_asks_for_callbacks_waits(library):
+    """A thread of the plugin asks without a pause. Who sleeps gives its core up."""
+    began = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+    assert [library.aclrtProcessReport(1) for _ in range(20)] == [0] * 20
+    assert resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - began >= 20
 
 
 def test_the_version_of_cann_is_that_of_the_newest_mindspore_we_run_on(library):
