@@ -178,10 +178,10 @@ def test_threads_share_a_sandbox(sandbox: Sandbox) -> None:
 
 
 def test_nothing_is_left_open(sandbox: Sandbox) -> None:
-    before = os.listdir("/proc/self/fd")
+    before = set(os.listdir("/proc/self/fd"))
     for source in ("print()", "while True: print('x' * 4096)", "import time; time.sleep(9)"):
         python(sandbox, source, limits=replace(SHORT, wall=0.3))
-    assert os.listdir("/proc/self/fd") == before
+    assert set(os.listdir("/proc/self/fd")) <= before  # those of other tests may be closed meanwhile
 
 
 def test_signals_do_what_they_do_elsewhere() -> None:
