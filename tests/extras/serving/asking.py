@@ -1,10 +1,11 @@
-"""Requests to the application without a network or an engine."""
+"""Requests to the application without an engine."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import openai
 from fake_backend import FakeBackend
 
 from ms_codegeex.extras.serving.app import create_app
+from ms_codegeex.extras.serving.server import http_server
 
 
 @contextlib.asynccontextmanager
@@ -21,6 +23,19 @@ async def connected(backend: FakeBackend) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(create_app(backend.settings, backend), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         yield client
+
+
+@contextlib.asynccontextmanager
+async def listening(backend: FakeBackend) -> AsyncIterator[tuple[str, int]]:
+    """The address of the application on a real socket."""
+    server = http_server(create_app(backend.settings, backend), backend.settings)
+    with socket.create_server(("127.0.0.1", 0)) as opened:
+        task = asyncio.ensure_future(server.serve(sockets=[opened]))
+        try:
+            yield opened.getsockname()
+        finally:
+            backend.paused, server.should_exit = False, True
+            await task
 
 
 def ask(method: str, path: str, make: Callable[[], FakeBackend] = FakeBackend, **options: Any) -> httpx.Response:

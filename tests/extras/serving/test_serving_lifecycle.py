@@ -11,31 +11,16 @@ import sys
 
 import httpx
 import pytest
-from asking import connected, events, raw, running, until
+from asking import connected, events, listening, raw, running, until
 from conftest import ROOT
 from fake_backend import TEXT, FakeBackend
 
 from ms_codegeex.extras.serving import connections, guards
-from ms_codegeex.extras.serving.app import create_app
-from ms_codegeex.extras.serving.server import http_server
 from ms_codegeex.generation.sampling import SamplingSettings
 
 PATH = "/v1/completions"
 CLOSING = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
 SETTINGS = SamplingSettings(128, temperature=0.0)
-
-
-@contextlib.asynccontextmanager
-async def listening(backend):
-    """The address of the application on a real socket."""
-    server = http_server(create_app(backend.settings, backend), backend.settings)
-    with socket.create_server(("127.0.0.1", 0)) as opened:
-        task = asyncio.ensure_future(server.serve(sockets=[opened]))
-        try:
-            yield opened.getsockname()
-        finally:
-            backend.paused, server.should_exit = False, True
-            await task
 
 
 @pytest.mark.parametrize("stream", [True, False])
