@@ -72,7 +72,7 @@ def _paths(cls: type, prefix: str = "") -> Iterator[str]:
 
 
 def _remedy(key: str, prefix: str, known: Sequence[str], paths: Sequence[str]) -> str:
-    if key in paths:  # a dotted one
+    if "." in key and key in paths:
         section, _, last = key.rpartition(".")
         return f"in a file, write {last} below {section.replace('.', ' and ')}"
     last = key.replace("-", "_").lower()

@@ -130,6 +130,7 @@ BAD = [
     (["stages.nl.seed=3"], "stages: no longer a key; train one file after the other"),
     (["stage=mono"], "stage: no longer a key; delete it; give the file of that stage as --config"),
     (["steps"], "'steps': not an override"),
+    (["training.seed=2"], "training.seed: unknown key; did you mean 'seed'?"),
     (["steps=3"], "steps: unknown key; did you mean 'training.steps' or 'profile.steps'?"),
     (["training.Global-Batch=3"], "unknown key; did you mean 'global_batch'?"),
     (["base=codegen_tiny"], "base: is a key of files; give its file as --config"),
