@@ -29,7 +29,7 @@ from ms_codegeex.data.tokenizer import Tokenizer
 from ms_codegeex.extras.evaluation.perplexity.ngram import KneserNey
 from ms_codegeex.extras.evaluation.replies.python import PythonReader
 from ms_codegeex.generation.blocks import block
-from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.generation.sampling import Answer, SamplingSettings
 
 if TYPE_CHECKING:
     from ms_codegeex.generation.engine import Generator  # imports MindSpore
@@ -39,6 +39,7 @@ MAX_TOKENS = 1 << 23  # at the beginning, from which simpler models learn; 5 CPU
 # The penalty was chosen on validation text (benchmarks/RESULTS.md, "The first command").
 TEMPERATURE, MIN_P, PRESENCE_PENALTY = 0.5, 0.1, 0.6
 MEANS = f"temperature {TEMPERATURE}, min-p {MIN_P}, presence penalty {PRESENCE_PENALTY}"
+DRAWN = 6  # answers for each measured function, of which one is its sample
 SAMPLES, SHOWN = 20, 3  # the share of the samples that parses is measured, and the first ones are shown
 MAX_DOCUMENTS, MAX_DOCUMENT_TOKENS = 300, 50_000  # held-out documents that are searched for functions
 MAX_CONTEXT = 512  # tokens of a prompt and its continuation
@@ -168,27 +169,35 @@ def _functions(text: str) -> list[tuple[Beginning, str]]:
     return found
 
 
-def continued(generator: Generator, prompts: Sequence[Beginning], limits: Sequence[int], seed: int) -> list[str]:
-    """Each text with the model's continuation to the end of its block, of at most `limits` tokens. All are continued
-    at once. The model sees a tag line, the statements that precede the text, and the text. If that takes more than
-    half of its context, the first statements are left out, then the text's first tokens."""
+def continued(generator: Generator, prompts: Sequence[Beginning], limit: int, drawn: int, seed: int) -> list[str]:
+    """Continue each text to the end of its block, by at most `limit` tokens. Of `drawn` answers, the likeliest that
+    ends is taken, or the likeliest of all if none ends. All are computed at once. The model sees a tag line, the
+    statements that precede the text, and the text. If that takes more than half of its context, the first statements
+    are left out, then the text's first tokens."""
     tag, room = tag_text("Python"), generator.seq_length - generator.seq_length // 2
 
-    def text(number: int, prompt: Beginning, limit: int) -> str:
+    def text(number: int, prompt: Beginning) -> str:
         kept = prompt.text
         for statement in reversed(prompt.before):
             if len(generator.tokenizer.encode_prompt(f"{tag}\n{statement}{kept}")) > generator.seq_length - room:
                 break
             kept = statement + kept
         ids = generator.encode(f"{tag}\n{kept}", truncate_for=room)
-        drawn = {"temperature": TEMPERATURE, "min_p": MIN_P, "presence_penalty": PRESENCE_PENALTY}
-        settings = SamplingSettings(limit, **drawn, seed=seed + number)
-        return prompt.text + "".join(generator.stream(ids, settings, block("Python", prompt.text)))
+        means = {"temperature": TEMPERATURE, "min_p": MIN_P, "presence_penalty": PRESENCE_PENALTY}
+        settings = SamplingSettings(limit, **means, n=drawn, seed=seed + number * drawn)
+        answers = generator.answers(ids, settings, block("Python", prompt.text))
+        return prompt.text + max(answers, key=_merit).text
 
     # a pass for each number of unfinished answers would be compiled otherwise
     generator.engine.least = min(len(prompts), generator.slots)
     with ThreadPoolExecutor(len(prompts)) as pool:
-        return list(pool.map(text, range(len(prompts)), prompts, limits))
+        return list(pool.map(text, range(len(prompts)), prompts))
+
+
+def _merit(answer: Answer) -> tuple[bool, float]:
+    """Whether the answer is a body that ends, and the mean log-probability of its tokens."""
+    scores = [token.score for token in answer.tokens]
+    return answer.finish != "length" and answer.text.strip() != "", sum(scores) / max(len(scores), 1)
 
 
 def parses(text: str, prompt: str) -> bool:
@@ -210,7 +219,7 @@ class PythonSamples:
     shown: list[tuple[str, str]]
     parse_share: float | None
     measured: int
-    means: str = MEANS
+    means: str
 
 
 def python_samples(model: Path, fixed: Sequence[str], prefix: Path | None, seed: int) -> PythonSamples:
@@ -226,11 +235,12 @@ def python_samples(model: Path, fixed: Sequence[str], prefix: Path | None, seed:
     if prefix is not None and quick:
         begun = held_out_functions(prefix, loaded.tokenizer, context // 4, seed)
     wanted = [begun[number % len(begun)] for number in range(SAMPLES)] if begun else []
-    prompts, limit = (wanted, MEASURED_TOKENS) if wanted else ([*map(Beginning, fixed)], SHOWN_TOKENS)
-    slots = len(wanted) or 1
-    texts = continued(Generator(loaded, context, slots=slots), prompts, [limit] * len(prompts), seed)
+    prompts = wanted or [*map(Beginning, fixed)]
+    limit, drawn = (MEASURED_TOKENS, DRAWN) if wanted else (SHOWN_TOKENS, 1)
+    texts = continued(Generator(loaded, context, slots=len(wanted) or 1), prompts, limit, drawn, seed)
     pairs = [(prompt.text, text.removeprefix(prompt.text)) for prompt, text in zip(prompts, texts, strict=True)]
     if not wanted:
-        return PythonSamples(pairs, None, 0)
+        return PythonSamples(pairs, None, 0, MEANS)
     share = sum(map(parses, texts, [each.text for each in wanted])) / len(wanted)
-    return PythonSamples(pairs[: min(SHOWN, len(begun))], share, len(wanted))
+    means = f"the likeliest of {DRAWN} answers that end, {MEANS}"
+    return PythonSamples(pairs[: min(SHOWN, len(begun))], share, len(wanted), means)

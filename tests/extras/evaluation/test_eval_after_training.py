@@ -31,6 +31,7 @@ from ms_codegeex.extras.evaluation.perplexity.ngram import KneserNey
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.generation import targets
+from ms_codegeex.generation.sampling import Answer
 from ms_codegeex.kernels import compiling
 from ms_codegeex.models.codegeex.config import build_config
 from ms_codegeex.runs.run_end import SAMPLE_PROMPTS
@@ -227,9 +228,9 @@ def test_samples_of_a_batch_are_those_drawn_alone_and_end_at_their_block(model):
     from ms_codegeex.generation.engine import Generator
 
     prompts = [Beginning(f"def f{number}(x):\n", (f"import a{number}\n\n",)) for number in range(5)]
-    together = continued(Generator(model, slots=5), prompts, [256] * 5, 7)
+    together = continued(Generator(model, slots=5), prompts, 256, 2, 7)
     single = Generator(model)
-    alone = [continued(single, [prompt], [256], 7 + number)[0] for number, prompt in enumerate(prompts)]
+    alone = [continued(single, [prompt], 256, 2, 7 + 2 * number)[0] for number, prompt in enumerate(prompts)]
     assert together == alone and any("    x" in text for text in together)
     for prompt, text in zip(prompts, together, strict=True):
         assert text.startswith(prompt.text)
@@ -240,18 +241,34 @@ def test_samples_of_a_batch_are_those_drawn_alone_and_end_at_their_block(model):
                 brackets = max(brackets + (character in "([{") - (character in ")]}"), 0)
 
 
+def test_the_likeliest_answer_that_ends_is_the_sample(model, monkeypatch):
+    from ms_codegeex.generation.engine import Generator
+
+    generator, kept, answers = Generator(model, slots=5), [], Generator.answers
+    noted = create_autospec(answers, side_effect=lambda *given: kept.extend(answers(*given)) or kept)
+    monkeypatch.setattr(Generator, "answers", noted)
+    [text] = continued(generator, [Beginning("def f(x):\n")], 40, 12, 7)
+    ended = [each for each in kept if each.finish != "length" and each.text.strip()]
+    assert 0 < len(ended) < len(kept) == 12 and any(each.text == "" for each in kept)
+    scores = {each.text: np.mean([token.score for token in each.tokens]) for each in ended}
+    assert text == "def f(x):\n" + max(scores, key=scores.__getitem__)
+    kept.clear()
+    [text] = continued(generator, [Beginning("def f(x):\n")], 2, 3, 7)
+    assert text.removeprefix("def f(x):\n") in {each.text for each in kept}  # none ends
+
+
 def test_a_prompt_takes_at_most_half_of_the_context(model, monkeypatch):
     """Whole statements before it in the file; if it is longer alone, its last tokens."""
     from ms_codegeex.generation.engine import Generator
 
-    generator, seen = Generator(model), []
-    stream = create_autospec(generator.stream, side_effect=lambda ids, *_: seen.append(ids) or [])  # met above
-    monkeypatch.setattr(generator, "stream", stream)
+    generator, seen, empty = Generator(model), [], Answer("", [], "eos")
+    answers = create_autospec(generator.answers, side_effect=lambda ids, *_: seen.append(ids) or [empty])  # met above
+    monkeypatch.setattr(generator, "answers", answers)
     tokenizer, text = load_tokenizer("codegeex"), "def f(x):\n"
     for before in (("import os\n",), ("import os\n",) * 40, ("import os\n" * 40,)):
-        assert continued(generator, [Beginning(text, before)], [8], 1) == [text]
+        assert continued(generator, [Beginning(text, before)], 8, 1, 1) == [text]
     long = text * 20
-    assert continued(generator, [Beginning(long)], [8], 1) == [long]
+    assert continued(generator, [Beginning(long)], 8, 1, 1) == [long]
     one, many, none, last = map(tokenizer.decode, seen)
     assert one == f"# language: Python\nimport os\n{text}" and none == f"# language: Python\n{text}"
     assert set(many.removesuffix(text).split("\n")[1:]) == {"import os", ""} and 28 <= len(seen[1]) <= 32
@@ -272,9 +289,9 @@ def test_the_share_that_parses(model, tmp_path, monkeypatch):
     prefix = validation(tmp_path / "data", FILES.values(), load_tokenizer("codegeex"))
     given = []
 
-    def known(generator, prompts, limits, seed):
-        """Stands in for `continued`, which the two tests before this one meet."""
-        given.append((generator.slots, list(prompts), list(limits), seed))
+    def known(generator, prompts, limit, drawn, seed):
+        """Stands in for `continued`, which the tests before this one meet."""
+        given.append((generator.slots, list(prompts), limit, drawn, seed))
         endings = ("    return 1\n", "", "    return (\n", "    return '\\d'\n    x = (")  # the second is empty
         return [f"{prompt.text}{endings[number % 4]}" for number, prompt in enumerate(prompts)]
 
@@ -282,12 +299,12 @@ def test_the_share_that_parses(model, tmp_path, monkeypatch):
     fixed = "class A:\n    def f(self):\n"
     found = python_samples(model, [fixed], prefix, 3)
     assert (found.parse_share, found.measured, "penalty 0.6" in found.means) == (0.5, 20, True)
-    slots, prompts, limits, seed = given[0]
-    assert (slots, len(prompts), seed, limits) == (20, 20, 3, [256] * 20)
+    slots, prompts, limit, drawn, seed = given[0]
+    assert (slots, len(prompts), limit, drawn, seed) == (20, 20, 256, 6, 3)
     assert prompts == prompts[:2] * 10 and set(prompts[:2]) == FUNCTIONS
     assert found.shown == [(prompts[0].text, "    return 1\n"), (prompts[1].text, "")]  # there are no more functions
     assert python_samples(model, ["def f():\n"], None, 3) == after_training.PythonSamples(
-        [("def f():\n", "    return 1\n")], None, 0
+        [("def f():\n", "    return 1\n")], None, 0, after_training.MEANS
     )
     other = validation(tmp_path / "other", [FILES["c"]], load_tokenizer("codegeex"))
     assert python_samples(model, [], other, 3).parse_share is None
