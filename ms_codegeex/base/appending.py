@@ -22,8 +22,7 @@ class AppendedFile:
         self._descriptor = os.dup(path) if isinstance(path, int) else os.open(path, flags, 0o666)
 
     def write(self, line: str) -> OSError | None:
-        """Append `line`, given without its line break. Return the error if the line has to wait or is lost, else
-        None."""
+        """Append `line`, given without its line break. If it has to wait or is lost, return the error."""
         data = line.encode() + b"\n"
         if len(self._pending) + len(data) <= MAX_WAITING or not self._pending:
             self._pending += data

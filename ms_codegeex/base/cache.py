@@ -16,8 +16,7 @@ from ms_codegeex.base.locks import locked
 
 def cached_folder(name: str, what: str, fill: Callable[[Path], None]) -> Path:
     """Return the folder `name` in the user's cache. The first call creates it with `fill(directory)`; concurrent calls
-    from several processes are safe. `name` must change whenever the contents do; `what` describes the contents in error
-    messages."""
+    from several processes are safe. `name` must change whenever the contents do; `what` describes them in errors."""
     directory = user_cache() / name
     if directory.is_dir():
         return directory

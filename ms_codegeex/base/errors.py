@@ -78,8 +78,7 @@ class NetworkLost(RunFailure):
 
 
 class Rewind(RunFailure):
-    """The end of an attempt that found a bad batch. The next attempt continues from the newest checkpoint without
-    it."""
+    """An attempt that ended at a bad batch. The next continues from the newest checkpoint without it."""
 
 
 class ReplicaFailure(RunFailure):

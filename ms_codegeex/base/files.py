@@ -31,8 +31,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def _parent(path: Path) -> Iterator[None]:
-    """Create the parent directory of `path`. On an error, remove the directories that were created, if they are
-    empty."""
+    """Create the parent directory of `path`. On an error, remove created directories if empty."""
     made = [directory for directory in path.absolute().parents if not directory.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,8 +103,7 @@ def _removed(*paths: Path) -> Iterator[None]:
 def written_back(temporary: Path, seconds: float | None = None) -> Iterator[None]:
     """During the block, sync the files in `temporary` (a file or a directory) in a thread, so that little is left to
     sync at the end. `seconds`: time between two passes (default: `WRITE_BACK_SECONDS`). Small files are complete before
-    the first pass. The system reports a failed write only to the first fsync, so an error in the thread is raised at
-    the end."""
+    the first pass. The system reports a failed write only once, so an error in the thread is raised at the end."""
     done, failures = threading.Event(), []
 
     def work() -> None:
@@ -132,8 +130,7 @@ def written_back(temporary: Path, seconds: float | None = None) -> Iterator[None
 
 
 def unwritable(directory: Path, error: OSError) -> UserError:
-    """Return the error for a work directory that could not be written; running the same command again continues
-    there."""
+    """Return the error for a work directory that could not be written; the same command continues there."""
     again = "run the same command again, which continues what is finished there"
     return UserError(f"{directory}: could not be written ({error.strerror}); {remedy_of(error, again)}")
 

@@ -68,8 +68,7 @@ class Chip:
         return ASCEND_910B.name if self.name in PARTS else self.name
 
     def peak(self, precision: str) -> float:
-        """Return the peak FLOP/s of matrix products in `fp32`, `fp16` or `bf16`. Raises `UserError` if the chip lacks
-        it."""
+        """Return the peak FLOP/s of matrix products in `fp32`, `fp16` or `bf16`. `UserError` if it has none."""
         peak = {"fp16": self.peak_fp16, "bf16": self.peak_bf16, "fp32": self.peak_fp32}[precision]
         if peak is None:
             wrong = f"{self.name} has no {precision} matrix products"

@@ -35,8 +35,7 @@ def check_python(version: tuple = tuple(sys.version_info[:3]), executable: str =
 
 
 def check_platform(system: str, machine: str, libc: str) -> str | None:
-    """Return an error line unless MindSpore 2.9 has builds for the platform: glibc Linux or macOS, two architectures
-    each."""
+    """Return an error line unless MindSpore 2.9 has builds for it: glibc Linux or macOS, two architectures each."""
     if system not in ARCHITECTURES:
         return f"{system} is not supported: use Linux (on Windows: WSL 2) or macOS"
     if machine not in ARCHITECTURES[system]:
@@ -74,8 +73,7 @@ def check_libraries(load: Callable[[str], object] = ctypes.CDLL, libraries: dict
 
 
 def check_disk(directory: str, needed: int, remedy: str, free: int | None = None) -> str | None:
-    """Return a line if fewer than `needed` bytes are free in the file system of `directory`, which need not exist
-    yet."""
+    """Return a line if the file system of `directory`, which may not exist yet, has fewer than `needed` free bytes."""
     parent = existing_parent(directory)
     free = shutil.disk_usage(parent).free if free is None else free
     if free >= needed:

@@ -1,6 +1,5 @@
 """Defer Ctrl-C while modules are imported. MindSpore's C++ code swallows a `KeyboardInterrupt` that arrives during its
-import, and the process crashes later. So the first Ctrl-C waits until no import is in progress; the second one does not
-wait."""
+import, and the process crashes later. So the first Ctrl-C waits until no import is in progress; the second does not."""
 
 from __future__ import annotations
 

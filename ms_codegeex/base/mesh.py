@@ -34,8 +34,7 @@ class Mesh:
         return self.optimizer_shard > 1 and self.optimizer_level > 1
 
     def shards_tables(self, vocabulary: bool) -> bool:
-        """Whether token tables are sharded like the gradient sums. `vocabulary`: tensor parallelism splits the
-        tables."""
+        """Whether token tables are sharded like the gradient sums. `vocabulary`: tensor parallelism splits them."""
         return self.shards_sums and (vocabulary or self.tensor == 1)
 
     @property

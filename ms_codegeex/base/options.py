@@ -87,8 +87,7 @@ class Option:
         return words if self.off is None else f"{words} ({_number(self.off)}: off)"
 
     def default_in_words(self, default: Any) -> str:
-        """Return the end of the help text: the default and the value that turns the option off. "" if there is no
-        default, or for a switch."""
+        """Return the end of the help text: default and off value. "" without a default, or for a switch."""
         if default in (None, (), MISSING) or default is False or "(default: " in self.help:
             return ""
         off = "" if self.off is None else ", off" if default == self.off else f"; {_number(self.off)}: off"
@@ -203,8 +202,7 @@ def given(kind: type[Settings], arguments: argparse.Namespace, **others: Any) ->
 
 
 def given_values(kind: type, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the given values of a dataclass's options, by field name. Raises `UserError`, naming the option, for a
-    number out of range."""
+    """Return the given options' values by field name. `UserError`, naming the option, for a number out of range."""
     values = {}
     for each in declared(kind):
         if (value := getattr(arguments, each.name, None)) is not None:
@@ -225,8 +223,7 @@ def refuse(
 
 
 def check_ranges(settings: Any, flags: bool = False) -> None:
-    """Raise `UserError` for the first number in a dataclass that is out of range. It names the field, or with `flags`
-    the option."""
+    """Raise `UserError` for a dataclass's first number out of range, naming the field, or with `flags` the option."""
     for each in _with_ranges(type(settings)):
         if (value := getattr(settings, each.name)) is not None:
             each.option.check(each.flag if flags else each.name, value)

@@ -37,8 +37,7 @@ def print_once(text: str) -> None:
 
 
 def print_progress(text: str) -> None:
-    """Replace the current line of standard error by `text`, which may be empty. Does nothing unless it is a
-    terminal."""
+    """Replace the current line of standard error by `text`, which may be empty, if it is a terminal."""
     if sys.stderr.isatty():
         _print(f"\r\x1b[K{visible(text)}", sys.stderr)
 
@@ -114,8 +113,7 @@ def size_text(size: int) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Return a text table whose columns are as wide as their widest cell. The first `left` columns are left-aligned,
-    the others right-aligned."""
+    """Return a text table whose columns are as wide as their widest cell. The first `left` ones are left-aligned."""
     cells = [tuple(header), *map(tuple, rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     lines = []

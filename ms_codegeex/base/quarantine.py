@@ -136,8 +136,7 @@ def read_json_inside(directory: Path, name: str, parse: Callable[[bytes], Any] =
 
 
 def has_file(directory: Path, name: str) -> bool:
-    """Whether a directory has a readable regular file of this name. Raises `UserError` for a file that `admit`
-    refuses."""
+    """Whether a directory has a readable regular file of this name. `UserError` for one that `admit` refuses."""
     if not os.path.lexists(Path(directory) / name):
         return False
     open_inside(directory, name).close()

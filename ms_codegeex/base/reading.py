@@ -44,8 +44,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """Open the file as `open_regular` does. During the block, an `OSError` becomes a `UserError` that names the
-    file."""
+    """Open the file as `open_regular` does. In the block, an `OSError` becomes a `UserError` naming it."""
     try:
         with open_regular(path) as stream:
             yield stream
@@ -73,8 +72,7 @@ def read_regular(path: Path, maximum: int) -> bytes:
 
 
 def read_stream(path: Path, maximum: int) -> bytes:
-    """Return the content of a file that the user named. It may be a pipe, such as bash's `<(command)`, but not a
-    device."""
+    """Return the content of a file that the user named: a regular file or a pipe, such as bash's `<(command)`."""
     if not stat.S_ISFIFO(os.stat(path).st_mode):
         return read_regular(path, maximum)
     with open(path, "rb") as stream:
@@ -122,8 +120,7 @@ def open_inside(directory: Path, name: str) -> BinaryIO:
 
 
 def place_inside(directory: Path, name: str) -> tuple[Path, Path]:
-    """Return the folder that holds a file of a directory, and the file, both with links resolved. Raises `UserError` if
-    the file is outside."""
+    """Return the folder of a file in a directory, and the file, with links resolved. `UserError` if it is outside."""
     root = Path(os.path.realpath(directory))
     target = Path(os.path.realpath(root / name))
     base = root if root in target.parents else _blobs(root / name)

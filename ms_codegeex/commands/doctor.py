@@ -62,8 +62,7 @@ class Finding:
 
 
 class Row(NamedTuple):
-    """A probe's answer: the name, what was found, the problem (empty: none), its fix, and whether a run on a CPU needs
-    it."""
+    """A probe's answer: name, what was found, problem (empty: none), its fix, and whether a run on a CPU needs it."""
 
     name: str
     found: str
@@ -277,8 +276,7 @@ def _broken(requirements: list[Requirement]) -> dict[Requirement, str]:
 
 
 def _tried(*packages: str) -> tuple[list[Any], str, str]:
-    """Run `package_uses` in its own process. Return the values that it prints, how it ended, and its last error
-    line."""
+    """Run `package_uses` in its own process. Return the values it prints, how it ended, and its last error line."""
     from ms_codegeex.base.processes import import_variables
 
     variables = {**os.environ, **import_variables(), "GLOG_v": "3"}
@@ -341,8 +339,7 @@ def _ascend_plugin(plugins: dict[str, str]) -> Row:
 
 
 def gpu_rows() -> Rows:
-    """Check NVIDIA GPUs: libraries, MindSpore's plugin, driver, devices, and in which form MindSpore has kernels for
-    them."""
+    """Check NVIDIA GPUs: libraries, MindSpore's plugin, driver, devices, and the form of their kernels."""
     from ms_codegeex.base.cuda import probe
     from ms_codegeex.base.cuda.libraries import INSTALL, KERNEL_CACHE_BYTES, kernel_cache
 

@@ -28,8 +28,7 @@ def hardware_of(config: RunConfig) -> Chip:
 
 
 def running_on(config: RunConfig) -> Chip:
-    """Return the accelerator whose kernels a run on `device: ascend` or `gpu` may use: the named one if it is of that
-    kind."""
+    """Return the accelerator whose kernels an `ascend` or `gpu` run may use: the named one if it is of that kind."""
     planned = hardware_of(config)
     return planned if planned.kind == config.device else ASSUMED[config.device]
 

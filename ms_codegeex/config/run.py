@@ -130,8 +130,7 @@ class RunConfig:
 
     @property
     def steps(self) -> int:
-        """Steps of the whole run. With `training.tokens` it is a lower bound: masked tokens and skipped steps add
-        more."""
+        """Steps of the whole run. With `training.tokens` a lower bound: masked tokens and skipped steps add more."""
         if self.training.steps:
             return self.training.steps
         return -(-(self.training.tokens or 0) // (self.training.global_batch * self.seq_length))

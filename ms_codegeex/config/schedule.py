@@ -13,8 +13,7 @@ AT_THE_END, ABOVE_THE_END = 0.2, 0.05  # worth a note: share of steps at the end
 
 @dataclass(frozen=True)
 class Transition:
-    """A straight line from `rate` at update `step` to the schedule of another run length, reached `steps` updates
-    later."""
+    """A line from `rate` at update `step` to the schedule of another run length, reached after `steps` updates."""
 
     step: int
     rate: float

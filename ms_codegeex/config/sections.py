@@ -81,8 +81,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW as in the CodeGeeX release (betas 0.9 and 0.95, eps 1e-8, decay 0.1 except for norms and biases), or
-    Muon."""
+    """AdamW as in the CodeGeeX release (betas 0.9 and 0.95, eps 1e-8, decay 0.1, not of norms and biases), or Muon."""
 
     name: Literal["adamw", "muon"] = "adamw"
     """`muon`: the weights of the blocks' linear layers move along their momentum made orthogonal by five Newton-Schulz
@@ -351,8 +350,7 @@ class ParallelConfig:
 
 @dataclass(frozen=True)
 class ClusterConfig:
-    """How ranks on Ascend servers meet and how long they wait for each other. Environment variables set by the user
-    take precedence."""
+    """How ranks on Ascend servers meet and how long they wait for each other. Variables that the user has set win."""
 
     interface: (
         Annotated[str, Field(max_length=256), matching(r"[\^=]{0,2}\w[\w.,:@-]*", "a name such as eth0")] | None

@@ -32,8 +32,7 @@ def installed_mindspore() -> str:
 
 
 def software_note(name: str) -> str | None:
-    """Return a line on which MindSpore supports a chip (see `ascend_chip`) and which is installed; None for other
-    chips."""
+    """Return a line on which MindSpore supports a chip (see `ascend_chip`) and which is installed; None if unknown."""
     chip = ascend_chip(name)
     if chip is None:
         return None

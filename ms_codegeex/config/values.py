@@ -30,8 +30,7 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_home(value: Any) -> Any:
-    """Expand a leading `~/` in all texts of a value, including keys (those of a blend are paths). No shell expands it
-    in a file or after `key=`."""
+    """Expand a leading `~/` in all texts and keys of a value, since no shell does in a file or after `key=`."""
     if isinstance(value, Mapping):
         return {with_home(key): with_home(item) for key, item in value.items()}
     if isinstance(value, list):

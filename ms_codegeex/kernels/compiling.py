@@ -41,8 +41,7 @@ def cxx_compilers() -> list[list[str]]:
 
 
 def level_flags(level: str, zig: bool) -> list[str]:
-    """Return the compiler flags of a level. zig spells names with underscores, and links a C++ library unless told not
-    to."""
+    """Return the compiler flags of a level. zig spells names with underscores, and links a C++ library by default."""
     names = LEVELS[level]
     if zig:
         return ["-nostdlib++", *([f"-mcpu={'+'.join(names).replace('-', '_')}"] if names else [])]

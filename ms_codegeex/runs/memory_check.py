@@ -51,8 +51,7 @@ def free_memory() -> int:
 
 
 def available_for(config: RunConfig) -> int:
-    """Return the bytes that `required_memory` may take: the free ones on a CPU, otherwise those of the assumed
-    device."""
+    """Return the bytes that `required_memory` may take: free ones on a CPU, else the assumed device's."""
     return free_memory() if config.device == "cpu" else int(running_on(config).usable_memory)
 
 
@@ -60,8 +59,7 @@ def required_memory(config: RunConfig, compiled: bool | None = None) -> int:
     """Return the bytes that a run needs: on a CPU, host memory of all its processes; otherwise memory of each device,
     as planned. Fitted to peaks of resident memory in full and LoRA training with MindSpore 2.9.0 (figures in
     docs/finetune.md). MindSpore's broadcast kernels keep their own buffers and little is reused, so an activation costs
-    several times its size. `compiled`: whether compiled operators are used (`training/operators.py`); None: look for
-    them."""
+    several times its size. `compiled`: with compiled operators (`training/operators.py`); None: if found."""
     if config.device != "cpu":
         return int(max(stage.total for stage in stage_memory(config, running_on(config))))
     if compiled is None:
@@ -146,8 +144,7 @@ def check_ascend(config: RunConfig) -> None:
 
 def check_gpus(config: RunConfig, local: int) -> str:
     """Raise `UserError` if a GPU run with `local` ranks on this machine cannot start here: a library, the driver, a GPU
-    or free memory is missing. Otherwise return a note on what delays the start, "" for nothing. Does nothing for other
-    devices."""
+    or free memory is missing. Otherwise return what delays the start, "" for nothing. Ignores other devices."""
     if config.device != "gpu":
         return ""
     if config.training.precision == "bf16":  # MindSpore 2.9 lacks kernels for it on a GPU, for example addition

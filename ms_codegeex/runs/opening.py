@@ -156,8 +156,7 @@ def keep_logs(run: RunDirectory) -> None:
 
 
 def join_run(config: RunConfig, run: RunDirectory) -> None:
-    """Raise `UserError` unless server 0 has opened the run with the same configuration, which is the one that workers
-    read."""
+    """Raise `UserError` unless server 0 has opened the run with the same configuration, which workers read."""
     ours, theirs = flattened(config.to_dict()), flattened(read_config(run).to_dict())
     for key in sorted({*ours, *theirs}):
         if ours.get(key) != theirs.get(key):

@@ -162,8 +162,7 @@ def _has_moved(change: Change) -> bool:
 
 
 def check_places(config: RunConfig, checkpoint: Checkpoint) -> None:
-    """Raise `UserError` if a dataset or model that the continued run needs is missing, or if adapters' model is another
-    one."""
+    """Raise `UserError` if a dataset or model that the run needs is missing, or if adapters' model has changed."""
     data, weights = config.data, config.model.weights if config.lora.rank else None
     places = {"data.train" if data.blend is None else "data.blend": data.directories, "model.weights": [weights]}
     places |= {"data.validation": [data.validation]}
@@ -208,8 +207,7 @@ def _key_changes(config: RunConfig, checkpoint: Checkpoint) -> list[Change]:
 
 def _data_changes(config: RunConfig, checkpoint: Checkpoint) -> list[Change]:
     """Return a change if the samples before the checkpoint's position differ. Only the content of a dataset counts, not
-    its path. Stages of a blend that begin at that position or later may differ, and `data.train` may become the first
-    stage of a blend."""
+    its path. Later stages of a blend may differ, and `data.train` may become the first stage of a blend."""
     old, samples = checkpoint.state["config"], checkpoint.state["samples"]
     key = "data.train" if config.data.blend is None else "data.blend"
     recorded = checkpoint.state.get("datasets")  # missing from checkpoints older than version 0.1

@@ -108,8 +108,7 @@ def remembered(config: RunConfig, seconds: Mapping[str, float]) -> dict[str, flo
 
 def compared(config: RunConfig, path: Path, loss: float | None, left_out: list[int]) -> dict[str, Any]:
     """Return summary figures that compare the model of the checkpoint at `path` with simpler ones that learn from the
-    same tokens. They are None if there is no text of a known tokenizer. `left_out`: first samples of batches not
-    trained on."""
+    same tokens. None without text of a known tokenizer. `left_out`: first samples of excluded batches."""
     try:
         ends, state, validation = extra(*REGISTERED), Checkpoint(path).state, validation_data(config)
         if not checkpoint_has_tokenizer(path, state, config.family):

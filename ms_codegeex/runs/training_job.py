@@ -47,8 +47,7 @@ from ms_codegeex.runs.summary_text import print_summary
 
 
 def resolve_data(config: RunConfig, corpus: Sequence[str], quiet: bool, servers: int = 1) -> RunConfig:
-    """Return the configuration with absolute dataset paths. If it names no dataset, a corpus is prepared next to the
-    run."""
+    """Return the configuration with absolute dataset paths. Without a dataset, prepare a corpus next to the run."""
     given = config.data.train is not None or config.data.blend is not None
     if corpus and given:
         key = "data.train" if config.data.blend is None else "data.blend"
@@ -229,8 +228,7 @@ def _help_out(config: RunConfig, corpus: Sequence[str], run_directory: RunDirect
 
 def rank_table_of(verb: str, given: Path | None, device: str, nodes: int | None = None) -> Path | None:
     """Return the rank table of the command line, or else the one that `RANK_TABLE_FILE` names, unless `nodes` says how
-    many servers meet without one. Platforms set that variable in every job. Prints a line if it is used, or set but
-    ignored."""
+    many servers meet without one. Platforms set that variable in every job. Prints a line if it is used or ignored."""
     named = os.environ.get("RANK_TABLE_FILE")
     if not named or (given is not None and given.absolute() == Path(named).absolute()):
         return given

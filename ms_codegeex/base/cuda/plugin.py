@@ -43,8 +43,7 @@ def cuda_folder(name: str, what: str, fill: Callable[[Path], None]) -> Path:
 
 
 def plugin_environment(directory: Path) -> dict[str, str]:
-    """Return the variables with which a new process finds the CUDA folder `directory` and the libraries in its
-    `lib64`."""
+    """Return the variables by which a process finds the CUDA folder `directory` and the libraries in its `lib64`."""
     libraries, before = str(directory / "lib64"), os.environ.get("LD_LIBRARY_PATH", "")
     paths = [libraries, *(path for path in before.split(os.pathsep) if path not in ("", libraries))]
     return {"CUDA_HOME": str(directory), "LD_LIBRARY_PATH": os.pathsep.join(paths)}

@@ -120,8 +120,7 @@ def read_history(path: Path) -> History:
 
 
 def batch_text(history: History, first: int) -> str:
-    """Return the beginnings of the texts in the batch that starts at sample `first`. `UserError` if its data is
-    missing."""
+    """Return the beginnings of the texts in the batch that starts at sample `first`. `UserError` without its data."""
     from ms_codegeex.data.datasets.opening import training_data
     from ms_codegeex.data.inspection import open_dataset
 

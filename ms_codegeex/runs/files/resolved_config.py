@@ -20,8 +20,7 @@ def write_config(run: RunDirectory, config: RunConfig) -> None:
 
 
 def read_config(run: RunDirectory) -> RunConfig:
-    """Read and check the run's configuration. `UserError`, naming the file, if it is invalid, or if `run` is not a run
-    directory."""
+    """Read and check the run's configuration. `UserError` if the file is invalid, or `run` is not a run directory."""
     try:
         values = read_yaml_file(run.config)
     except FileNotFoundError:

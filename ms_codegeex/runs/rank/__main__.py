@@ -49,8 +49,7 @@ SLOWER = "MindSpore's own operators train, which takes about twice as long"
 
 
 def first_weights(config: RunConfig, checkpoint: Checkpoint | None) -> Weights:
-    """Return the weights of a run without a model: initial values if it begins, none if a `checkpoint` has all
-    tensors."""
+    """Return the weights of a run without a model: initial values, or none if a `checkpoint` has all."""
     from ms_codegeex.data.description import ModelDescription, recorded_description
     from ms_codegeex.training.first_values import first_values
 
@@ -145,8 +144,7 @@ def _result(trainer: Trainer, run: RunDirectory, held_out: Mapping[str, Sequence
 
 
 def times_key(config: RunConfig) -> str:
-    """Return a key for learnt times. Another attempt reuses them if it trains with the same settings on the same
-    machine."""
+    """Return a key for learnt times. Other attempts with the same settings on the same machine reuse them."""
     settings = {key: value for key, value in config.to_dict().items() if key not in WITHOUT_EFFECT}
     inputs = {"settings": settings, "machine": platform.node()}
     return json_digest(inputs)[:32]
@@ -170,8 +168,7 @@ def _threads(variable: str) -> int:
 
 
 def main(weights_of: Callable[[RunConfig, Checkpoint | None], Weights] = first_weights) -> int:
-    """Run this rank. Return 0 if it has finished its part; otherwise 2, after leaving a one-line error for the
-    launcher."""
+    """Run this rank. Return 0 if it has done its part, else 2, after leaving a one-line error for the launcher."""
     faulthandler.register(STACKS, all_threads=True)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # some schedulers send it to all processes; only the launcher acts
     die_with_parent(int(sys.argv[2]) if len(sys.argv) > 2 else None)

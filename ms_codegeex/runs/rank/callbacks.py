@@ -229,8 +229,7 @@ def _over_ranks(number: float) -> float:
 
 
 class Votes:
-    """Requests of the ranks of several servers after a step, summed in one number: to stop, or to save by the
-    `clock`."""
+    """Requests of several servers' ranks after a step, summed in one number: to stop, or to save by the `clock`."""
 
     def __init__(self, clock: SaveClock | None, leads: bool):
         self.clock, self.leads, self.save = clock, leads, False

@@ -56,8 +56,7 @@ class ReplicaCheck(Callback):
 
 
 def hashes(trainer: Trainer) -> dict[str, str]:
-    """Return hashes of this rank's weights and moments, by name and the slice of the full tensor that the rank
-    holds."""
+    """Return hashes of this rank's weights and moments, by name and slice of the full tensor."""
     placement, digests = trainer.rank_state.place, {}
     for name, parameter in trainer.rank_state.tensors().items():
         window = placement.window(name)

@@ -35,8 +35,7 @@ def transition_from(config: RunConfig, checkpoint: Checkpoint) -> Transition | N
 
 
 def schedule_notes(config: RunConfig, checkpoint: Checkpoint | None) -> Iterator[str]:
-    """Yield notes on the learning rates of a run that begins or continues: that they do not fit its length, or how they
-    move to the new schedule."""
+    """Yield notes on a run's learning rates: that they do not fit its length, or how they move to a new schedule."""
     done = checkpoint.state["optimizer_step"] if checkpoint else 0
     if note := misfit(config.training.schedule, config.steps, done):
         yield note

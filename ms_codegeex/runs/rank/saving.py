@@ -50,8 +50,7 @@ class SaveClock:
         return now - self.last >= CLOCK_SECONDS and CLOCK_SHARE * (self.spent + self.cost) <= now - self.began
 
     def saved(self, since: float) -> None:
-        """Record a save for which steps have waited since the time `since`; in the background, only for its
-        beginning."""
+        """Record a save for which, or for whose beginning, steps have waited since the time `since`."""
         self.last = self.now()
         self.cost = self.last - since
         self.spent += self.cost
@@ -138,8 +137,7 @@ class Checkpoints(Callback):
                 self.timely = False
 
     def end(self, trainer: Trainer) -> None:
-        """Save the last step unless it is saved. `Divergence` if the run ends with skipped steps and has saved
-        before."""
+        """Save the last step unless saved. `Divergence` if the run ends with skipped steps and has saved before."""
         self.leave(trainer)
         present = self.saved == trainer.progress.step
         if trainer.stopped and not trainer.finished:  # there is little time, and the run continues later

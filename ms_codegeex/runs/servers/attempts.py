@@ -56,8 +56,7 @@ def with_restarts(run: RunDirectory, restarts: int, rewinds: int, attempt: Calla
 
 @contextlib.contextmanager
 def recorded_end(run: RunDirectory) -> Iterator[None]:
-    """Append the end of the attempt in this block, with its reason, to events.jsonl. After a SIGKILL there is no such
-    event."""
+    """Append the end of the attempt in this block, with its reason, to events.jsonl. A SIGKILL leaves none."""
     content = {"reason": "interrupted"}
     try:
         yield

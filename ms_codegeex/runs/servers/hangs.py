@@ -157,8 +157,7 @@ class HangWatch:
 
 
 def _done(process: psutil.Process) -> tuple[float, int]:
-    """Return the CPU seconds of a process and its children, such as compilers, and the bytes they have read and
-    written."""
+    """Return the CPU seconds of a process and its children, such as compilers, and the bytes read and written."""
     seconds, count = 0.0, 0
     for each in (process, *process.children(recursive=True)):
         with contextlib.suppress(psutil.Error):

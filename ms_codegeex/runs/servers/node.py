@@ -41,8 +41,7 @@ CONNECT_SECONDS = {False: 2000, True: 6000}  # how long HCCL waits for the slowe
 @dataclass(frozen=True)
 class Node:
     """One server's part of a job: server `rank` of `count`, its global `ranks`, and the `devices` that they use.
-    `table`: the rank table that chose the devices. `master`: host and port of the scheduler if there are several
-    servers."""
+    `table`: the rank table that chose the devices. `master`: the scheduler's host and port, for several servers."""
 
     rank: int
     count: int

@@ -47,8 +47,7 @@ def start_script(words: Sequence[str], node: Node, *_: object) -> str:
 
 
 def list_of_processes(directory: Path, specs: Sequence[WorkerSpec]) -> str:
-    """Return a text with what all processes share, then a line for each with its differences. Paths are relative to the
-    run."""
+    """Return what all processes share, then a line for each with the differences. Paths are relative to the run."""
     names = dict.fromkeys(name for spec in specs for name in spec.environment)
     variables = {name: [spec.environment.get(name, "") for spec in specs] for name in names}
     words = list(zip(*(spec.command for spec in specs), strict=True))  # the same program, so equally many words

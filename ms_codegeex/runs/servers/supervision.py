@@ -36,8 +36,7 @@ DISK_SECONDS, DISK_ROOM = 2.0, 64 * 1024  # bytes for a few log lines and some m
 
 @contextlib.contextmanager
 def reserved_port() -> Iterator[int]:
-    """Yield a free local port that no other run takes during the block: each port has a lock file, and a bind tests
-    it."""
+    """Yield a free local port, tested by binding it, and locked against other runs by a file during the block."""
     start = os.getpid() % len(PORTS)
     for offset in range(len(PORTS)):
         port = PORTS[(start + offset) % len(PORTS)]
@@ -75,8 +74,7 @@ def worker_command(
 def planned_processes(
     config: RunConfig, run: RunDirectory, node: Node, checkpoint: Checkpoint | None
 ) -> list[WorkerSpec]:
-    """Return the processes that `run_workers` would start here; their argument `$$` stands for the launcher's process
-    id."""
+    """Return the processes that `run_workers` would start here; `$$` stands for the launcher's process id."""
     command = worker_command(config, run, "$$", checkpoint and checkpoint.path)
     with reserved_port() if node.needs_port else contextlib.nullcontext() as port:
         return node_processes(config, node, run, command, port)

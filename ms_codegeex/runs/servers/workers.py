@@ -25,8 +25,7 @@ QUOTED_LINES = 12
 
 @dataclass(frozen=True)
 class WorkerSpec(ProcessSpec):
-    """A worker, or msrun, which starts workers. `worker_logs`: the logs of all workers that it is or starts; for a
-    worker, only its own `log`."""
+    """A worker, or msrun, which starts workers. `worker_logs`: logs of all workers that it is or starts."""
 
     worker_logs: tuple[Path, ...] = ()
 
