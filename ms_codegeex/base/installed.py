@@ -42,8 +42,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def without_torch() -> Iterator[None]:
-    """Import tensorboardX in this block. It imports PyTorch, if installed, for types that scalars do not need, which
-    takes seconds."""
+    """Hide PyTorch while importing tensorboardX, which would spend seconds on it for types that scalars do not need."""
     if "torch" in sys.modules:
         yield
         return

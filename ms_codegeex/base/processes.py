@@ -114,9 +114,8 @@ def import_variables() -> dict[str, str]:
 
 
 def json_from_module(module: str, what: str, seconds: float) -> Any:
-    """Return the JSON value that `python -m module` prints; a crash of that process does not affect this one. Raises
-    `RunFailure` if it takes longer than `seconds`, or, with its last line of error output, if it prints no JSON. `what`
-    names it in messages."""
+    """Return the JSON value that `python -m module` prints; a crash of that process does not affect this one.
+    `RunFailure`, in which `what` names it, if it takes longer than `seconds` or prints no JSON."""
     try:
         done = subprocess.run(
             [sys.executable, "-m", module],

@@ -130,8 +130,7 @@ def _names_of(status: os.stat_result, directory: Path) -> int:
 
 
 def read_json_inside(directory: Path, name: str, parse: Callable[[bytes], Any] = parse_json) -> Any:
-    """Return the value of a JSON file in an untrusted directory. Raises `UserError` as `read_inside` does, or for
-    malformed content."""
+    """Return the value of a JSON file in an untrusted directory. Errors: as `read_inside`, or malformed content."""
     return json_of(read_inside(directory, name, largest(name) or 0), Path(directory) / name, parse)
 
 

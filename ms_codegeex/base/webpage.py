@@ -111,8 +111,7 @@ def charts(*figures: Html) -> Html:
 
 
 def bars(title: str, rows: Sequence[tuple[str, float, object]], maximum: float | None = None) -> Html:
-    """Return a chart with a horizontal bar for each (label, value, words next to it). `maximum` is the value of the
-    full width."""
+    """Return a chart of horizontal bars: (label, value, words next to it). `maximum`: the value of a full bar."""
     maximum = maximum or max((value for _, value, _ in rows), default=0) or 1
     widths = [BAR * value / maximum for _, value, _ in rows]
     drawn = [

@@ -79,8 +79,7 @@ class Arguments:
 
 
 def known_sizes(settings: Iterable[str]) -> dict[str, Any]:
-    """Parse the values of `--set`: numbers, true, false, and words such as fp16. `UserError` for one that is not
-    NAME=VALUE."""
+    """Parse NAME=VALUE settings of `--set`: numbers, true, false, words such as fp16. `UserError` for others."""
     known: dict[str, Any] = {}
     for setting in settings:
         key, _, value = setting.partition("=")

@@ -91,8 +91,7 @@ class Arguments:
 
 
 def run(arguments: Arguments) -> int:
-    """Verify and describe `directory`. `UserError` if it is damaged. Return 1 if our reader refuses the file, otherwise
-    0."""
+    """Verify and describe the directory. `UserError` if damaged. Return 1 if our reader refuses the file, else 0."""
     directory: Path = arguments.directory
     if arguments.set:
         _set(arguments)

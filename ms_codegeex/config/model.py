@@ -56,8 +56,7 @@ class ModelConfig:
 
 
 def model_config(section: Any) -> ModelConfig:
-    """Return the typed section. `UserError` for an unknown family, preset or key, a wrong type, or sizes that
-    contradict each other."""
+    """Return the typed section. `UserError` for an unknown family, preset or key, a wrong type or conflicting sizes."""
     if isinstance(section, ModelConfig):
         return section
     section = {} if section is None else section

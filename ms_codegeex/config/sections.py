@@ -249,8 +249,8 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class FusionConfig:
-    """Fused kernels. None: the device's default (`config/chosen_hardware.py`). On a CPU that is AdamW only, or in FP32
-    the operators of `kernels/`."""
+    """Fused kernels. None: the device's default (`config/chosen_hardware.py`). On a CPU, only AdamW is on by default;
+    in FP32 the operators of `kernels/` are used instead."""
 
     allreduce_groups: Natural = 4
     """Buckets, by block number, for gradients and for the weights gathered for optimizer sharding, where the engine

@@ -251,8 +251,7 @@ def with_steps(config: RunConfig, stated: Mapping[str, Any], epochs: float | Non
 
 
 def with_passes(config: RunConfig, passes: float, size: int) -> RunConfig:
-    """Return the configuration for `passes` over `size` sequences. The schedule has that length, with at most a tenth
-    of it as warm-up."""
+    """Set the length to `passes` over `size` sequences, and the schedule's, with at most a tenth as warm-up."""
     schedule = replace(config.training.schedule, decay_steps=None)
     steps = max(1, round(passes * size / config.training.global_batch))
     if schedule.warmup_steps is not None:

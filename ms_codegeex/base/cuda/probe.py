@@ -24,8 +24,7 @@ class GpuBackend:
 
 
 def probe_gpu_backend() -> GpuBackend:
-    """Probe the GPU back end in a separate process. Raises `UserError` if there is none, `RunFailure` if the process
-    crashed."""
+    """Probe in a separate process. `UserError` if there is no GPU back end, `RunFailure` if the process crashed."""
     plugin_directory("device: gpu", MACHINES)
     fields = json_from_module("ms_codegeex.base.cuda.probe", "the CUDA probe", SECONDS)
     return TypeAdapter(GpuBackend).validate_python(fields)

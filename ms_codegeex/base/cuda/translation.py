@@ -20,8 +20,7 @@ def is_translated(gpu: Gpu) -> bool:
 
 
 def translation_note(gpus: Sequence[Gpu]) -> str:
-    """Return a note that this start translates kernels and takes minutes; "" if not, judged by the number of cached
-    files."""
+    """Return a note that this start translates kernels for minutes; "" if not, by the number of cached files."""
     newer = next((gpu for gpu in gpus if gpu.kernels == "PTX" and not is_translated(gpu)), None)
     if newer is None or sum(path.is_file() for path in kernel_cache().rglob("*")) >= MODULES:
         return ""

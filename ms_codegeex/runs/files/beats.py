@@ -30,9 +30,8 @@ REGULAR = ("step", "evaluation")  # phases made of equally long parts: steps, or
 @dataclass(frozen=True)
 class Beat:
     """The content of a rank's file. `number`: of the beat, from 1. `phase`: what the rank has been doing since. `step`:
-    the last step begun, 0 before the first. `usual`: median seconds between two beats of this phase; None if unknown or
-    the phase is not regular. `learnt`: the medians of all phases measured by this attempt. `of`: a key for what they
-    depend on."""
+    the last step begun, 0 before the first. `usual`: median seconds between beats of this phase; None if unknown or
+    irregular. `learnt`: the medians of all phases measured by this attempt. `of`: a key for what they depend on."""
 
     number: int
     phase: str

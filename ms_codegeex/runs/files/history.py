@@ -73,8 +73,7 @@ class History:
 
     @property
     def goodput(self) -> float | None:
-        """Time of the valid steps, each counted with the run's median, divided by the wall-clock time since the first
-        start."""
+        """Valid steps times the run's median step time, divided by the wall-clock time since the first start."""
         if not self.attempts or self.step_seconds is None:
             return None
         passed = self.attempts[-1].end - self.attempts[0].begin

@@ -151,8 +151,7 @@ def times_key(config: RunConfig) -> str:
 
 
 def compiled_operators(config: RunConfig, callbacks: Sequence[Callback]) -> Path | None:
-    """Return the library of compiled operators that the run trains with, or None. If only a compiler is missing, the
-    callbacks get a warning."""
+    """Return the run's library of compiled operators, or None; if only a compiler is missing, warn callbacks."""
     from ms_codegeex.training.operators import missing_operators, operators_library
 
     library = operators_library(config, _threads(os.environ.get("OMP_NUM_THREADS", "")))

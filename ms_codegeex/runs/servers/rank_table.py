@@ -45,8 +45,7 @@ JSON_TYPES = {dict: "an object", list: "a list", bool: "a boolean", int: "a numb
 
 @dataclass(frozen=True)
 class RankTableDevice:
-    """One NPU. `device_ip`: the address of its own network port, "" if the table lacks it. `extra`: further keys that
-    HCCL may read."""
+    """One NPU. `device_ip`: address of its network port, "" if the table lacks it. `extra`: further keys for HCCL."""
 
     device_id: int
     device_ip: str
