@@ -38,7 +38,7 @@ class AppendedFile:
 
 
 def _incomplete(path: Path) -> bool:
-    with contextlib.suppress(OSError):  # not readable
+    with contextlib.suppress(OSError):  # an unreadable file counts as complete
         if path.is_file() and path.stat().st_size:
             with path.open("rb") as stream:
                 stream.seek(-1, os.SEEK_END)

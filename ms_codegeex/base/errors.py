@@ -1,4 +1,4 @@
-"""The errors that end a command."""
+"""Exceptions that end a command, and helpers for their messages."""
 
 import contextlib
 import difflib
@@ -49,8 +49,8 @@ def suggestion(name: str, known: Sequence[str]) -> str:
 
 class UserError(Exception):
     """A mistake in the user's input: a key, a file, a size. The message is one line: what was found and where (key or
-    file), what was expected, and what to do. The command line prints it without a traceback and exits with status 2.
-    Control characters in it are escaped."""
+    file), what was expected, and what to do. Control characters in it are escaped. The command line prints it without a
+    traceback and exits with status 2."""
 
     def __init__(self, message: str):
         super().__init__(escaped(message))

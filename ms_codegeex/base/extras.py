@@ -16,7 +16,7 @@ from typing import Any
 from ms_codegeex.base.errors import UserError
 
 WING = "ms_codegeex.extras"
-PACKAGE = "ms-codegeex"  # as pip knows it
+PACKAGE = "ms-codegeex"  # name of the distribution
 _LISTED = re.compile(r"([\w.-]+)(?:\[([\w.,-]+)\])?[^;]*(?:;(.*?)\bextra == ['\"]([\w.-]+)['\"])?")
 
 

@@ -21,7 +21,7 @@ WRITE_BACK_SECONDS = 0.25
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the entries of a directory, are on the disk."""
+    """Wait until a file, or the entries of a directory, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -67,7 +67,7 @@ def remove_leftovers(path: Path) -> None:
     parent = path.absolute().parent
     leftovers = [entry for entry in parent.iterdir() if name.fullmatch(entry.name)] if parent.is_dir() else []
     for entry in sorted(leftovers):  # `.old` before `.tmp`, whose lock tells whether its process is alive
-        with suppress(OSError):  # gone in the meantime, or a link
+        with suppress(OSError):  # removed meanwhile, or a link
             writing = entry.with_suffix(".tmp")
             descriptor = _lock(writing if writing.exists() else entry)
             if descriptor is None:
@@ -112,7 +112,7 @@ def written_back(temporary: Path, seconds: float | None = None) -> Iterator[None
                 for file in [temporary, *temporary.rglob("*")]:
                     if file.is_file():
                         sync(file)
-            except FileNotFoundError:  # renamed in the meantime
+            except FileNotFoundError:  # renamed meanwhile
                 continue
             except OSError as error:
                 failures.append(error)
@@ -207,8 +207,8 @@ def _replacing(
 
 
 def atomic_file(path: Path, check: Callable[[Path], object] | None = None) -> AbstractContextManager[Path]:
-    """Yield a temporary path next to `path`. On success it is synced and renamed to `path`, on an error it is removed.
-    `check(temporary)` is called before the renaming; an exception from it counts as an error."""
+    """Yield a temporary path next to `path`. On success it is synced and renamed to `path`; on an error it is removed.
+    `check(temporary)` is called before the renaming, and an exception from it counts as an error."""
     return _replacing(Path(path), Path.touch, check, "the old file is unchanged")
 
 

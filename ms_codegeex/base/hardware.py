@@ -45,7 +45,7 @@ class Chip:
     has no infinity and no NaN."""
 
     name: str
-    kind: str  # `device` of a run on it: ascend or gpu
+    kind: str  # `device` of its runs: ascend or gpu
     peak_fp16: float
     peak_bf16: float | None
     peak_fp32: float

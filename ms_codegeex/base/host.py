@@ -52,7 +52,7 @@ def check_this_platform() -> str | None:
 def check_numpy() -> str | None:
     """Return an error line if NumPy 2 is installed. MindSpore's wheels are compiled against NumPy 1, although the
     requirements of 2.10 allow NumPy 2."""
-    with contextlib.suppress(ImportError):  # no NumPy, or Python 3.7
+    with contextlib.suppress(ImportError):  # no NumPy, or Python 3.7, which lacks importlib.metadata
         from importlib.metadata import version
 
         if int(version("numpy").partition(".")[0]) >= 2:
@@ -113,7 +113,7 @@ def available_memory(
         try:
             with open(path) as limit:
                 bounds.append(max(0, int(limit.read()) - _used(os.path.dirname(path))))
-        except (OSError, ValueError):  # no cgroup, or "max"
+        except (OSError, ValueError):  # no cgroup, or no limit ("max")
             continue
     return min(bounds) if bounds else None
 

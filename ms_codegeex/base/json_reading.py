@@ -16,7 +16,7 @@ _HARMLESS = frozenset((str, float, bool, type(None)))  # types of field values t
 
 
 class MalformedText(ValueError):
-    """A text that is not JSON or not YAML, or exceeds a limit. The message does not name the file."""
+    """Text that is not JSON or YAML, or exceeds a limit. The message does not name the file."""
 
 
 def _whole_number(text: str) -> int:

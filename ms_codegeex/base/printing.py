@@ -26,13 +26,12 @@ def print_out(text: str = "", end: str = "\n") -> None:
 
 
 def print_error(text: str, end: str = "\n") -> None:
-    """Print a text on standard error."""
     _print(visible(text) + end, sys.stderr)
 
 
 @lru_cache(maxsize=64)
 def print_once(text: str) -> None:
-    """Print a note on standard error, once in this process."""
+    """Print a note on standard error, but only once in this process."""
     print_error(text)
 
 
@@ -85,7 +84,7 @@ def _print(text: str, stream: TextIO, data: bytes | None = None) -> None:
     try:
         if data is not None and binary is not None:
             binary.write(data)
-        else:  # not every locale has all characters
+        else:  # not every locale can encode all characters
             stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()
     except OSError as error:

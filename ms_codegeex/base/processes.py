@@ -157,7 +157,7 @@ class ProcessGroup:
         return root
 
     def refresh(self) -> None:
-        """Find the processes that have been started since the last call."""
+        """Find processes started since the last call."""
         for root in self.roots:
             with contextlib.suppress(psutil.Error):
                 for process in self.family[root.pid].children(recursive=True):
@@ -188,7 +188,7 @@ class ProcessGroup:
                 process.kill()
         for root in self.roots:
             root.wait()
-        self._await_end()  # a killed process may need a moment, and only roots can be waited for
+        self._await_end()  # a killed process may take a moment to end, and only roots can be waited for
 
     def _await_end(self) -> None:
         deadline = time.monotonic() + END_SECONDS
@@ -253,7 +253,7 @@ def _last_words(log: Path, count: int = 8) -> str:
 
 
 def alive(process: psutil.Process) -> bool:
-    """Whether a process still runs; a zombie does not."""
+    """Whether a process is still running; a zombie is not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ms_codegeex.base.printing import print_error
 
-LOG_SECONDS = 20.0  # between two lines of a log
+LOG_SECONDS = 20.0  # between two lines in a log
 TERMINAL_SECONDS = 1.0
 
 
@@ -64,7 +64,6 @@ class Progress:
             self._show_if_due()
 
     def describe(self, name: str, total: int) -> None:
-        """Change the name of the work and the number of its pieces."""
         self.name, self.total = name, total
         if self._bar is not None:
             self._bar.total, self._bar.bar_format = total, None

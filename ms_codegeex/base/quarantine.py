@@ -18,7 +18,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.reading import check_regular, json_of, open_inside, place_inside, read_inside
 
-MAX_ENTRIES = 10_000  # a directory with a model of 10 TB has 2,000 shards
+MAX_ENTRIES = 10_000  # a model of 10 TB has 2,000 shards
 _MIB = 1 << 20
 PROVENANCE, SIGNATURE = "provenance.json", "model.sig"  # written next to a model by `formats.provenance`
 _WEIGHTS = re.compile(r"[\w.+-]+\.(safetensors|bin|pt|pth|ckpt|gguf)")

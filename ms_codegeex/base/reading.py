@@ -17,7 +17,7 @@ from ms_codegeex.base.json_reading import MalformedText, parse_json
 
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY  # a pipe without a writer must not block
 _BLOCK = 1 << 20
-MAX_TEXT = 16 << 20  # bytes of a prompt; the longest context has a thousandth of it
+MAX_TEXT = 16 << 20  # bytes of a prompt; the longest context is a thousandth of this
 MAX_JSON = 64 << 20  # bytes of a JSON file; the largest, a tokenizer, has tens of millions
 _KINDS = {
     stat.S_IFDIR: "a directory",

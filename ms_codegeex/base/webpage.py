@@ -12,8 +12,8 @@ from typing import Any
 from ms_codegeex.base.errors import escaped
 from ms_codegeex.base.nested import flattened
 
-BAR, LABEL, VALUE, ROW, GAP = 300, 150, 110, 18, 4  # pixels of a horizontal chart
-PLOT_WIDTH, PLOT_HEIGHT, LEFT, TOP, LEGEND = 330, 220, 80, 10, 130  # pixels of a plot of lines
+BAR, LABEL, VALUE, ROW, GAP = 300, 150, 110, 18, 4  # pixels, in bar charts
+PLOT_WIDTH, PLOT_HEIGHT, LEFT, TOP, LEGEND = 330, 220, 80, 10, 130  # pixels, in line charts
 COLOURS = ("#3f78cf", "#c8641f", "#2f9463", "#a04fc0", "#b08a12", "#c9446f", "#3f9dab")  # legible on white and on black
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2330; --dim: #667085; --page: #ffffff; --line: #d9dee7; --bar: #3567b8;
@@ -193,7 +193,7 @@ def lines(
         places = [(LEFT + (x - left) * across_unit, bottom - (y - low) * up_unit) for x, y in _extremes(values)]
         points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(element("polyline", class_="line", stroke=colour, points=points))
-        if len(places) == 1:  # a line would show nothing
+        if len(places) == 1:  # a line of one point is invisible
             parts.append(element("circle", fill=colour, cx=places[0][0], cy=places[0][1], r=3))
         parts.append(element("rect", fill=colour, x=legend, y=y, width=12, height=12))
         parts.append(_label(name, legend + 18, y + 11, kind=None))

@@ -14,7 +14,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.json_reading import MAX_DIGITS, MAX_NESTING, MalformedText
 from ms_codegeex.base.reading import read_regular, read_stream
 
-MAX_BYTES = 1 << 20  # our largest file has 30 KB; the parser reads about 200 KB a second
+MAX_BYTES = 1 << 20  # our largest file has 30 KB; the parser reads about 200 KB/s
 MAX_VALUES = 20_000  # each alias counts as what it stands for; a resolved configuration has 300
 TAG = "tag:yaml.org,2002:"
 UNKNOWN = (f"{TAG}timestamp", f"{TAG}value")  # read as text
@@ -46,7 +46,7 @@ class _Loader(Composer, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type:
             self._add(self._sizes.get(event.anchor, MAX_VALUES), event)  # an alias inside its own anchor never ends
             return super().compose_node(parent, index)
         if isinstance(event, yaml.ScalarEvent) and "\0" in event.value:
-            raise _refused("a NUL character", event)  # no path can contain one
+            raise _refused("a NUL character", event)  # no path can contain a NUL
         before = self._values
         self._add(1, event)
         self._depth += 1

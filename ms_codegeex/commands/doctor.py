@@ -35,7 +35,7 @@ EXAMPLES = """  ms-codegeex doctor
   ms-codegeex doctor --json
   ms-codegeex doctor --device ascend --config codegeex_base_8 training.dropout=0.1"""
 MEMORY, DISK = 4 * host.GB, 2 * host.GB  # what a run of codegeex_tiny needs, with a margin
-WIDEST = 120  # columns
+WIDEST = 120  # characters per line
 ABSENT = " is not installed"
 MAX_NAMED_PACKAGES = 4  # in an install command; for more, the remedy is set-up
 SET_UP = "in a checkout: bash ascend_scripts/setup.sh; elsewhere: pip install the wheel again"
@@ -238,7 +238,7 @@ def _requirements(name: str, requirements: list[Requirement], extra: str = "", t
     if tried:
         wrong = wrong or _broken(requirements)
     fit = f"all {len(requirements)} are installed in versions that fit{', and work' if tried else ''}"
-    again = "--force-reinstall " if any(_wrong(one) is None for one in wrong) else ""  # pip would leave it as it is
+    again = "--force-reinstall " if any(_wrong(one) is None for one in wrong) else ""  # pip would keep the broken one
     fix = f"pip install {again}{' '.join(shlex.quote(f'{one.name}{one.specifier}') for one in wrong)}"
     fix = fix if len(wrong) <= MAX_NAMED_PACKAGES else SET_UP
     return Row(name, fit, _together(wrong.values()), fix, needed=not extra)

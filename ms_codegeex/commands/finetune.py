@@ -57,7 +57,7 @@ OPTIONS = (FinetuneOptions, INFILLING, ResumingOptions)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prepare the data with the model's tokenizer, then train from its weights."""
+    """Prepare the data with the model's tokenizer, then train from the model's weights."""
     from ms_codegeex.formats.files import chosen_place
     from ms_codegeex.formats.sources import open_source
     from ms_codegeex.runs.finetune_choices import TuningData, TuningRequest, file_of, tuned

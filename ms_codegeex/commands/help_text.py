@@ -14,7 +14,7 @@ from typing import NoReturn
 from ms_codegeex.base.errors import escaped
 
 EXAMPLES = "examples:\n"
-WIDEST = 120  # longer lines are hard to read, however wide the terminal is
+WIDEST = 120  # longer lines are hard to read, even on a wide terminal
 LONGEST_USAGE = 3  # lines
 
 

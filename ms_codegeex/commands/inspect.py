@@ -127,7 +127,7 @@ def _set(arguments: Arguments) -> None:
     from ms_codegeex.generation.loading import load_model
 
     def check(directory: Path) -> None:
-        if not (directory / "adapter_config.json").is_file():  # an adapter is checked with its model
+        if not (directory / "adapter_config.json").is_file():  # an adapter is checked together with its model
             model = load_model(directory)
             chat = model.checked(model.description, directory).chat
             if isinstance(chat, JinjaTemplate) and "chat" in dict(pairs):  # rendering proves the template valid
@@ -200,7 +200,7 @@ def _known(path: Path, result: dict[str, Any]) -> list[str]:
     from ms_codegeex.data.description import description_from
     from ms_codegeex.formats.peft import description_of
 
-    with suppress(UserError):  # the readers of models report it, and a run may have no checkpoint yet
+    with suppress(UserError):  # model readers report errors; a run may have no checkpoint yet
         if path.is_dir() and "description" not in result:
             result["description"] = description_of(path).to_json()
         return [*description_from(result.get("description", {}), path).lines()]

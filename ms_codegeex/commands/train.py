@@ -61,7 +61,7 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class ResumingOptions:
-    """How a run of `train` or `finetune` is continued, by hand or automatically."""
+    """How to continue a run of `train` or `finetune`, by hand or automatically."""
 
     resume: str | None = option("resume from the newest intact checkpoint of the run, or from DIR", "auto|DIR")
     allow_change: tuple[str, ...] = option(

@@ -1,4 +1,4 @@
-"""The value of `data.blend`: datasets and their weights, in stages."""
+"""Parse the value of `data.blend`: datasets and their weights, in stages."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class BlendStage:
     from_step: int
     corpora: tuple[str, ...]
     weights: tuple[int, ...]
-    rounded: bool = False  # the given weights have a longer period than LONGEST_PERIOD
+    rounded: bool = False  # whether weights were rounded to fit LONGEST_PERIOD
 
 
-Weights = dict[str, int | float | str]  # by dataset directory
+Weights = dict[str, int | float | str]  # dataset directory -> weight
 BlendWeights = Weights | list[dict[str, int | Weights]]  # one stage's weights, or a list of {from_step, weights}
 
 

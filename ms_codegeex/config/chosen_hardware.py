@@ -16,7 +16,7 @@ HEAD_MULTIPLE, MAX_HEAD = 16, 512  # limits of fused attention on head sizes
 MASK_BITS = 8  # bits per byte of its dropout mask
 MAX_DOCUMENTS_PER_CALL = 1024  # limit of fused attention (MindSpore 2.9's documentation of the kernel)
 
-ASSUMED = {"cpu": ASCEND_910, "ascend": ASCEND_910, "gpu": A100}  # without parallel.hardware
+ASSUMED = {"cpu": ASCEND_910, "ascend": ASCEND_910, "gpu": A100}  # assumed without parallel.hardware
 
 
 def hardware_of(config: RunConfig) -> Chip:

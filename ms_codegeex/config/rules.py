@@ -306,7 +306,7 @@ MESH_RULES: Rules = {
     "parallel.sequence: shards rows over parallel.tensor, which is 1; set it to false": lambda c, m: (
         m.tensor == 1 and c.parallel.sequence
     ),
-    **_divided("num_heads"),  # heads divide the hidden size
+    **_divided("num_heads"),  # then it divides the hidden size too
     **_divided("intermediate_size"),
     "parallel.tensor: {m.tensor} does not divide model.num_kv_groups {c.model.sizes.num_kv_groups}; give a "
     "divisor": lambda c, m: c.model.sizes.num_kv_groups % m.tensor and m.tensor % c.model.sizes.num_kv_groups,

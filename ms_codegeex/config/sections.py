@@ -433,7 +433,7 @@ class FaultsConfig:
 
 @dataclass(frozen=True)
 class ProfileConfig:
-    """Which steps MindSpore Profiler records, on which ranks."""
+    """The steps and ranks that MindSpore Profiler records."""
 
     steps: (
         Annotated[Text, matching(r"[1-9]\d{0,9}\.\.[1-9]\d{0,9}", "the first and the last step, as in 6..8")] | None
@@ -456,7 +456,7 @@ class ProfileConfig:
 
 @dataclass(frozen=True)
 class LoggingConfig:
-    """What a run writes about itself."""
+    """What a run logs and draws."""
 
     every: Positive = 1
     """Steps between lines of `log.jsonl`; steps that were evaluated or skipped are always logged."""

@@ -105,7 +105,7 @@ def check_tree(
     return result
 
 
-@cache  # building one takes a millisecond
+@cache  # building an adapter takes a millisecond
 def _adapter(cls: type) -> TypeAdapter[Any]:
     return TypeAdapter(cls)
 
@@ -117,7 +117,7 @@ def validated(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
         return _adapter(cls).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
-        key = prefix + ".".join(part for part in map(str, first["loc"]) if "[" not in part)  # a union's member has one
+        key = prefix + ".".join(part for part in map(str, first["loc"]) if "[" not in part)  # skip union members
         given, kind = first["input"], first["type"]
         remedy = "; write {NAME: VALUE}" if kind == "dict_type" else ""
         if kind == "string_type" and isinstance(given, bool | float | Mapping):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ms_codegeex.base.errors import UserError
 
-AUTO = "auto"  # the best level that this CPU can run
+AUTO = "auto"  # stands for the best level that this CPU can run
 # level -> architecture and additional features
 LEVELS = {"vnni": ("x86-64-v4", "avx512vnni"), "avx512": ("x86-64-v4",), "avx2": ("x86-64-v3",), "plain": ()}
 _AVX2 = {"avx2", "bmi1", "bmi2", "fma", "f16c", "movbe", "abm"}

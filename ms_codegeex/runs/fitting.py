@@ -13,8 +13,8 @@ from ms_codegeex.config import RunConfig
 
 ROUNDED = 64  # tokens; lengths are multiples of this
 LONGER = 100  # one example in this many may exceed the length
-AT_ONCE = 512  # tokens of a micro-batch on a CPU; products of more rows are not faster there
-SHARE = 0.85  # of the free memory; the rest is for what other programs take during the run
+AT_ONCE = 512  # tokens of a micro-batch on a CPU, where products of more rows are not faster
+SHARE = 0.85  # of the free memory; the rest is left to other programs during the run
 FEW, MANY = 3, 10  # passes over large and over small data
 EXAMPLES = 3000  # target number of examples with more than `FEW` passes
 EVALUATIONS = 6  # per run, at least; fewer cannot show where the held-out loss stops falling

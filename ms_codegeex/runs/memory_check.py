@@ -30,17 +30,17 @@ from ms_codegeex.runs.rank.background import saves_in_background
 from ms_codegeex.runs.servers.node import RECOVERY
 from ms_codegeex.training.operators import finds_compiled_operators
 
-# Bytes.
+# In bytes, unless stated otherwise.
 ENGINE_PROCESS = 450_000_000
 TRAINED_WEIGHT = 21  # the weight, its gradient, two moments, and the update's buffers
 ACCUMULATED = 4  # in addition, if gradients are summed over micro-batches
 COPIED = 12  # in addition in one process, for background saving: a copy of the weight and its moments
 WIDENED_WEIGHT = 4  # one 16-bit matrix at a time is widened; the output table is the largest
 COMPOSED = 8  # in addition per 8- or 4-bit weight without compiled operators: the engine keeps wide copies
-FIRST_GRAPH = 120_000_000  # with the compiler
+FIRST_GRAPH = 120_000_000  # including the compiler
 BLOCK_GRAPH, RECOMPUTED_BLOCK_GRAPH = 14_000_000, 22_000_000  # per block in each training graph
 ADAPTED = {"codegeex": 25_000_000}  # in addition per block with adapters and compiled operators, by family
-KEPT = 9.5  # resident bytes for each byte that the backward pass needs
+KEPT = 9.5  # resident bytes per byte kept for the backward pass
 COMPILED = 2.6  # the same with compiled operators, which need little beyond their results
 LOGITS = 4  # live tensors of logits' size; 3 with compiled operators, which hold less
 
@@ -147,7 +147,7 @@ def check_gpus(config: RunConfig, local: int) -> str:
     or free memory is missing. Otherwise return what delays the start, "" for nothing. Ignores other devices."""
     if config.device != "gpu":
         return ""
-    if config.training.precision == "bf16":  # MindSpore 2.9 lacks kernels for it on a GPU, for example addition
+    if config.training.precision == "bf16":  # MindSpore 2.9 lacks bf16 kernels on a GPU, for example addition
         wrong = "bf16, for which MindSpore has no kernels on device: gpu"
         raise UserError(f"training.precision: {wrong}; set it to fp16 or fp32")
     probe = probe_gpu_backend()

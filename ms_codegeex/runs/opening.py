@@ -106,7 +106,7 @@ def held_run(run: RunDirectory) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError):  # someone removed the folder, or put files into it
-            if new and not run.config.exists():  # it was not opened
+            if new and not run.config.exists():  # the run was not opened
                 (run.path / ".lock").unlink()
                 for folder in made:
                     folder.rmdir()

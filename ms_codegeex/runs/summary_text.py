@@ -55,7 +55,7 @@ def losses(summary: Mapping[str, Any]) -> Iterator[str]:
     steps, start = summary["steps"], summary.get("validation_loss_before")
     if summary.get("out_of_patience"):
         yield f"ended by training.patience at step {steps}, the best is step {summary['evaluated_step']}"
-    kept = summary.get("evaluated_step", steps)  # missing from results of earlier versions
+    kept = summary.get("evaluated_step", steps)  # missing in results of earlier versions
     if loss is None:
         yield f"{steps} steps; no validation loss: it is not finite"
         return
@@ -82,7 +82,7 @@ def _by(difference: float) -> str:
 
 
 def comparison(summary: Mapping[str, Any]) -> Iterator[str]:
-    """The lines on bits a byte and on the samples that parse."""
+    """Yield lines on bits per byte and on the samples that parse."""
     if summary.get("validation_bytes"):
         size = f"{summary['validation_bytes']:,} bytes of validation text"
         yield f"bits a byte of {size}, comparable between tokenizers:"

@@ -149,7 +149,7 @@ def _train(
     check_ascend(config)
     if note := check_gpus(config, len(node.ranks)):
         print_error(note)
-    signal.signal(signal.SIGUSR1, stop_at_once)  # while no workers run
+    signal.signal(signal.SIGUSR1, stop_at_once)  # until workers run, whose launcher handles it
     run_directory = RunDirectory(Path(config.output))
     if node.rank > 0:
         _help_out(config, corpus, run_directory, node)

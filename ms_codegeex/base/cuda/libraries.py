@@ -33,7 +33,7 @@ from ms_codegeex.base.errors import RunFailure, UserError
 MACHINES = ("x86_64",)  # with NVIDIA's packages, and a tested GPU back end in the wheel
 INSTALL = "pip install 'ms-codegeex[gpu]' (in a checkout: bash ascend_scripts/setup.sh --gpu)"
 CUDNN_VERSION = "libcudnn.so.8.9"  # MindSpore reads cuDNN's version from this name
-# The compute capability for which set-up translates kernels: the newest that CUDA 11.8 assembles for.
+# Compute capability for which set-up translates kernels: the newest that CUDA 11.8 can assemble for.
 TRANSLATED = (9, 0)
 KERNEL_CACHE_BYTES = 4_000_000_000  # cache limit for translated kernels; MindSpore's own value
 
@@ -129,7 +129,7 @@ def packaged(name: str) -> Path | None:
 
 def _mapped(soname: str) -> Path | None:
     paths = (Path(mapped.path) for mapped in psutil.Process().memory_maps())
-    # the file has a longer version in its name: libcublas.so.11.10.1.25
+    # the mapped file's name may have a longer version: libcublas.so.11.10.1.25
     return next((path for path in paths if path.name == soname or path.name.startswith(f"{soname}.")), None)
 
 

@@ -104,7 +104,7 @@ class Display:
             self._step(event)
 
     def _step(self, event: dict[str, Any]) -> None:
-        self.steps = event["step"] + event["steps_left"]  # an estimate if the run's length is given in tokens
+        self.steps = event["step"] + event["steps_left"]  # an estimate if the length is given in tokens
         compiled = ""
         if self.waiting and "compiling" in self.waiting[0]:
             compiled = f"  (compiled in {duration(time.monotonic() - self.waiting[1])})"

@@ -10,8 +10,8 @@ from pathlib import Path
 from ms_codegeex.runs.files.run_directory import RunDirectory
 
 SECONDS = 10.0  # between two reads of the logs, as often as MindSpore's detector checks
-TAIL = 1 << 16  # bytes at the end of a log in which the cause of a failure is looked for
-LONGEST = 300  # characters of a line that are kept
+TAIL = 1 << 16  # bytes at the end of a log that are searched for the cause of a failure
+LONGEST = 300  # characters kept of a line
 # Messages of MindSpore 2.9 (silent_detector.cc): a gradient far from its average (`name` is its weight); the third on a
 # rank within 8 hours; a wrong matrix product; whether any rank had one (in every rank's log, read only from rank 0's)
 _FINDINGS = re.compile(
@@ -34,7 +34,7 @@ class SilentCheckWatch:
 
     def __init__(self, run: RunDirectory):
         self.run, self.next_check = run, 0.0
-        self.read: dict[Path, int] = {}  # bytes
+        self.read: dict[Path, int] = {}  # log -> bytes read
 
     def check(self) -> None:
         """Call `look` every `SECONDS`."""
@@ -49,7 +49,7 @@ class SilentCheckWatch:
             for line in _FINDINGS.findall(self._added(log)):
                 if rank == "0" or not line.startswith(_OF_ALL):
                     message = line[:LONGEST].decode("utf-8", "replace")
-                    with contextlib.suppress(OSError):  # a full disk
+                    with contextlib.suppress(OSError):  # the disk may be full
                         self.run.add_event("silent check", rank=int(rank), message=message)
 
     def _added(self, log: Path) -> bytes:

@@ -24,8 +24,8 @@ from ms_codegeex.runs.files.records import read_events, read_log
 from ms_codegeex.runs.files.resolved_config import read_config
 from ms_codegeex.runs.files.run_directory import RunDirectory
 
-WATCHED = ("profile", "stress check", "silent check")  # events
-REASONS = ("finished", "stopped", "failed", "not finite", "rewind", "interrupted", "lost", "running")  # by colour
+WATCHED = ("profile", "stress check", "silent check")  # kinds of events
+REASONS = ("finished", "stopped", "failed", "not finite", "rewind", "interrupted", "lost", "running")  # index: colour
 SHOWN_FAULTS = 50
 
 FAULT_ROWS, FAULT_TOKENS = 8, 120  # shown of a fault's batch: sequences, and tokens of each
@@ -268,7 +268,7 @@ def _faults(history: History, texts: Callable[[History, int], str]) -> Html:
 def _batch_text(history: History, event: Mapping[str, Any], texts: Callable[[History, int], str]) -> Html:
     try:
         return text(texts(history, event["samples"][0]), keep="\n\t")
-    except UserError as error:  # the dataset has been moved
+    except UserError as error:  # for example, the dataset was moved
         return text(str(error))
 
 

@@ -27,7 +27,7 @@ from ms_codegeex.runs.files.run_directory import RunDirectory
 
 STEP_KEYS = {Divergence: "not_finite", ReplicaFailure: "corrupted_after"}  # error -> key of its step in error.json
 KINDS: tuple[Any, ...] = (*STEP_KEYS, Rewind, RunFailure, DamagedFile, UserError)
-SAVES = ("saving", "saved", "save failed")  # events of rank 0
+SAVES = ("saving", "saved", "save failed")  # rank 0's events about a save
 ON_ALL_RANKS = (Divergence, ReplicaFailure, Rewind)  # errors with which all ranks end, after the same step
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -58,7 +58,7 @@ class StopRequest:
     def listening(self) -> Iterator[None]:
         """Handle the signals during the block. If this or another server receives one, the block ends with `StopExit`.
         A failure after that is only printed, because it must not restart the run."""
-        heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # as of nohup
+        heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # ignored ones stay so
         handlers = {number: signal.signal(number, self._handle) for number in heard}
         try:
             yield
@@ -81,13 +81,13 @@ class StopRequest:
         print_error(f"{name}: the run saves a checkpoint and ends; a second one ends it at once")
 
     def _ask(self) -> None:
-        with contextlib.suppress(UserError):  # a full disk: `check` tries again
+        with contextlib.suppress(UserError):  # the disk may be full: `check` tries again
             write_json(self.run.stop_request, {"signal": self.name})
 
     def check(self) -> None:
         """Raise `StopExit` when the grace period is over."""
         if self.since is not None and not self.run.stop_request.exists():
-            self._ask()  # the disk was full
+            self._ask()  # the first try failed on a full disk
         if self.since is not None and time.monotonic() - self.since > self.grace:
             print_error(f"{self.name}: not saved within {self.grace:g} s (checkpoint.grace)")
             raise StopExit(self.name)
@@ -138,7 +138,7 @@ def leave_error(run: RunDirectory, error: UserError | RunFailure, since: int) ->
     """Leave a worker's error for the launcher. `since`: the step that its job started from."""
     kind = next(kind for kind in KINDS if isinstance(error, kind))
     step = {STEP_KEYS[kind]: error.step} if kind in STEP_KEYS else {}
-    with contextlib.suppress(UserError):  # a full disk, which the launcher reports
+    with contextlib.suppress(UserError):  # the disk may be full, which the launcher reports
         write_json(run.error, {"message": str(error), "kind": kind.__name__, "since": since, **step})
 
 
@@ -163,7 +163,7 @@ def set_doubtful_checkpoints_aside(run: RunDirectory) -> None:
     finite. In the latter case, only checkpoints saved so shortly before that their weights may be the cause."""
     with contextlib.suppress(UserError):  # no error was left
         error = read_json(run.error)
-        if error.get("noted"):  # both the end of that job and the start of the next one call this
+        if error.get("noted"):  # called both at the end of that job and at the start of the next
             return
         aside = []
         if error.get("not_finite") is not None:

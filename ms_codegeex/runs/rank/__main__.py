@@ -104,7 +104,7 @@ def run(
         if rank == 0:  # kept for the summary, even if the run is interrupted
             write_json(run_directory.before, finite(before))
     trainer.run()
-    if not trainer.stopped:  # otherwise the next attempt continues
+    if not trainer.stopped:  # a stopped run continues in the next attempt
         result = _result(trainer, run_directory, held_out)
         if rank == 0:
             write_json(run_directory.result, finite(result))
@@ -181,7 +181,7 @@ def main(weights_of: Callable[[RunConfig, Checkpoint | None], Weights] = first_w
         print_error(str(error))
         leave_error(run_directory, error, since)
         # the end of one worker ends all, so wait until rank 0 has saved; the launcher sets a limit
-        with contextlib.suppress(UserError, OSError):  # a full disk has no room for the error
+        with contextlib.suppress(UserError, OSError):  # on a full disk, the error may be missing
             while save_under_way(run_directory):
                 time.sleep(0.1)
         return 2

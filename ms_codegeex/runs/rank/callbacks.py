@@ -28,7 +28,7 @@ from ms_codegeex.runs.rank.saving import Checkpoints, SaveClock, Writers
 from ms_codegeex.training.observers import Callback, StepRecord
 from ms_codegeex.training.trainer import Trainer
 
-FIRST_STEP = "first step:"  # begins a line in the log of every worker
+FIRST_STEP = "first step:"  # prefix of a line in every worker's log
 FLUSH_SECONDS = 30.0
 TRAINED_BYTES = 12  # per trained weight in a checkpoint, including its moments
 DRAWING_SHARE = 50  # at most a 50th of a run's time goes into drawing
@@ -67,7 +67,7 @@ class JsonLog(Callback):
 
     def warning(self, text: str) -> None:
         """Show a warning and print it to the worker's log."""
-        with contextlib.suppress(OSError):  # that log may be on the full disk too
+        with contextlib.suppress(OSError):  # that log may be on a full disk too
             print_error(f"warning: {text}")
         self._event({"event": "warning", "text": text, "time": time.time()})
 
@@ -177,7 +177,7 @@ class LossPlot(Callback):
         try:
             plot_loss(self.run.log, self.run.plot)
             self.warned = False
-        except UserError as error:  # a full disk
+        except UserError as error:  # for example, a full disk
             if not self.warned:
                 trainer.warn(str(error))
             self.warned = True
@@ -188,7 +188,7 @@ class LossPlot(Callback):
         if began - self.drawn > self.every_seconds:
             self._draw(trainer)
             self.drawn = time.monotonic()
-            self.every_seconds = max(self.every_seconds, DRAWING_SHARE * (self.drawn - began))  # a log grows
+            self.every_seconds = max(self.every_seconds, DRAWING_SHARE * (self.drawn - began))  # the log grows
 
     def end(self, trainer: Trainer) -> None:
         if not trainer.stopped:

@@ -42,7 +42,7 @@ class ReplicaCheck(Callback):
 
     def _compare(self, trainer: Trainer) -> None:
         files = [self._file(self.left, rank) for rank in range(self.ranks)]
-        if not all(file.exists() for file in files):  # a disk was full
+        if not all(file.exists() for file in files):  # some rank's disk was full
             return
         difference = first_difference([read_json(file) for file in files])
         if difference is not None:

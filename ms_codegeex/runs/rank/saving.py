@@ -28,13 +28,13 @@ from ms_codegeex.training.faults import LOWER_RATE
 from ms_codegeex.training.observers import Callback, StepRecord
 from ms_codegeex.training.trainer import Trainer
 
-RETRY_STEPS = 10  # after a save that failed
+RETRY_STEPS = 10  # until the next try after a failed save
 STREAK = 3  # skipped steps in a row; one or two are normal while the loss scale adapts
 HEAD_START_SECONDS = 0.01  # the next step starts first, or it would wait for the thread to release the interpreter
 UNKNOWN = math.inf  # value of `next_try` until rank 0 announces it
-CLOCK_SECONDS = 30.0  # between two saves by the clock, at least
+CLOCK_SECONDS = 30.0  # minimum time between two saves by the clock
 CLOCK_SHARE = 100  # at most a hundredth of a run's time goes into saving by the clock
-DISK_RATE = 500e6  # bytes a second, until a save has been measured
+DISK_RATE = 500e6  # bytes/s, assumed until a save has been measured
 
 
 class SaveClock:
@@ -114,7 +114,6 @@ class Checkpoints(Callback):
                 self._finish_save(trainer)
 
     def step(self, trainer: Trainer, record: StepRecord) -> None:
-        """Save if a save is due."""
         self.begun = self.begun or not record.skipped
         self.skipped = self.skipped + 1 if record.skipped and self.begun else 0
         if self.copy is not None and not self.copy.ready:  # during the first step, which is slow anyway
@@ -140,7 +139,7 @@ class Checkpoints(Callback):
         """Save the last step unless saved. `Divergence` if the run ends with skipped steps and has saved before."""
         self.leave(trainer)
         present = self.saved == trainer.progress.step
-        if trainer.stopped and not trainer.finished:  # there is little time, and the run continues later
+        if trainer.stopped and not trainer.finished:  # time is short, and the run continues later
             if not present and not self.skipped:
                 self._save_now(trainer)
             return

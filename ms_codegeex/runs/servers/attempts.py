@@ -1,4 +1,4 @@
-"""The attempts of a run: how each ended, and when the next one begins. Imports no engine."""
+"""Restart a run's attempts after failures, and record how each ended. Imports no engine."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def with_restarts(run: RunDirectory, restarts: int, rewinds: int, attempt: Calla
             return attempt(number)
         except Divergence:
             raise
-        except DamagedFile as damage:  # the attempt has set it aside
+        except DamagedFile as damage:  # the attempt has already set it aside
             print_error(f"skipped: {damage}")
         except Rewind as back:
             if not rewinds:

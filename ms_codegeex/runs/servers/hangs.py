@@ -32,13 +32,13 @@ QUIET_SECONDS = 40.0
 DEVICE_SECONDS = 600.0  # for a first step, or to connect all devices of a cluster
 UNTIMED_STAGE = "stress check"  # takes an unknown time on a device
 STOPPED_SECONDS = 15.0
-BUSY_CPU_SECONDS = 0.5  # and …
-BUSY_BYTES = 1 << 20  # … bytes read or written within QUIET_SECONDS, more than an idle rank's heartbeats need
-SETTLED_SECONDS = 5.0  # without a beat, before it matters what else a rank does
+BUSY_CPU_SECONDS = 0.5  # in QUIET_SECONDS: an idle rank's heartbeats need less
+BUSY_BYTES = 1 << 20  # read or written in the same time
+SETTLED_SECONDS = 5.0  # without a beat, before other activity is examined
 STANDS_OUT = "the others wait for"
 LOOK_SECONDS = 1.0  # between two checks; at most twice that counts, in case the launcher itself was stopped
 STACK_SECONDS = 2.0  # time that ranks get to write their stacks
-SHOWN_FRAMES = 3  # in a message
+SHOWN_FRAMES = 3  # of a stack in a message
 _STACK = re.compile(r"^(?:Current thread|Thread) 0x[0-9a-f]+ \(most recent call first\):\n((?:  File .*\n?)+)", re.M)
 _FRAME = re.compile(r'File "(?P<path>.*)", line (?P<line>\d+) in (?P<function>.*)')
 

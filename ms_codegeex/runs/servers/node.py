@@ -212,7 +212,7 @@ def node_processes(
         f"--tail_worker_log={config.devices}",  # a number that no worker has: a `tail -f` would outlive a killed msrun
         *_bind(node, blocks),
     ]
-    folder = str(Path(sys.executable).parent)  # msrun starts `python` from PATH
+    folder = str(Path(sys.executable).parent)  # msrun takes `python` from PATH
     log = run.logs / (f"msrun_{node.rank}.log" if node.count > 1 else "msrun.log")
     label = f"ranks {node.ranks.start} to {node.ranks.stop - 1} on {node.name}, logs {logs[0]} …"
     program = str(Path(folder) / "msrun")

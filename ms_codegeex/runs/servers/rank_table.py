@@ -38,7 +38,7 @@ OTHERS = {
     "rank_list": "version 2.0, of Ascend 950,",
 }
 MAX_SERVER_DEVICES = 16  # of the largest servers; parallel.server_devices may be lower
-SERVER_ID_LENGTH = 64  # HCCL's limit
+SERVER_ID_LENGTH = 64  # characters; HCCL's limit
 NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 JSON_TYPES = {dict: "an object", list: "a list", bool: "a boolean", int: "a number", float: "a number"}
 

@@ -98,7 +98,7 @@ class Rendezvous:
         if time.monotonic() < self.next_beat:
             return ""
         self.quiet = quiet
-        with contextlib.suppress(UserError):  # a hiccup of the file system; if it lasts, this server goes silent
+        with contextlib.suppress(UserError):  # a transient file-system error; if it lasts, this server goes silent
             self._write()
         for rank in range(1, self.count) if self.rank == 0 else (0,):
             if rank not in self.finished:

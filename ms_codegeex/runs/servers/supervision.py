@@ -151,7 +151,7 @@ def _watch(
             why = workers.failure() + disk.reason()
             raise RunFailure(f"a worker ended before its work was done, so the others were stopped: {why}")
         if stop.since is not None:
-            workers.resume_stopped()  # they have to save, too
+            workers.resume_stopped()  # suspended workers must save too
         if at_fault := hang.stopped():
             raise RunFailure(at_fault)
         quiet = hang.quiet()
