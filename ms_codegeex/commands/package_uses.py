@@ -67,7 +67,7 @@ def problem_with(package: str) -> str:
     try:
         if use is None and _is_pure(package):
             return "" if importlib.util.find_spec(module) else f"ModuleNotFoundError: No module named {module!r}"
-        with without_torch() if package == "tensorboardx" else contextlib.nullcontext():  # as in a run
+        with without_torch() if package == "tensorboardx" else contextlib.nullcontext():  # as runs import it
             imported = importlib.import_module(module)
         actual, expected = (use and use(imported)) or ((), ())
         if list(actual) != list(expected):

@@ -229,7 +229,7 @@ def _smaller(request: TuningRequest, name: str, config: RunConfig) -> Iterator[t
     changes += [(name, [*least, f"lora.rank={n}"]) for n in (4, 1) if n < config.lora.rank]
     changes += [(name, [*least, f"data.seq_length={n}"]) for n in LENGTHS if n < config.seq_length]
     for file, words in changes:
-        with contextlib.suppress(UserError):  # contradicts something that is stated
+        with contextlib.suppress(UserError):  # the change contradicts a stated key
             asked = replace(request, words=[*request.words, *words])
             yield file, words, asked.load(file, [f"data.seq_length={config.seq_length}"])
 
@@ -286,7 +286,7 @@ def tuned(request: TuningRequest, name: str, source: Source, data: TuningData) -
         held_out = None if named else held_out
     elif named:
         held_out = str(_like(dataset, named, config, data.quiet))
-    whole = read_json(dataset / "dataset.json").get(ENDS_INSIDE) is True  # then attention must not restart there
+    whole = read_json(dataset / "dataset.json").get(ENDS_INSIDE) is True  # if so, attention must not restart
     chosen = replace(config.data, train=str(dataset), blend=None, validation=held_out)
     config = replace(config, data=replace(chosen, reset_at_eos=chosen.reset_at_eos and not whole))
     config, steps = with_steps(config, stated, data.epochs)

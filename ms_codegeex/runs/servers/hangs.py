@@ -38,7 +38,7 @@ SETTLED_SECONDS = 5.0  # without a beat, before other activity is examined
 STANDS_OUT = "the others wait for"
 LOOK_SECONDS = 1.0  # between two checks; at most twice that counts, in case the launcher itself was stopped
 STACK_SECONDS = 2.0  # time that ranks get to write their stacks
-SHOWN_FRAMES = 3  # of a stack in a message
+SHOWN_FRAMES = 3  # of each stack, in a message
 _STACK = re.compile(r"^(?:Current thread|Thread) 0x[0-9a-f]+ \(most recent call first\):\n((?:  File .*\n?)+)", re.M)
 _FRAME = re.compile(r'File "(?P<path>.*)", line (?P<line>\d+) in (?P<function>.*)')
 
@@ -121,7 +121,7 @@ class HangWatch:
         logs = {pid: self.logs / f"worker_{rank}.log" for pid, rank in self.workers.ranks.items()}
         sizes = {pid: log.stat().st_size if log.exists() else 0 for pid, log in logs.items()}
         for pid in logs:
-            # before its first beat, the signal would kill it; a stopped rank must continue to write
+            # before a rank's first beat, STACKS would kill it; SIGCONT lets a stopped rank write its stacks
             if self.pulses.get(pid, _Pulse()).beat is not None:
                 with contextlib.suppress(psutil.Error):
                     self.workers.workers[pid].send_signal(STACKS)
