@@ -1,10 +1,10 @@
-"""`ms-codegeex VERB`: one command, one verb per capability.
+"""The command line `ms-codegeex VERB`: one verb for each capability.
 
-A verb is a module in the folder that `VERBS` names, with `SUMMARY`, `EXAMPLES`, `run(arguments)`, and either a
-dataclass `Arguments` or, if one dataclass cannot declare them, `OPTIONS`: groups or actions (`base/verb_options.py`);
-then `run` gets the namespace. A dash in the verb's name is an underscore in the module's. These modules import the
-engine only inside `run`, so `--help` is fast. `EXTRA` is the one whose packages a verb needs: without them, `--help`
-says how to install it, and so does the verb.
+A verb is a module in the folder that `VERBS` names. The module has `SUMMARY`, `EXAMPLES` and `run(arguments)`. Its
+options are either a dataclass `Arguments`, or, if one dataclass is not enough, `OPTIONS`, a list of groups or actions
+(`base/verb_options.py`); `run` then gets the namespace. A dash in the verb's name is an underscore in the module's
+name. Verb modules import the engine only inside `run`, so `--help` is fast. `EXTRA` names the extra whose packages a
+verb needs. If they are not installed, both `--help` and the verb itself say how to install them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ms_codegeex.base.options import given
 from ms_codegeex.base.verb_options import declare
 from ms_codegeex.commands.help_text import EXAMPLES, Parser, complete_actions
 
-VERBS = {  # where each verb lies, in the order in which `--help` shows them
+VERBS = {  # verb -> folder of its module, in the order of `--help`
     "prepare": "extras.corpus.commands",
     "tokenizer": "extras.corpus.commands",
     "inspect": "commands",
@@ -50,7 +50,7 @@ VERBS = {  # where each verb lies, in the order in which `--help` shows them
     "completion": "commands",
 }
 
-GROUPS = {  # the first verb of each: its heading
+GROUPS = {  # first verb of each group -> the group's heading
     "prepare": "data",
     "train": "training",
     "checkpoint": "models",
@@ -70,14 +70,14 @@ begin here:
 
 
 def build_parser(verbs: Sequence[str] = tuple(VERBS)) -> argparse.ArgumentParser:
-    """The command line of these verbs, each configured by its own module."""
+    """Return the parser of these verbs, each configured by its own module."""
     parser = Parser(
         prog="ms-codegeex",
         description="train, convert and run code language models on MindSpore",
         epilog=BEGIN,
     )
     parser.add_argument("--version", action="version", version=f"ms-codegeex {ms_codegeex.__version__}")
-    parser.set_defaults(parser=parser)  # `completion` describes all of it
+    parser.set_defaults(parser=parser)  # `completion` needs the whole parser
     parsers = parser.add_subparsers(title="verbs", dest="verb", metavar="VERB", required=True)
     for name in verbs:
         module = _module(name)
@@ -105,15 +105,15 @@ def _missing(module: ModuleType) -> list[str]:
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse a command line. Unlike plain argparse, accepts `key=value` words between and after options, and
-    `help VERB`. `UserError` for a verb, action or option that there is not, or a verb whose extra is not installed."""
+    """Parse a command line. Unlike plain argparse, this accepts `key=value` words between and after options, and `help
+    VERB`. Raises `UserError` for an unknown verb, action or option, and for a verb whose extra is not installed."""
     words = [*(sys.argv[1:] if argv is None else argv)]
     if not words:
         raise UserError("a verb is missing; `ms-codegeex --help` lists them and says where to begin")
     if words[0] == "help":
         words = [*words[1:], "--help"]
     verb_name = next((word for word in words if not word.startswith("-")), "")
-    alone = verb_name in VERBS and verb_name != "completion"  # options of all verbs take 0.1 s
+    alone = verb_name in VERBS and verb_name != "completion"  # declaring the options of all verbs takes 0.1 s
     if alone and not {"-h", "--help"} & {*words} and (missing := _missing(_module(verb_name))):
         raise without_packages(missing, _module(verb_name).EXTRA)
     parser = build_parser((verb_name,) if alone else tuple(VERBS))
@@ -127,8 +127,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _check_names(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
-    """`UserError` for a verb, action or option that there is not, with what comes close to it. Other actions of a verb,
-    such as other tasks of `evaluate`, may have the option."""
+    """Raise `UserError` for an unknown verb, action or option, and suggest a similar name. If other actions of the verb
+    (such as other tasks of `evaluate`) have the option, the message names them."""
     actions: dict[str, argparse.ArgumentParser] = {}
     name = parser.prog
     for word in words:
@@ -159,15 +159,15 @@ def _meant(name: str, known: Sequence[str], command: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit status (0 done, 1 failed, 2 the user's mistake, 130 interrupted)."""
+    """Run one verb and return the exit status: 0 done, 1 failed, 2 the user's mistake, 130 interrupted."""
     name = "ms-codegeex"
     open_closed_streams()
-    atexit.register(gc.freeze)  # a process that ends would look for garbage among all its objects, several times
+    atexit.register(gc.freeze)  # otherwise an exiting process runs several full garbage collections
     try:
         with after_imports():
             arguments = parse(argv)
             name = f"ms-codegeex {arguments.verb}"
-            # as an exception, so that partial output is removed
+            # an exception lets the verb remove partial output
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
             return arguments.run(arguments) or 0
     except (Exception, KeyboardInterrupt) as error:

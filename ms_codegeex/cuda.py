@@ -1,6 +1,6 @@
-"""The name that users give to `base.cuda`: `python -m ms_codegeex.cuda my_program` (docs/hardware.md)."""
+"""Public name of `base.cuda`, for `python -m ms_codegeex.cuda my_program` (docs/hardware.md)."""
 
-from ms_codegeex.base.cuda import __path__  # so that `ms_codegeex.cuda.libraries` is found too
+from ms_codegeex.base.cuda import __path__  # makes `ms_codegeex.cuda.libraries` importable too
 from ms_codegeex.base.cuda.__main__ import main
 
 __all__ = ["__path__", "main"]

@@ -1,7 +1,7 @@
-"""The name that users give to `extras.exchange.mindformers_bridge` (docs/exchange.md).
+"""Public name of `extras.exchange.mindformers_bridge` (docs/exchange.md).
 
-`python -m ms_codegeex.mindformers_bridge` runs it, and `ms_codegeex.mindformers_bridge.X` is its module X itself, not a
-second one with classes of its own."""
+`python -m ms_codegeex.mindformers_bridge` runs it. `ms_codegeex.mindformers_bridge.X` is the same module object as its
+submodule X, not a second copy with its own classes."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ NAME, PLACE = "ms_codegeex.mindformers_bridge", "ms_codegeex.extras.exchange.min
 
 
 class _SameModule(MetaPathFinder, Loader):
-    """Finds a module of `NAME` in `PLACE`."""
+    """Import hook that resolves modules below `NAME` to those below `PLACE`."""
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> ModuleSpec | None:
         return ModuleSpec(name, self) if name.startswith(f"{NAME}.") else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = import_module(PLACE + spec.name.removeprefix(NAME))
-        spec.loader_state = module.__spec__  # the import gives the module the spec of this name
+        spec.loader_state = module.__spec__  # the import system replaces `__spec__`; `exec_module` restores it
         return module
 
     def exec_module(self, module: ModuleType) -> None:

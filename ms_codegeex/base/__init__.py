@@ -1,1 +1,1 @@
-"""What every folder may use: errors, files, text within limits, output, processes, this machine, accelerators."""
+"""Utilities for all packages: errors, files, bounded parsing, output, processes, this machine, accelerators."""

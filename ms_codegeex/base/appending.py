@@ -1,4 +1,4 @@
-"""Files to which lines are appended."""
+"""Append lines to a file, even when its disk is full at times."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import contextlib
 import os
 from pathlib import Path
 
-MAX_WAITING = 1 << 20  # bytes of lines for which a full disk has no room
+MAX_WAITING = 1 << 20  # bytes of lines kept in memory while the disk is full
 
 
 class AppendedFile:
-    """A file to which lines are appended, or an open descriptor. Lines that do not fit on a full disk are kept, up to
-    `MAX_WAITING` bytes, and written once there is room; further lines are lost. A last line that a kill left incomplete
-    stays on its own line. `OSError` only if the file cannot be opened."""
+    """A file, or an open descriptor, to which lines are appended. Lines that do not fit on a full disk are kept, up to
+    `MAX_WAITING` bytes, and written once there is room; further lines are lost. If a killed process left the last line
+    incomplete, new text starts on a new line. Raises `OSError` only if the file cannot be opened."""
 
     def __init__(self, path: Path | int):
         self.path, self._pending = path, b""
@@ -22,7 +22,7 @@ class AppendedFile:
         self._descriptor = os.dup(path) if isinstance(path, int) else os.open(path, flags, 0o666)
 
     def write(self, line: str) -> OSError | None:
-        """Append a line, given without its line break. If it has to wait or is lost, return the reason."""
+        """Append `line`, given without its line break. If it has to wait or is lost, return the error."""
         data = line.encode() + b"\n"
         if len(self._pending) + len(data) <= MAX_WAITING or not self._pending:
             self._pending += data
@@ -38,7 +38,7 @@ class AppendedFile:
 
 
 def _incomplete(path: Path) -> bool:
-    with contextlib.suppress(OSError):  # not readable
+    with contextlib.suppress(OSError):  # an unreadable file counts as complete
         if path.is_file() and path.stat().st_size:
             with path.open("rb") as stream:
                 stream.seek(-1, os.SEEK_END)

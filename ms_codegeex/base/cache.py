@@ -1,4 +1,4 @@
-"""The user's cache: files that can be made again."""
+"""The user's cache, for files that can be recreated."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ms_codegeex.base.locks import locked
 
 
 def cached_folder(name: str, what: str, fill: Callable[[Path], None]) -> Path:
-    """The folder `name` in the user's cache, made on the first call by `fill(directory)`; many processes may call it at
-    once. `name` changes with the contents; `what` says in an error message what they are."""
+    """Return the folder `name` in the user's cache. The first call creates it with `fill(directory)`; concurrent calls
+    from several processes are safe. `name` must change whenever the contents do; `what` describes them in errors."""
     directory = user_cache() / name
     if directory.is_dir():
         return directory
@@ -34,9 +34,9 @@ def cached_folder(name: str, what: str, fill: Callable[[Path], None]) -> Path:
 
 
 def user_cache() -> Path:
-    """The directory for files that can be made again: `ms_codegeex` in `$XDG_CACHE_HOME` or `~/.cache`. Without a home
-    directory, or if it is read-only, a directory in the system's temporary directory that only this user can enter; a
-    `UserError` if something else has that name."""
+    """Return the directory for files that can be recreated: `ms_codegeex` in `$XDG_CACHE_HOME` or `~/.cache`. Without a
+    writable home directory, it is a directory below the system's temporary directory that only this user can enter;
+    raises `UserError` if something else has that name."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(base):
         return Path(base) / "ms_codegeex"

@@ -1,5 +1,5 @@
-"""SHA-256 of files and of plain values. What is stored is compared later: by other releases and on other machines, so
-the bytes that are hashed never change. Tensors have hashes of their own (`formats/chunks.py`)."""
+"""SHA-256 of files and of plain values. Stored digests are compared by later releases and on other machines, so the
+bytes that are hashed must never change. Tensors have their own hashes (`formats/chunks.py`)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def sha256(path: Path) -> str:
-    """The hex digest of a file's bytes, read in blocks of 1 MiB: whether it is the same file."""
+    """Return the hex digest of a file's bytes, read in blocks of 1 MiB."""
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
         while block := stream.read(1 << 20):

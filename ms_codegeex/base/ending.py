@@ -1,4 +1,4 @@
-"""How a command ends: the line and the exit status for what went wrong."""
+"""How a command ends: the error line and the exit status."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from ms_codegeex.base.printing import discard, print_error
 
 
 def print_failure(name: str, error: BaseException) -> int:
-    """Print in one line why the command `name` ended; returns its exit status (1 failed, 2 the user's mistake, 130
-    interrupted, 0 if only the reader of its output has gone). What is none of these is raised again."""
+    """Print one line that says why the command `name` ended, and return its exit status: 1 failed, 2 the user's
+    mistake, 130 interrupted, 0 if the reader of its output has gone (`| head`). Re-raises any other exception."""
     status, reason = 1, str(error)
     if isinstance(error, UserError):
         status = 2
@@ -21,7 +21,7 @@ def print_failure(name: str, error: BaseException) -> int:
         discard(sys.stdout)
         return 0
     elif isinstance(error, OSError) and (error.filename is not None or error.errno in FAULTS):
-        # a path that no reader of ours has looked at: too long, in a file, of another user
+        # a path that none of our readers has checked: too long, below a file, another user's
         status = 1 if error.errno in FAULTS else 2
         place = "standard output or a file" if error.filename is None else escaped(os.fsdecode(error.filename))
         reason = f"{place}: {error.strerror}; {remedy_of(error, 'give another path')}"
@@ -32,7 +32,7 @@ def print_failure(name: str, error: BaseException) -> int:
 
 
 def open_closed_streams() -> None:
-    """Discards output to a closed stdout or stderr."""
+    """Redirect a closed stdout or stderr to /dev/null."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115

@@ -1,11 +1,11 @@
-"""The errors that end a command."""
+"""Exceptions that end a command, and helpers for their messages."""
 
 import contextlib
 import difflib
 import errno
 from collections.abc import Iterator, Sequence
 
-FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # of a machine, which are no mistake of the user
+FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # the machine's fault, not the user's
 _REMEDIES = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space of your quota",
@@ -22,26 +22,26 @@ _REMEDIES = {
 
 
 def remedy_of(error: OSError, otherwise: str = "choose another place") -> str:
-    """What helps against an error of the system, with what helps against any."""
+    """Return the remedy for a system error, followed by `otherwise`, which helps against any error."""
     return f"{_REMEDIES[error.errno]}, or {otherwise}" if error.errno in _REMEDIES else otherwise
 
 
 def escaped(text: str, keep: str = "") -> str:
-    """The text with control characters and invisible characters spelled out, line breaks too unless `keep` has them. A
-    name in a damaged or hostile file may contain them, and could then move a terminal's cursor or reverse the order of
-    its letters."""
+    """Return the text with control and invisible characters spelled out, including line breaks unless `keep` has them.
+    Names in damaged or hostile files may contain such characters, which could move a terminal's cursor or reverse the
+    order of letters."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def first_line(error: object) -> str:
-    """The first line of an error's message, which may be long; its class's name if there is none."""
+    """Return the first line of an error's message, or the name of its class if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def suggestion(name: str, known: Sequence[str]) -> str:
-    """The known name that is closest to a wrong one, or all of them."""
+    """Return a hint: the known name closest to a wrong one, or all known names."""
     lowered = {one.lower(): one for one in known}
     close = difflib.get_close_matches(name.lower(), lowered, 1, 0.5)
     return f"did you mean '{lowered[close[0]]}'?" if close else f"known here: {', '.join(known) or 'none'}"
@@ -49,8 +49,8 @@ def suggestion(name: str, known: Sequence[str]) -> str:
 
 class UserError(Exception):
     """A mistake in the user's input: a key, a file, a size. The message is one line: what was found and where (key or
-    file), what was expected, and what to do. The command line prints it without a traceback and exits with status 2.
-    Control characters in it are escaped."""
+    file), what was expected, and what to do. Control characters in it are escaped. The command line prints it without a
+    traceback and exits with status 2."""
 
     def __init__(self, message: str):
         super().__init__(escaped(message))
@@ -58,7 +58,7 @@ class UserError(Exception):
 
 @contextlib.contextmanager
 def located(where: object) -> Iterator[None]:
-    """A `UserError` from inside begins with this place."""
+    """Prefix a `UserError` from the block with the place `where`."""
     try:
         yield
     except UserError as error:
@@ -74,15 +74,15 @@ class RunFailure(Exception):
 
 
 class NetworkLost(RunFailure):
-    """The processes that hold a model have ended: no request can be computed until it is loaded again."""
+    """The processes that hold a model have ended. No request can be computed until the model is loaded again."""
 
 
 class Rewind(RunFailure):
-    """An attempt that ended to leave a batch out: the next one continues from the newest checkpoint."""
+    """An attempt that ended at a bad batch. The next continues from the newest checkpoint without it."""
 
 
 class ReplicaFailure(RunFailure):
-    """A run whose ranks hold different copies of a weight: checkpoints after `step` are not to be trusted."""
+    """A run whose ranks hold different copies of a weight. Checkpoints after `step` cannot be trusted."""
 
     def __init__(self, message: str, step: int):
         super().__init__(message)
@@ -90,7 +90,7 @@ class ReplicaFailure(RunFailure):
 
 
 class Divergence(RunFailure):
-    """A run that ended at `step` because its loss or gradients were not finite: do not trust recent checkpoints."""
+    """A run that ended at `step` because its loss or gradients were not finite. Do not trust recent checkpoints."""
 
     def __init__(self, message: str, step: int):
         super().__init__(message)

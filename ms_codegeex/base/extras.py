@@ -1,5 +1,5 @@
-"""What the extras have registered for verbs of the core, which work without them and never import them by name; and
-which packages an extra needs, by the lists of pyproject.toml as they are installed with the package."""
+"""Access to the extras. Verbs of the core work without them and never import them by name, but look up what the extras
+have registered. Also finds which packages an extra needs, from the installed package's metadata."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from typing import Any
 from ms_codegeex.base.errors import UserError
 
 WING = "ms_codegeex.extras"
-PACKAGE = "ms-codegeex"  # as pip knows it
+PACKAGE = "ms-codegeex"  # name of the distribution
 _LISTED = re.compile(r"([\w.-]+)(?:\[([\w.,-]+)\])?[^;]*(?:;(.*?)\bextra == ['\"]([\w.-]+)['\"])?")
 
 
 def registered(place: str) -> Mapping[str, str]:
-    """The entries of a place in `extras/entries.py`; none if the installation was made without the wing."""
+    """Return the entries of `place` in `extras/entries.py`; none if the package was installed without the extras."""
     try:
         return importlib.import_module(f"{WING}.entries").ENTRIES[place]
     except ModuleNotFoundError:
@@ -29,7 +29,7 @@ def registered(place: str) -> Mapping[str, str]:
 
 
 def extra(place: str, name: str) -> Any:
-    """The module, function or value that an extra has registered; `UserError` if the installation was made without."""
+    """Return the module, function or value that an extra has registered. Raises `UserError` if it is not installed."""
     module, _, inside = registered(place).get(name, "").partition(":")
     missing, path = WING, f"{WING}.{module}"
     try:
@@ -51,8 +51,8 @@ def _plain(name: str) -> str:
 
 @functools.cache
 def _installed() -> Mapping[str, str]:
-    """Where the metadata of each installed package are, by its plain name. `importlib.metadata` would take 0.02 s, and
-    `serve`'s engine would have its modules."""
+    """Return the metadata folder of each installed package, by normalised name. `importlib.metadata` would take 0.02 s
+    and load more modules into the engine of `serve`."""
     found: dict[str, str] = {}
     for place in sys.path:
         with contextlib.suppress(OSError):
@@ -78,9 +78,9 @@ def _listed() -> Iterator[tuple[str, Sequence[str], str, bool]]:
 
 
 def missing_packages(name: str) -> list[str]:
-    """Packages that the extra `name` asks for on this machine and that are not installed, in any version. Those for
-    some machines only are looked at if no other one is missing: `--help` calls this, and reading their markers takes
-    0.06 s."""
+    """Return the packages that the extra `name` needs on this machine and that are not installed in any version.
+    Packages with an environment marker are checked only if no other package is missing: `--help` calls this function,
+    and evaluating the markers takes 0.06 s."""
     found, somewhere = [], []
     for package, others, of, limited in _listed():
         if of == name and package == PACKAGE:
@@ -102,15 +102,15 @@ def install_line(name: str) -> str:
 
 
 def without_packages(packages: Sequence[str], name: str) -> UserError:
-    """What a command says that needs the extra `name`, of which these `packages` are not installed."""
+    """Return the error of a command that needs the extra `name`, whose `packages` are not installed."""
     first, others = packages[0], len(packages) - 1
     said = f"{first} and {others} more package{'s'[others == 1 :]} are" if others else f"{first} is"
     return UserError(f"{said} not installed; run `{install_line(name)}`")
 
 
 def explained(error: BaseException) -> BaseException:
-    """A failed import of a package that an extra asks for as a `UserError` that says how to install it; any other
-    error as it is."""
+    """Turn a failed import of a package that an extra needs into a `UserError` that says how to install it. Return any
+    other error unchanged."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = _plain(error.name.partition(".")[0])
         names = [of for listed, _, of, _ in _listed() if _plain(listed) == package]

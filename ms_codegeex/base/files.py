@@ -1,4 +1,4 @@
-"""Write files so that they appear whole or not at all: under a temporary name, synced, then renamed."""
+"""Write files atomically: under a temporary name, synced, then renamed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WRITE_BACK_SECONDS = 0.25
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the entries of a directory, are on the disk."""
+    """Wait until a file, or the entries of a directory, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -31,8 +31,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def _parent(path: Path) -> Iterator[None]:
-    """Create the parent directory of `path`; on an error, remove the directories that were created, if they are
-    empty."""
+    """Create the parent directory of `path`. On an error, remove created directories if empty."""
     made = [directory for directory in path.absolute().parents if not directory.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,13 +61,13 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what killed processes left next to `path`, and restore the old content if they died between the two
-    renamings. A process that is still writing is left alone: it holds the lock of its temporary file."""
+    """Remove what killed processes left next to `path`. If one died between the two renames, restore the old content.
+    Files of a process that is still writing are left alone: it holds the lock of its temporary file."""
     name = re.compile(re.escape(f".{path.name}.") + r"\d+\.(tmp|old)")
     parent = path.absolute().parent
     leftovers = [entry for entry in parent.iterdir() if name.fullmatch(entry.name)] if parent.is_dir() else []
-    for entry in sorted(leftovers):  # `.old` before `.tmp`, whose lock says whether its process lives
-        with suppress(OSError):  # gone in the meantime, or a link
+    for entry in sorted(leftovers):  # `.old` before `.tmp`, whose lock tells whether its process is alive
+        with suppress(OSError):  # removed meanwhile, or a link
             writing = entry.with_suffix(".tmp")
             descriptor = _lock(writing if writing.exists() else entry)
             if descriptor is None:
@@ -83,7 +82,7 @@ def remove_leftovers(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a directory with everything in it, as far as that is possible, if it exists."""
+    """Remove a file, a link, or a directory tree, if it exists. Ignores errors."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -102,10 +101,9 @@ def _removed(*paths: Path) -> Iterator[None]:
 
 @contextmanager
 def written_back(temporary: Path, seconds: float | None = None) -> Iterator[None]:
-    """Meanwhile, sync in a thread what is already in `temporary` (a file or a directory), so that less is left at the
-    end; `seconds` between two passes (default: a quarter of one). Small files are done before the thread's first pass.
-    The system reports a failed write only to the first process that syncs, so an error in the thread is raised at the
-    end."""
+    """During the block, sync the files in `temporary` (a file or a directory) in a thread, so that little is left to
+    sync at the end. `seconds`: time between two passes (default: `WRITE_BACK_SECONDS`). Small files are complete before
+    the first pass. The system reports a failed write only once, so an error in the thread is raised at the end."""
     done, failures = threading.Event(), []
 
     def work() -> None:
@@ -114,7 +112,7 @@ def written_back(temporary: Path, seconds: float | None = None) -> Iterator[None
                 for file in [temporary, *temporary.rglob("*")]:
                     if file.is_file():
                         sync(file)
-            except FileNotFoundError:  # renamed in the meantime
+            except FileNotFoundError:  # renamed meanwhile
                 continue
             except OSError as error:
                 failures.append(error)
@@ -132,16 +130,17 @@ def written_back(temporary: Path, seconds: float | None = None) -> Iterator[None
 
 
 def unwritable(directory: Path, error: OSError) -> UserError:
-    """The error for a directory of work that the same command continues when it is run again."""
+    """Return the error for a work directory that could not be written; the same command continues there."""
     again = "run the same command again, which continues what is finished there"
     return UserError(f"{directory}: could not be written ({error.strerror}); {remedy_of(error, again)}")
 
 
 @contextmanager
 def shared_files(*paths: Path, synced: bool = True) -> Iterator[list[Path]]:
-    """Yield temporary paths next to `paths`, in a directory to which processes of many machines write at once. On
-    success they are renamed to `paths`, in this order. The names hold the machine and the process. Of a file that is
-    small and can be made again only the content is synced, not its name; with `synced` False neither."""
+    """Yield temporary paths next to `paths`, in a directory that processes on many machines write to at once. The names
+    contain the machine and the process id. On success they are renamed to `paths`, in this order. Only the content is
+    synced, not the directory entry, because these files are small and can be recreated; with `synced` False, nothing is
+    synced."""
     temporary = [path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.tmp") for path in paths]
     try:
         yield temporary
@@ -156,8 +155,9 @@ def shared_files(*paths: Path, synced: bool = True) -> Iterator[list[Path]]:
 
 
 def _place(path: Path, directory: bool) -> Path:
-    """The path; of a link to a directory where it leads. `UserError`: it has no name, or is a device, a pipe, a socket
-    or a link to a file: somebody else's link may lead to the user's own file."""
+    """Return the path to replace: `path` itself, or the target of a link to a directory. Raises `UserError` if the path
+    has no name, or if it is a device, a pipe, a socket, or a link to a file: someone else's link may lead to a file of
+    the user's."""
     if path.name in ("", ".."):
         raise UserError(f"{path}: is not the name of a file; choose another")
     with suppress(FileNotFoundError):
@@ -183,8 +183,8 @@ def _swap(temporary: Path, path: Path, old: Path) -> None:
 def _replacing(
     path: Path, make: Callable[[Path], object], check: Callable[[Path], object] | None, unchanged: str
 ) -> Iterator[Path]:
-    """Yield what `make` makes next to `path`, or to where that leads. On success it is synced and takes its place, on
-    an error it is removed. `unchanged` says what is still there then."""
+    """Yield what `make` creates next to `path`, or next to the target of a link. On success it is synced and replaces
+    the target; on an error it is removed. `unchanged` says in error messages what is still there."""
     try:
         path = _place(path, make is Path.mkdir)
         temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
@@ -194,7 +194,7 @@ def _replacing(
             with _locked(temporary):
                 with written_back(temporary):
                     yield temporary
-                for entry in sorted(temporary.rglob("*"), reverse=True):  # a directory after what is in it
+                for entry in sorted(temporary.rglob("*"), reverse=True):  # contents before their directory
                     if entry.is_file() or entry.is_dir():
                         sync(entry)
                 sync(temporary)
@@ -207,20 +207,20 @@ def _replacing(
 
 
 def atomic_file(path: Path, check: Callable[[Path], object] | None = None) -> AbstractContextManager[Path]:
-    """Yield a temporary path next to `path`. On success it is synced and renamed to `path`, on an error it is removed.
-    `check(temporary)` is called before the renaming; an exception from it counts as an error."""
+    """Yield a temporary path next to `path`. On success it is synced and renamed to `path`; on an error it is removed.
+    `check(temporary)` is called before the renaming, and an exception from it counts as an error."""
     return _replacing(Path(path), Path.touch, check, "the old file is unchanged")
 
 
 def atomic_directory(path: Path, check: Callable[[Path], object] | None = None) -> AbstractContextManager[Path]:
-    """The same for a directory, which replaces `path` as a whole. If `path` is a symbolic link, the link stays and the
-    directory that it points to is replaced."""
+    """Like `atomic_file`, for a directory that replaces `path` as a whole. If `path` is a symbolic link, the link stays
+    and the directory that it points to is replaced."""
     return _replacing(Path(path), Path.mkdir, check, "what was there before is unchanged")
 
 
 def moved_along(path: Path, before: Path, now: Path) -> Path:
-    """An absolute path that is gone, as it is seen from `now` if it was moved together with `before`, the old place of
-    `now`; the path itself if it exists, or if nothing is there either."""
+    """Return where a missing absolute path is now, if it was moved together with the directory `before`, whose new
+    place is `now`. Return the path unchanged if it exists, is relative, or is not found there either."""
     if not path.is_absolute() or path.exists():
         return path
     there = Path(os.path.normpath(now.absolute() / os.path.relpath(path, before)))
@@ -228,8 +228,7 @@ def moved_along(path: Path, before: Path, now: Path) -> Path:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all. Half characters, as in a file's name that is not UTF-8, are
-    spelled out."""
+    """Write `value` as indented JSON, atomically. Lone surrogates, as in file names that are not UTF-8, are escaped."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     with atomic_file(path) as temporary:
         temporary.write_text(re.sub(r"[\ud800-\udfff]", lambda x: f"\\{escaped(x[0])}", text) + "\n", encoding="utf-8")

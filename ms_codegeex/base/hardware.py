@@ -1,5 +1,5 @@
-"""Published figures of accelerators, whose sources are in `planning/hardware_sources.yaml`. Rates are per device:
-FLOP/s, bytes, bytes/s in one direction, seconds."""
+"""Published figures of accelerators; their sources are in `planning/hardware_sources.yaml`. Rates are per device.
+Units: FLOP/s, bytes, bytes/s in one direction, seconds."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass, replace
 from ms_codegeex.base.errors import UserError, suggestion
 
 GIB = 2**30
-# Steps in which the engine's memory pool grows on Ascend. Each stream has blocks of its own, so MindSpore's 2 GiB would
-# leave much of a device to streams that send little; with the tensors of compiled graphs, 1/8 takes least.
+# Increment by which the engine's memory pool grows on Ascend. Each stream has its own blocks, so MindSpore's 2 GiB
+# would waste much memory on streams that send little. For the tensors of compiled graphs, 1/8 GiB needs the least.
 POOL_BLOCK = GIB // 8
-# Of the device memory that is free when a rank starts, what CANN's runtime and the buffers of communicators take later.
+# Device memory, free when a rank starts, that CANN's runtime and the communicators' buffers take later.
 RESERVE = 2 * GIB
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a run on the chip has shown (docs/plan.md); its rates are in the fields of the chip. Products reach
-    `matmul_share` of the peak, `matmul_start` is their K_START. Of collectives, the share `overlap` runs under
-    computation; the chip stands still for `gaps` seconds for each second of computing. A step takes `factor` times
-    what is counted with these, eight of ten between `low` and `high`. `cluster_latency`: as `latency`, between servers.
-    `measured`: the fields that were measured in the run."""
+    """Corrections measured in runs on a chip (docs/plan.md); the measured rates are in the fields of the chip. Matrix
+    products reach `matmul_share` of the peak; `matmul_start` is their K_START. A share `overlap` of the collectives
+    runs behind computation. For each second of computation, the chip idles for `gaps` seconds. A step takes `factor`
+    times the predicted time; eight of ten steps lie between `low` and `high`. `cluster_latency`: as `latency`, between
+    servers. `measured`: the fields that the run measured."""
 
     base: str
     matmul_share: float
@@ -38,14 +38,14 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Chip:
-    """A chip, its server and its cluster. A server may consist of boards: the `board_devices` of a board are
-    connected at `board_bandwidth`, the boards of a server at `server_bandwidth`, servers at `cluster_bandwidth`. A run
-    may fill `usable_memory`; the rest belongs to driver and runtime. `fused` names the kernels that a run uses unless
-    `parallel.fusion.*` says otherwise: `norm` is LayerNorm's, `rms_norm` RMSNorm's. What `saturates` has no infinity
-    and no NaN."""
+    """A chip, its server and its cluster. A server may consist of boards. The `board_devices` of a board are connected
+    at `board_bandwidth`, the boards of a server at `server_bandwidth`, and servers at `cluster_bandwidth`. A run may
+    fill `usable_memory`; the rest belongs to the driver and runtime. `fused` names the kernels that a run uses unless
+    `parallel.fusion.*` says otherwise; `norm` is LayerNorm's kernel, `rms_norm` RMSNorm's. `saturates`: its arithmetic
+    has no infinity and no NaN."""
 
     name: str
-    kind: str  # `device` of a run on it: ascend or gpu
+    kind: str  # `device` of its runs: ascend or gpu
     peak_fp16: float
     peak_bf16: float | None
     peak_fp32: float
@@ -64,11 +64,11 @@ class Chip:
 
     @property
     def generation(self) -> str:
-        """The name of the chip, of which this may be a part (`PARTS`)."""
+        """The chip's name; for a part in `PARTS`, the name of the generation that it belongs to."""
         return ASCEND_910B.name if self.name in PARTS else self.name
 
     def peak(self, precision: str) -> float:
-        """FLOP/s of matrix products in `fp32`, `fp16` or `bf16`; a `UserError` if the chip does not support it."""
+        """Return the peak FLOP/s of matrix products in `fp32`, `fp16` or `bf16`. `UserError` if it has none."""
         peak = {"fp16": self.peak_fp16, "bf16": self.peak_bf16, "fp32": self.peak_fp32}[precision]
         if peak is None:
             wrong = f"{self.name} has no {precision} matrix products"
@@ -114,7 +114,7 @@ ASCEND_910B = Chip(
     saturates=False,
 )
 
-# One of the two dies of a package, each of which is a device to MindSpore.
+# A package has two dies, and MindSpore sees each die as a device.
 ASCEND_910C = replace(ASCEND_910B, name="ascend910c", board_devices=16, server_devices=16, cluster_bandwidth=196e9)
 
 A100 = Chip(
@@ -132,7 +132,7 @@ A100 = Chip(
     server_bandwidth=300e9,
     cluster_bandwidth=25e9,
     latency=2e-5,
-    # graph kernels are left out: their code generator needs a CUDA toolkit, which was not tried
+    # no graph kernels: their code generator needs a CUDA toolkit, which was not tested
     fused=frozenset({"norm", "optimizer"}),
     saturates=False,
 )
@@ -151,7 +151,7 @@ H100 = replace(
 
 CHIPS = {chip.name: chip for chip in (ASCEND_910, ASCEND_910B, ASCEND_910C, A100, H100)}
 
-# Parts of the 910B by the driver's names: TFLOP/s in 16 bits, GiB of memory, and how many of them a run may fill.
+# Parts of the 910B by the driver's names: 16-bit TFLOP/s, GiB of memory, and the GiB that a run may fill.
 PARTS = {
     name: replace(
         ASCEND_910B,
@@ -174,7 +174,7 @@ PARTS = {
 
 
 def chip_named(name: str) -> Chip:
-    """The chip of that name, or the part that the driver calls so; an unknown one is a `UserError`."""
+    """Return the chip of that name, or the part that the driver calls so. Raises `UserError` for an unknown name."""
     if name in PARTS:
         return PARTS[name]
     if name not in CHIPS:

@@ -1,6 +1,6 @@
-"""What this machine offers a process, and what it lacks: each gap is one line that says how to close it.
-`ascend_scripts/preflight.py` imports this before anything is installed, `ms-codegeex doctor` afterwards. So it uses the
-standard library only, and any Python from 3.7 on can read it."""
+"""What this machine offers a process, and what it lacks. Each gap is one line that says how to close it.
+`ascend_scripts/preflight.py` imports this module before anything is installed, `ms-codegeex doctor` afterwards. It
+therefore uses only the standard library, and syntax that Python 3.7 can read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 GB = 10**9
 ARCHITECTURES = {"Linux": ("x86_64", "aarch64"), "Darwin": ("x86_64", "arm64")}
-# What the MindSpore wheel links and a bare system may lack: library -> packages that contain it.
+# Libraries that the MindSpore wheel links and a minimal system may lack -> packages that contain them.
 LIBRARIES = {
     "libgomp.so.1": "`apt install libgomp1` (Debian, Ubuntu) or `dnf install libgomp` (Fedora, RHEL, openEuler)",
     "libstdc++.so.6": "`apt install libstdc++6` (Debian, Ubuntu) or `dnf install libstdc++` (Fedora, RHEL, openEuler)",
@@ -24,7 +24,7 @@ INSTRUCTION_SETS = dict(avx512f="AVX-512", avx2="AVX2", avx="AVX", sse4_2="SSE 4
 
 
 def check_python(version: tuple = tuple(sys.version_info[:3]), executable: str = sys.executable) -> str | None:
-    """A line unless this is Python 3.10 to 3.12, the only versions for which MindSpore 2.9 has builds."""
+    """Return an error line unless this is Python 3.10 to 3.12, the only versions with builds of MindSpore 2.9."""
     if (3, 10) <= tuple(version[:2]) <= (3, 12):
         return None
     dotted = ".".join(str(part) for part in version)
@@ -35,7 +35,7 @@ def check_python(version: tuple = tuple(sys.version_info[:3]), executable: str =
 
 
 def check_platform(system: str, machine: str, libc: str) -> str | None:
-    """A line unless MindSpore 2.9 has builds for it: glibc Linux or macOS, on two architectures each."""
+    """Return an error line unless MindSpore 2.9 has builds for it: glibc Linux or macOS, two architectures each."""
     if system not in ARCHITECTURES:
         return f"{system} is not supported: use Linux (on Windows: WSL 2) or macOS"
     if machine not in ARCHITECTURES[system]:
@@ -50,8 +50,9 @@ def check_this_platform() -> str | None:
 
 
 def check_numpy() -> str | None:
-    """A line if NumPy 2 is installed: MindSpore's wheels are compiled against NumPy 1, whatever 2.10 allows."""
-    with contextlib.suppress(ImportError):  # no NumPy, or Python 3.7
+    """Return an error line if NumPy 2 is installed. MindSpore's wheels are compiled against NumPy 1, although the
+    requirements of 2.10 allow NumPy 2."""
+    with contextlib.suppress(ImportError):  # no NumPy, or Python 3.7, which lacks importlib.metadata
         from importlib.metadata import version
 
         if int(version("numpy").partition(".")[0]) >= 2:
@@ -61,7 +62,7 @@ def check_numpy() -> str | None:
 
 
 def check_libraries(load: Callable[[str], object] = ctypes.CDLL, libraries: dict = LIBRARIES) -> list[str]:
-    """One line per library that cannot be loaded: a file that is there but broken counts as missing."""
+    """Return one line for each library that cannot be loaded. A file that exists but is broken counts as missing."""
     missing = []
     for name, remedy in libraries.items():
         try:
@@ -72,7 +73,7 @@ def check_libraries(load: Callable[[str], object] = ctypes.CDLL, libraries: dict
 
 
 def check_disk(directory: str, needed: int, remedy: str, free: int | None = None) -> str | None:
-    """A line if fewer than `needed` bytes are free in the file system of `directory`, which need not exist yet."""
+    """Return a line if the file system of `directory`, which may not exist yet, has fewer than `needed` free bytes."""
     parent = existing_parent(directory)
     free = shutil.disk_usage(parent).free if free is None else free
     if free >= needed:
@@ -81,7 +82,7 @@ def check_disk(directory: str, needed: int, remedy: str, free: int | None = None
 
 
 def check_memory(available: int | None, needed: int) -> str | None:
-    """A line if fewer than `needed` bytes are `available` (None: unknown)."""
+    """Return a line if fewer than `needed` bytes are `available` (None: unknown)."""
     if available is None or available >= needed:
         return None
     return (
@@ -91,7 +92,7 @@ def check_memory(available: int | None, needed: int) -> str | None:
 
 
 def available_cores() -> int:
-    """Cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -99,27 +100,28 @@ def available_memory(
     meminfo: str = "/proc/meminfo",
     limits: tuple = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 ) -> int | None:
-    """Bytes this process may still take: the kernel's estimate, or what the container's limit leaves."""
+    """Return the bytes that this process may still take: the smaller of the kernel's estimate and what the container's
+    limit leaves. None if unknown."""
     bounds = []
     try:
         with open(meminfo) as lines:
             bounds += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    except OSError:  # macOS: the installed memory is all that the standard library knows
+    except OSError:  # macOS: the standard library knows only the installed memory
         with contextlib.suppress(ValueError, OSError):
             bounds.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     for path in limits:
         try:
             with open(path) as limit:
                 bounds.append(max(0, int(limit.read()) - _used(os.path.dirname(path))))
-        except (OSError, ValueError):  # no cgroup, or "max"
+        except (OSError, ValueError):  # no cgroup, or no limit ("max")
             continue
     return min(bounds) if bounds else None
 
 
 def _used(directory: str) -> int:
-    """Bytes that a cgroup uses and cannot free at once; cached files do not count. 0 if unknown."""
+    """Return the bytes that a cgroup uses and cannot free at once, without cached files. 0 if unknown."""
     used = 0
-    for name in ("memory.current", "memory.usage_in_bytes"):  # control groups of version 2, of version 1
+    for name in ("memory.current", "memory.usage_in_bytes"):  # cgroup v2, v1
         with contextlib.suppress(OSError, ValueError), open(os.path.join(directory, name)) as figure:
             used = int(figure.read())
     with contextlib.suppress(OSError, ValueError), open(os.path.join(directory, "memory.stat")) as lines:
@@ -130,13 +132,13 @@ def _used(directory: str) -> int:
 
 
 def hide_rank_table() -> None:
-    """Hide `RANK_TABLE_FILE` from MindSpore 2.9, which would otherwise change the compiler's level, and whose workers
-    would refuse to start. Whoever needs the table has read it."""
+    """Hide `RANK_TABLE_FILE` from MindSpore 2.9, which would otherwise change the compiler's level and refuse to start
+    workers. Code that needs the table has read it already."""
     os.environ.pop("RANK_TABLE_FILE", None)
 
 
 def instruction_set(cpuinfo: str = "/proc/cpuinfo") -> str | None:
-    """The widest vector instructions of the CPU, such as "AVX2"; None if unknown."""
+    """Return the CPU's widest vector instruction set, such as "AVX2"; None if unknown."""
     try:
         with open(cpuinfo) as lines:
             line = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
@@ -147,7 +149,7 @@ def instruction_set(cpuinfo: str = "/proc/cpuinfo") -> str | None:
 
 
 def existing_parent(directory: str) -> str:
-    """The nearest directory above (or at) `directory` that exists."""
+    """Return the nearest existing directory at or above `directory`."""
     directory = os.path.abspath(directory)
     while not os.path.isdir(directory):
         directory = os.path.dirname(directory)

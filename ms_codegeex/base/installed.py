@@ -1,4 +1,4 @@
-"""Where MindSpore is installed, without importing it; versions of packages; and imports that leave out PyTorch."""
+"""Find MindSpore's folder without importing it, versions of packages, and a way to import without PyTorch."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ms_codegeex.base.errors import UserError
 
 
 def mindspore_directory(purpose: str, machines: Sequence[str], required: Sequence[str], advice: str) -> Path:
-    """MindSpore's folder. `UserError` if this machine is none of `machines` under Linux, or if MindSpore or one of the
-    `required` files of its wheel is missing. `purpose` begins the message; `advice` says what a wheel without such a
-    file lacks, and what to do."""
+    """Return MindSpore's folder. Raises `UserError` unless this is Linux on one of `machines`, or if MindSpore or one
+    of the `required` files of its wheel is missing. `purpose` starts the message; `advice` says what a wheel without
+    such a file lacks, and what to do."""
     if sys.platform != "linux" or platform.machine() not in machines:
         wrong = f"needs Linux on {' or '.join(machines)}, this is {sys.platform} on {platform.machine()}"
         raise UserError(f"{purpose}: {wrong}; use such a machine or a container")
@@ -32,7 +32,7 @@ def mindspore_directory(purpose: str, machines: Sequence[str], required: Sequenc
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """The versions of those that are installed."""
+    """Return the versions of those `packages` that are installed."""
     found = {}
     for name in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -42,12 +42,11 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def without_torch() -> Iterator[None]:
-    """For the import of tensorboardX: it imports PyTorch where that is installed, for types that no scalar needs. This
-    takes seconds."""
+    """Hide PyTorch while importing tensorboardX, which would spend seconds on it for types that scalars do not need."""
     if "torch" in sys.modules:
         yield
         return
-    sys.modules["torch"] = None  # type: ignore[assignment] # an import of it is an ImportError, which tensorboardX expects
+    sys.modules["torch"] = None  # type: ignore[assignment] # tensorboardX handles the ImportError
     try:
         yield
     finally:

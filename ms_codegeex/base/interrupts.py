@@ -1,6 +1,5 @@
-"""Ctrl-C while modules are imported. MindSpore's C++ code swallows a `KeyboardInterrupt` that comes while it is
-imported, and the process crashes later. So the first Ctrl-C waits until no import is in progress. The second one does
-not wait."""
+"""Defer Ctrl-C while modules are imported. MindSpore's C++ code swallows a `KeyboardInterrupt` that arrives during its
+import, and the process crashes later. So the first Ctrl-C waits until no import is in progress; the second does not."""
 
 from __future__ import annotations
 
@@ -11,13 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-PAUSE = 0.05  # seconds until the next look
+PAUSE = 0.05  # seconds between two checks
 
 
 @contextmanager
 def after_imports() -> Iterator[None]:
-    """Meanwhile, the first Ctrl-C raises `KeyboardInterrupt` as soon as no import is in progress, at the end at latest.
-    Without effect in other threads than the main one, and where the signal is ignored or handled already."""
+    """During the block, let the first Ctrl-C raise `KeyboardInterrupt` once no import is in progress, or at the end of
+    the block. Does nothing outside the main thread, or if the signal is ignored or already has a handler."""
     plain = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if not plain or threading.current_thread() is not threading.main_thread():
         yield

@@ -1,6 +1,6 @@
-"""JSON within limits: the only module that parses JSON which does not come from another process of this program. `json`
-alone lets through what breaks its readers later: numbers of thousands of digits, nesting deeper than Python's stack,
-half characters that no file can hold, and keys that occur twice, of which two programs take different ones."""
+"""Parse JSON within limits. Only this module parses JSON that does not come from another process of this program.
+Python's `json` alone accepts values that break later code: numbers with thousands of digits, nesting deeper than
+Python's stack, lone surrogates that no file can hold, and duplicate keys, which programs resolve differently."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 MAX_NESTING = 100  # levels of lists and objects
-MAX_DIGITS = 100  # a whole number's, with its sign: every shorter one fits a float
+MAX_DIGITS = 100  # of an integer, including its sign; anything shorter fits a float
 _TOO_LONG = 10**MAX_DIGITS
-_HARMLESS = frozenset((str, float, bool, type(None)))  # in data
+_HARMLESS = frozenset((str, float, bool, type(None)))  # types of field values that need no check
 
 
 class MalformedText(ValueError):
-    """A text that is not JSON or not YAML, or exceeds a limit. The message does not name the file."""
+    """Text that is not JSON or YAML, or exceeds a limit. The message does not name the file."""
 
 
 def _whole_number(text: str) -> int:
@@ -40,7 +40,8 @@ _LENIENT = json.JSONDecoder(parse_int=_whole_number)
 
 @functools.cache
 def _fast_parser() -> Callable[[bytes], Any] | None:
-    """jiter's, of the extra `corpus`: three times as fast; refuses half characters, and says less of an error."""
+    """Return jiter's parser, from the extra `corpus`, or None. It is three times as fast, refuses lone surrogates, and
+    gives less detailed errors."""
     try:
         from jiter import from_json
     except ModuleNotFoundError:
@@ -49,9 +50,9 @@ def _fast_parser() -> Callable[[bytes], Any] | None:
 
 
 def parse_json(text: str | bytes, *, data: bool = False) -> Any:
-    """The value of a JSON text (bytes: UTF-8). `MalformedText` if it is not JSON, nested too deep, or has a number,
-    character or key as in this module's description. In `data`, a record of a user's data, keys may occur twice (the
-    last one counts) and texts may hold half characters: the reader of the record judges them."""
+    """Return the value of a JSON text (bytes: UTF-8). Raises `MalformedText` if it is not JSON, is nested too deeply,
+    or has a number, character or key that the module's docstring excludes. With `data`, for records of user data, keys
+    may occur twice (the last one counts) and texts may hold lone surrogates: the reader of the record judges them."""
     if data and isinstance(text, bytes) and (parse := _fast_parser()):
         try:
             value = parse(text)
@@ -59,7 +60,7 @@ def parse_json(text: str | bytes, *, data: bool = False) -> Any:
                 _check(value, data)
             return value
         except ValueError:
-            pass  # and told below
+            pass  # the strict parser below gives the reason
     try:
         text = text if isinstance(text, str) else text.decode("utf-8")
         value = (_LENIENT if data else _STRICT).decode(text)
@@ -84,11 +85,11 @@ def _check(value: Any, data: bool) -> None:
     level, depth = [value], 0
     while level:
         inner: list[Any] = []
-        texts = [item for item in level if type(item) is str]  # a vocabulary has many thousands of them
+        texts = [item for item in level if type(item) is str]  # skipped below: a vocabulary has many thousands
         if not data and texts and _has_half("".join(texts)):
             raise MalformedText("half a character (a lone surrogate), which no text can hold")
         level = [item for item in level if type(item) is not str] if texts else level
-        small = {*map(type, level)} == {int} and max(map(abs, level)) < 2**63  # and of them
+        small = {*map(type, level)} == {int} and max(map(abs, level)) < 2**63  # a vocabulary has many integers too
         for item in () if small else level:
             if isinstance(item, dict):
                 inner += item.values() if data else (*item, *item.values())

@@ -1,4 +1,4 @@
-"""What a file of settings or records is if it is of another program, by `kinds.yaml`."""
+"""Recognise settings and record files that belong to other programs, by `kinds.yaml`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RECORDS += "{path} --output DIR` makes a dataset of texts (docs/what-we-read.md
 
 
 def refuse_other_kind(path: Path, content: Any) -> None:
-    """`UserError` that names what the `content` of the file `path` is, if it is of another program or records."""
+    """Raise `UserError` if the `content` of the file `path` is records or another program's file; it says which."""
     kind, helps = "a list of records", _RECORDS
     if isinstance(content, Mapping):
         row = next((row for row in shipped_table(Path(__file__).with_name("kinds.yaml")) if _fits(row, content)), None)

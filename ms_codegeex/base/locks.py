@@ -1,4 +1,4 @@
-"""Locks between processes. A lock ends with the process that holds it, however that ends."""
+"""File locks between processes. The system releases a lock when its process ends, in whatever way."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ CREATE = os.O_RDWR | os.O_CREAT
 
 
 def take_lock(path: Path, *, wait: bool, flags: int = CREATE) -> int | None:
-    """A descriptor that holds the lock of the file or directory `path` until it is closed. `path` is opened with
+    """Return a descriptor that holds the lock of the file or directory `path` until it is closed. `path` is opened with
     `flags`; by default a missing file is created. While another process has the lock, `wait` for it, or return None.
-    `OSError` if `path` cannot be opened or its file system has no locks."""
+    Raises `OSError` if `path` cannot be opened or its file system has no locks."""
     import fcntl
 
     while True:
@@ -30,12 +30,12 @@ def take_lock(path: Path, *, wait: bool, flags: int = CREATE) -> int | None:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # the lock of what used to be at `path`
+        os.close(descriptor)  # `path` was replaced: this is the lock of the old file
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Wait for the lock of the file `path`, created if it is missing, and hold it."""
+    """Wait for the lock of the file `path`, which is created if missing, and hold it during the block."""
     descriptor = take_lock(path, wait=True)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Models that only look like one of ours, which are refused by name: `lookalikes.yaml` says how each is recognised."""
+"""Refuse models that only look like a supported one; `lookalikes.yaml` says how each is recognised."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import read_inside
 from ms_codegeex.base.shipped import shipped_table
 
-_CODE_BESIDE, _MAX_CODE = ("modeling_codegen.py", "tokenization_chatglm.py"), 16 << 20  # read for names, never run
+_CODE_BESIDE, _MAX_CODE = ("modeling_codegen.py", "tokenization_chatglm.py"), 16 << 20  # searched for names, never run
 
 
 def lookalikes() -> Mapping[str, Sequence[Mapping[str, Any]]]:
@@ -22,8 +22,8 @@ def lookalikes() -> Mapping[str, Sequence[Mapping[str, Any]]]:
 def refuse_lookalike(
     where: Path, config: Mapping[str, Any] | None = None, *, of: str | None = None, token: str | None = None
 ) -> None:
-    """`UserError` if this is a lookalike of the family `of`, or of any, by its settings `config` in the file `where` or
-    by an added token."""
+    """Raise `UserError` if a model is a known lookalike of the family `of`, or of any family if None. It is recognised
+    by its settings `config`, read from the file `where`, or by the added token `token`."""
     values = {} if config is None else _evidence(where.parent, config)
     for model in lookalikes()["refused"]:
         if of in (None, model["of"]):

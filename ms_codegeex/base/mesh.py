@@ -1,5 +1,5 @@
 """The mesh of devices: pipeline stages x data-parallel replicas x tensor-parallel shards. MindSpore numbers ranks stage
-by stage, and inside a stage replica by replica: rank = (stage·data + replica)·tensor + shard."""
+by stage, and within a stage replica by replica: rank = (stage·data + replica)·tensor + shard."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from itertools import accumulate
 
 from ms_codegeex.base.errors import UserError
 
-# MindSpore 2.9.0 refuses other sizes at compilation (device_manager.cc: CheckDeviceConfig), and ranks above 4095.
+# MindSpore 2.9.0 refuses other sizes when compiling (device_manager.cc: CheckDeviceConfig), and ranks above 4095.
 SMALL_WORLDS, WORLD_MULTIPLE, MAX_WORLD = (1, 2, 4), 8, 4096
 
 
 @dataclass(frozen=True)
 class Mesh:
     """Sizes of the axes. `optimizer_shard` consecutive replicas share one copy of weights and optimizer state;
-    `optimizer_level`: of what besides (`parallel.optimizer_level`).
-    `stage_layers`: how many layers each stage has; none: numbers that differ by one at most. `virtual_stages`: into how
-    many parts of neighbouring layers each stage is divided; the parts of all stages follow one another in turn."""
+    `optimizer_level` says what else they share (`parallel.optimizer_level`). `stage_layers`: the number of layers of
+    each stage; if empty, the numbers differ by one at most. `virtual_stages`: the number of parts of neighbouring
+    layers in each stage; the stages' parts follow one another in turn."""
 
     data: int = 1
     tensor: int = 1
@@ -30,16 +30,16 @@ class Mesh:
 
     @property
     def shards_sums(self) -> bool:
-        """Whether sums of gradients are sharded as the optimizer state is."""
+        """Whether gradient sums are sharded like the optimizer state."""
         return self.optimizer_shard > 1 and self.optimizer_level > 1
 
     def shards_tables(self, vocabulary: bool) -> bool:
-        """Whether tables of tokens are sharded so too. `vocabulary`: tensor parallelism splits them."""
+        """Whether token tables are sharded like the gradient sums. `vocabulary`: tensor parallelism splits them."""
         return self.shards_sums and (vocabulary or self.tensor == 1)
 
     @property
     def gathers_twice(self) -> bool:
-        """Whether no gathered weight is kept between forward and backward pass."""
+        """Whether weights are gathered again for the backward pass instead of being kept after the forward pass."""
         return self.optimizer_shard > 1 and self.optimizer_level == 3
 
     @property
@@ -57,7 +57,7 @@ class Mesh:
         return self.part_of(layer, layers) % self.pipeline
 
     def part_of(self, layer: int, layers: int) -> int:
-        """The virtual stage of a layer of `layers`, counted over all stages in the order of the layers."""
+        """Return the virtual stage of `layer`, one of `layers`, counted over all stages in layer order."""
         if not self.stage_layers:
             return layer * self.pipeline * self.virtual_stages // layers
         return bisect_right(list(accumulate(self.stage_layers)), layer)
@@ -85,7 +85,7 @@ class Mesh:
         return [self.rank(stage, replica, shard) for replica in range(self.data)]
 
     def optimizer_group(self, rank: int) -> list[int]:
-        """The ranks over which a weight and its optimizer state are sharded."""
+        """Return the ranks over which a weight and its optimizer state are sharded."""
         group = self.data_group(rank)
         first = group.index(rank) // self.optimizer_shard * self.optimizer_shard
         return group[first : first + self.optimizer_shard]
@@ -108,7 +108,7 @@ class Mesh:
 
 
 def check_world(key: str, world: int) -> None:
-    """`UserError` for `key` if the engine cannot partition a graph for `world` devices."""
+    """Raise `UserError`, naming `key`, if the engine cannot partition a graph for `world` devices."""
     if (world not in SMALL_WORLDS and world % WORLD_MULTIPLE) or world > MAX_WORLD:
         possible = f"2, 4 or a multiple of {WORLD_MULTIPLE} up to {MAX_WORLD}"
         wrong = f"MindSpore cannot partition for {world} devices, only for {possible}"

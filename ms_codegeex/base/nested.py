@@ -1,4 +1,4 @@
-"""Nested plain values."""
+"""Helpers for nested plain values."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 
 def flattened(tree: Mapping[str, Any], whole: Collection[str] = (), prefix: str = "") -> dict[str, Any]:
-    """`{"training": {"steps": 40}}` -> `{"training.steps": 40}`. An empty mapping is a value; so are the
-    mappings of the dotted keys in `whole`. `prefix`: of every key."""
+    """Return the tree with dotted keys: `{"training": {"steps": 40}}` -> `{"training.steps": 40}`. An empty mapping
+    counts as a value, and so do the mappings of the dotted keys in `whole`. `prefix` is put in front of every key."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
@@ -19,7 +19,7 @@ def flattened(tree: Mapping[str, Any], whole: Collection[str] = (), prefix: str 
 
 
 def finite(value: Any) -> Any:
-    """A JSON value with None for each number that is not finite, which JSON cannot express."""
+    """Return a JSON value with None for each number that is not finite, since JSON cannot express those."""
     if isinstance(value, Mapping):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,12 +1,12 @@
-"""Options of the command line from the fields of a frozen dataclass, which declare them once.
+"""Derive command-line options from the fields of a frozen dataclass, so that each is declared once.
 
     @dataclass(frozen=True)
     class Sampling:
         top_k: int = option("only the K likeliest tokens", "K", 0, ge=0, off=0)
 
-`add_options(parser, Sampling)` adds `--top-k K`, and `given(Sampling, arguments)` makes the instance from the parsed
-words. tyro and jsonargparse do this for whole programs, but neither keeps this package's help, errors and exclusive
-groups, and both take longer to import than `--help` may. So argparse is used.
+`add_options(parser, Sampling)` adds `--top-k K`, and `given(Sampling, arguments)` builds the instance from the parsed
+arguments. tyro and jsonargparse do this for whole programs, but they cannot keep this package's help, errors and
+exclusive groups, and importing either takes longer than `--help` may.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from typing import Any, TypeVar
 from ms_codegeex.base.errors import UserError
 
 Settings = TypeVar("Settings")
-OPTION = "option"  # the key in a field's metadata
+OPTION = "option"  # key of the `Option` in a field's metadata
 REQUIRED = MISSING  # the default of an option that must be given
 
 
 @dataclass(frozen=True)
 class Option:
-    """What a field means to users.
+    """The command-line option of a field.
 
     Args:
         help: what it is for, without its default.
-        metavar: the value's name, or several words for as many values; none for a switch, or where there are choices.
+        metavar: the value's name, or one word for each of several values; None for a switch, or if there are choices.
         ge, gt, le, lt: the range of a number.
         off: the value that turns the option off.
-        in_requests: the default of the field in requests, as in OpenAI's API; None: requests have no such field.
+        in_requests: the field's default in requests, as in OpenAI's API; None: requests have no such field.
         either: options with the same word here exclude each other.
-        repeated: a tuple is given one value at a time; otherwise any number of values follows the option.
-        extended: the values of an option that is given again are added to the first ones.
+        repeated: a tuple's values are given one at a time; otherwise any number of values follows the option.
+        extended: repeating the option adds its values to the earlier ones.
         positional: given without the option's name.
-        negatable: a switch can be turned off too, by `--no-...`.
-        flag: the option's name, if it is not the field's.
+        negatable: a switch that `--no-...` turns off.
+        flag: the option's name, if it differs from the field's.
         words: other spellings.
         convert: turns a word into the value, before it is compared with the choices.
     """
@@ -69,14 +69,14 @@ class Option:
         return field(default=default, metadata={OPTION: self}, kw_only=kw_only)
 
     def check(self, name: str, value: Any) -> None:
-        """`UserError` for a number out of range."""
+        """Raise `UserError`, naming `name`, if a number is out of range."""
         low = (self.ge is None or value >= self.ge) and (self.gt is None or value > self.gt)
         high = (self.le is None or value <= self.le) and (self.lt is None or value < self.lt)
         if not (low and high):
             raise UserError(f"{name}: {value} is out of range; give {self.expected()}")
 
     def expected(self) -> str:
-        """The range in words."""
+        """Return the range in words."""
         low, high = self.gt if self.ge is None else self.ge, self.lt if self.le is None else self.le
         above, to = ("above ", " and at most ") if self.ge is None else ("", " to ")
         words = f"{above}{_number(low)}"
@@ -87,7 +87,7 @@ class Option:
         return words if self.off is None else f"{words} ({_number(self.off)}: off)"
 
     def default_in_words(self, default: Any) -> str:
-        """The end of the help: the default, and what turns the option off; "" for a switch or without a default."""
+        """Return the end of the help text: default and off value. "" without a default, or for a switch."""
         if default in (None, (), MISSING) or default is False or "(default: " in self.help:
             return ""
         off = "" if self.off is None else ", off" if default == self.off else f"; {_number(self.off)}: off"
@@ -106,13 +106,13 @@ def option(help: str, metavar: str | None = None, default: Any = None, **more: A
 
 @dataclass(frozen=True)
 class DeclaredOption:
-    """An option of a dataclass: its field's name, type without `None`, and default."""
+    """An option of a dataclass: the name, type (without `None`) and default of its field."""
 
     name: str
     option: Option
     type: Any
     default: Any
-    optional: bool  # the type has None
+    optional: bool  # the field's type includes None
 
     @property
     def flag(self) -> str:
@@ -120,8 +120,8 @@ class DeclaredOption:
 
 
 def declared(kind: type, names: Iterable[str] | None = None) -> list[DeclaredOption]:
-    """The options of a dataclass, or those of these names: required ones first, otherwise in the order of the fields.
-    Other fields are not options."""
+    """Return the options of a dataclass, or only those in `names`: required ones first, otherwise in field order.
+    Fields without an `Option` are omitted."""
     hints, options = typing.get_type_hints(kind), []
     chosen = None if names is None else set(names)
     for each in fields(kind):  # type: ignore[arg-type]
@@ -139,8 +139,8 @@ def declared(kind: type, names: Iterable[str] | None = None) -> list[DeclaredOpt
 def add_options(
     parser: argparse._ActionsContainer, kind: type, names: Iterable[str] | None = None, over: bool = False
 ) -> None:
-    """Add the options of a dataclass, or those of these names. `over`: they replace values from elsewhere and have no
-    default themselves."""
+    """Add the options of a dataclass, or only those in `names`. `over`: the options override values from elsewhere and
+    have no defaults of their own."""
     groups: dict[str, argparse._ActionsContainer] = {"": parser}
     for each in declared(kind, names):
         option = each.option
@@ -160,8 +160,8 @@ def add_options(
 
 @dataclass(frozen=True)
 class OptionGroup:
-    """Options of a dataclass in a verb's help; `names` and `over` as in `add_options`. Those with the same `title` are
-    one group below it and `text`."""
+    """Options of a dataclass in a verb's help; `names` and `over` as in `add_options`. Groups with the same `title` are
+    shown together, below that title and `text`."""
 
     kind: type
     names: Iterable[str] | None = None
@@ -196,14 +196,13 @@ def _kind(each: DeclaredOption) -> dict[str, Any]:
 
 
 def given(kind: type[Settings], arguments: argparse.Namespace, **others: Any) -> Settings:
-    """The dataclass from parsed words and other values; what is not given keeps the field's default. `UserError` as in
-    `given_values`."""
+    """Build the dataclass from parsed arguments and `others`; a field without a value keeps its default. Raises
+    `UserError` as `given_values` does."""
     return kind(**{**given_values(kind, arguments), **others})
 
 
 def given_values(kind: type, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The values of a dataclass's options, by name, without those that have none. `UserError` for a number out of range
-    names the option."""
+    """Return the given options' values by field name. `UserError`, naming the option, for a number out of range."""
     values = {}
     for each in declared(kind):
         if (value := getattr(arguments, each.name, None)) is not None:
@@ -215,8 +214,8 @@ def given_values(kind: type, arguments: argparse.Namespace) -> dict[str, Any]:
 def refuse(
     arguments: argparse.Namespace, kind: type, reason: str, names: Iterable[str] | None = None, over: bool = False
 ) -> None:
-    """`UserError` for the first of a dataclass's options that is given. A value that equals the default counts
-    as given only with `over`, as in `add_options`."""
+    """Raise `UserError` for the first given option of a dataclass. An option whose value equals the default counts as
+    given only with `over`, as in `add_options`."""
     for each in declared(kind, names):
         value = getattr(arguments, each.name, None)
         if value is not None and value is not False and (over or value != each.default):
@@ -224,8 +223,7 @@ def refuse(
 
 
 def check_ranges(settings: Any, flags: bool = False) -> None:
-    """`UserError` for the first number of a dataclass that is out of its range. It names the field, or with `flags` the
-    option."""
+    """Raise `UserError` for a dataclass's first number out of range, naming the field, or with `flags` the option."""
     for each in _with_ranges(type(settings)):
         if (value := getattr(settings, each.name)) is not None:
             each.option.check(each.flag if flags else each.name, value)

@@ -1,8 +1,8 @@
-"""Everything that the commands print goes through here, because most of it may be untrusted. Names of tensors and
-files, values of configurations, a server's messages and a model's text may contain control sequences, with which a
-terminal can be made to hide or forge lines, to change its title or the clipboard, and characters that reverse the order
-of what is read. They are spelled out, on terminals and in pipes: `\\x1b`, `\\u202e`. Line breaks and tabs stay. Only
-what a user asks for as content (an answer, a document; `print_content`) goes into a file or a pipe as it is."""
+"""Print everything that commands print. Most of it may be untrusted: names of tensors and files, values of
+configurations, a server's messages, a model's text. They may contain control sequences that make a terminal hide or
+forge lines or change its title or clipboard, and characters that reverse the reading order. Such characters are
+escaped, on terminals and in pipes (`\\x1b`, `\\u202e`); line breaks and tabs stay. Only requested content (an answer, a
+document; `print_content`) goes into files and pipes unchanged."""
 
 from __future__ import annotations
 
@@ -26,18 +26,17 @@ def print_out(text: str = "", end: str = "\n") -> None:
 
 
 def print_error(text: str, end: str = "\n") -> None:
-    """Print a text on standard error."""
     _print(visible(text) + end, sys.stderr)
 
 
 @lru_cache(maxsize=64)
 def print_once(text: str) -> None:
-    """Print a note on standard error, once in this process."""
+    """Print a note on standard error, but only once in this process."""
     print_error(text)
 
 
 def print_progress(text: str) -> None:
-    """Show a line on standard error in place of the last one, on a terminal only; none if it is empty."""
+    """Replace the current line of standard error by `text`, which may be empty, if it is a terminal."""
     if sys.stderr.isatty():
         _print(f"\r\x1b[K{visible(text)}", sys.stderr)
 
@@ -47,8 +46,8 @@ def print_lines(lines: Iterable[str]) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON in one line on standard output. What `visible` spells out is an escape of JSON. A number
-    that JSON does not have, such as NaN, is null."""
+    """Print a value as one line of JSON on standard output. Characters that `visible` would spell out become JSON
+    escapes; numbers that JSON lacks, such as NaN, become null."""
     ascii_only = _encoding(sys.stdout).lower().replace("-", "") != "utf8"
     text = json.dumps(finite(value), ensure_ascii=ascii_only, allow_nan=False)
     if not text.isprintable():
@@ -57,7 +56,7 @@ def print_json(value: Any) -> None:
 
 
 def print_result(result: Any, text: str, as_json: bool) -> None:
-    """Print what a command found on standard output: as JSON, or as a text for people."""
+    """Print a command's result on standard output: `result` as JSON, or `text` for people."""
     if as_json:
         print_json(result)
     else:
@@ -65,8 +64,8 @@ def print_result(result: Any, text: str, as_json: bool) -> None:
 
 
 def print_content(text: str | bytes) -> None:
-    """Write what the user requested, such as a model's answer, to standard output: on a terminal visible, elsewhere as
-    it is. Bytes are UTF-8, and are written as they are. No line break is added."""
+    """Write requested content, such as a model's answer, to standard output: escaped on a terminal, unchanged
+    elsewhere. Bytes are taken as UTF-8 and written unchanged. No line break is added."""
     said = text if isinstance(text, str) else text.decode("utf-8", "surrogateescape")
     if sys.stdout.isatty():
         _print(visible(said), sys.stdout)
@@ -75,27 +74,27 @@ def print_content(text: str | bytes) -> None:
 
 
 def print_coloured(text: str) -> None:
-    """Print a text with our own colours on standard output. Everything else in it must have gone through `visible`."""
+    """Print text with colour codes on standard output. Untrusted parts must already have gone through `visible`."""
     _print(f"{text}\n", sys.stdout)
 
 
 def _print(text: str, stream: TextIO, data: bytes | None = None) -> None:
-    """Write a text, or these bytes of it where the stream takes bytes."""
+    """Write `text` to `stream`, or instead the bytes `data` if the stream accepts bytes."""
     encoding, binary = _encoding(stream), getattr(stream, "buffer", None)
     try:
         if data is not None and binary is not None:
             binary.write(data)
-        else:  # not every locale has all characters
+        else:  # not every locale can encode all characters
             stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()
     except OSError as error:
         discard(stream)
-        if stream is not sys.stderr:  # which could not show its own failure
+        if stream is not sys.stderr:  # stderr could not show its own failure
             raise OSError(error.errno, error.strerror, "standard output") from None
 
 
 def discard(stream: TextIO) -> None:
-    """Discards what a failed stream still buffers, so that it does not fail again when Python exits."""
+    """Discard what a failed stream still buffers, so that it does not fail again when Python exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
@@ -108,12 +107,12 @@ def _json_escape(character: str) -> str:
 
 
 def size_text(size: int) -> str:
-    """A number of bytes for people: below 10 kB exactly."""
+    """Return a number of bytes for people: exact below 10 kB, otherwise in MB."""
     return f"{size:,} bytes" if size < 10_000 else f"{size / 1e6:.2f} MB"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Columns as wide as their widest cell; the first `left` of them to the left, numbers to the right."""
+    """Return a text table whose columns are as wide as their widest cell. The first `left` ones are left-aligned."""
     cells = [tuple(header), *map(tuple, rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     lines = []

@@ -1,6 +1,6 @@
-"""Processes that belong to this one: each is started with its own log, watched, and ended with the others. Training,
-rehearsals and the compilation of graph kernels start their processes here. A process is a program (`ProcessSpec`) or a
-function (`ForkSpec`), which starts with everything that this process has imported."""
+"""Start, watch and end child processes, each with its own log. Training, rehearsals and the compilation of graph
+kernels start their processes here. A process is a program (`ProcessSpec`) or a function (`ForkSpec`), which starts with
+everything that this process has imported."""
 
 from __future__ import annotations
 
@@ -31,9 +31,8 @@ END_SECONDS = 1.0  # between SIGTERM and SIGKILL
 
 @dataclass(frozen=True)
 class ProcessSpec:
-    """A process to start. `label` names it in messages. It runs in `directory`, which is made if missing, and `log`
-    receives everything it prints. `environment`: variables to add to those of this process; `program_folder`: a folder
-    to put in front of PATH."""
+    """A process to start. `label` names it in messages. It runs in `directory`, which is created if missing, and writes
+    its output to `log`. `environment` adds to the variables of this process; `program_folder` goes in front of PATH."""
 
     label: str
     command: tuple[str, ...]
@@ -43,7 +42,7 @@ class ProcessSpec:
     program_folder: str = ""
 
     def start(self, output: int | None = None) -> subprocess.Popen[bytes]:
-        """Start it in its own session, with its output in the log; `output`: another descriptor for stdout."""
+        """Start it in its own session, with its output in the log. `output`: another descriptor for stdout."""
         self.directory.mkdir(parents=True, exist_ok=True)
         try:
             with open(self.log, "wb") as log:
@@ -61,7 +60,7 @@ class ProcessSpec:
             raise RunFailure(f"{self.label}: {self.command[0]} could not be started ({error.strerror})") from None
 
     def full_environment(self) -> dict[str, str]:
-        """All variables that the process sees."""
+        """Return all variables that the process sees."""
         environment = {**os.environ, **self.environment}
         if self.program_folder:
             environment["PATH"] = os.pathsep.join(filter(None, [self.program_folder, environment.get("PATH")]))
@@ -70,12 +69,12 @@ class ProcessSpec:
 
 @dataclass(frozen=True)
 class ForkSpec:
-    """A function to call in a process forked from this one. What it returns is the exit status. Forking is safe only
-    with a single thread; otherwise the process is a new one, which imports everything again."""
+    """A function to call in a process forked from this one. The function returns the exit status. Forking is safe only
+    with a single thread; otherwise a new process is started, which imports everything again."""
 
     label: str
     function: Callable[[], int]  # picklable
-    directory: Path  # where it runs, and leaves LABEL.log
+    directory: Path  # its working directory, which gets LABEL.log
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -83,7 +82,7 @@ class ForkSpec:
         return self.directory / f"{self.label}.log"
 
     def start(self) -> SimpleNamespace:
-        """Start it with its output in the log; watched like a process of `subprocess`."""
+        """Start it with its output in the log. The result has `poll` and `wait`, like a process of `subprocess`."""
         self.directory.mkdir(parents=True, exist_ok=True)
         self.log.write_bytes(b"")
         context = multiprocessing.get_context("fork" if psutil.Process().num_threads() == 1 else "spawn")
@@ -115,8 +114,8 @@ def import_variables() -> dict[str, str]:
 
 
 def json_from_module(module: str, what: str, seconds: float) -> Any:
-    """The JSON value that `python -m module` prints; the process may break without harm to this one. `RunFailure` if it
-    prints none, with its last words, or takes longer than `seconds`; `what` names it there."""
+    """Return the JSON value that `python -m module` prints; a crash of that process does not affect this one.
+    `RunFailure`, in which `what` names it, if it takes longer than `seconds` or prints no JSON."""
     try:
         done = subprocess.run(
             [sys.executable, "-m", module],
@@ -135,8 +134,8 @@ def json_from_module(module: str, what: str, seconds: float) -> Any:
 
 
 class ProcessGroup:
-    """Processes started here and all that they start in turn; leaving the context ends every one of them. `roots` were
-    started here; `family` is every process seen so far by process id, brought up to date by `refresh`."""
+    """Processes started here and all their descendants; leaving the context ends every one of them. `roots`: those
+    started here. `family`: every process seen so far, by process id; `refresh` updates it."""
 
     def __init__(self) -> None:
         self.roots: list[Any] = []
@@ -152,13 +151,13 @@ class ProcessGroup:
         return self.add(spec.start())
 
     def add(self, root: Any) -> Any:
-        """Watch a process that has just been started."""
+        """Watch a process that has just been started, and return it."""
         self.roots.append(root)
         self.family[root.pid] = psutil.Process(root.pid)
         return root
 
     def refresh(self) -> None:
-        """Find the processes that have been started since the last call."""
+        """Find processes started since the last call."""
         for root in self.roots:
             with contextlib.suppress(psutil.Error):
                 for process in self.family[root.pid].children(recursive=True):
@@ -172,12 +171,12 @@ class ProcessGroup:
             with contextlib.suppress(psutil.Error, OSError):
                 leader = os.getsid(process.pid)
                 known = self.family.get(leader)
-                # a process id used again belongs to somebody else
+                # a reused process id belongs to someone else
                 if known is not None and (known.is_running() or not psutil.pid_exists(leader)):
                     self.family.setdefault(process.pid, process)
 
     def end(self) -> None:
-        """End every process: SIGTERM first, SIGKILL later (if stopped, at once). Returns when none is left."""
+        """End every process: SIGTERM first, SIGKILL later (at once if it is stopped). Returns when none is left."""
         self.refresh()
         self._find_orphans()
         for process in self.family.values():
@@ -189,7 +188,7 @@ class ProcessGroup:
                 process.kill()
         for root in self.roots:
             root.wait()
-        self._await_end()  # a killed process may need a moment, and only roots can be waited for
+        self._await_end()  # a killed process may take a moment to end, and only roots can be waited for
 
     def _await_end(self) -> None:
         deadline = time.monotonic() + END_SECONDS
@@ -205,9 +204,9 @@ def run_processes(
     seconds: float = math.inf,
 ) -> None:
     """Run all processes in order, at most `at_once` at a time, and call `ended` after each that succeeds. The first
-    that fails, or that takes longer than `seconds`, ends the others and raises `RunFailure` with the end of its log:
-    with the last line after exit status 2, which says that this is the reason. Any other exception, Ctrl-C too, also
-    ends them."""
+    that fails, or takes longer than `seconds`, ends the others and raises `RunFailure` with the end of its log. Exit
+    status 2 means that the last line of the log is the reason; then only that line is shown. Any other exception,
+    including Ctrl-C, also ends them."""
     waiting = list(specs)
     running: list[tuple[Any, Any, float]] = []
     with ProcessGroup() as group:
@@ -218,7 +217,7 @@ def run_processes(
             time.sleep(POLL_SECONDS)
             finished = [entry for entry in running if entry[1].poll() is not None]
             running = [entry for entry in running if entry not in finished]
-            # the first to stop writing is the cause: the others waited for it
+            # the process that stopped writing first is the cause; the others waited for it
             for spec, process, _ in sorted(finished, key=lambda entry: entry[0].log.stat().st_mtime):
                 if status := process.poll():
                     reason = f": {_last_words(spec.log, 1)}" if status == 2 else ""
@@ -230,8 +229,8 @@ def run_processes(
 
 
 def run_reporting(spec: ProcessSpec, reported: Callable[[str], None]) -> None:
-    """Run a process and call `reported` for each line on its standard output. `RunFailure` if it fails: with the last
-    line of its log after exit status 2, which says that this is the reason."""
+    """Run a process and call `reported` for each line of its standard output. Raises `RunFailure` if it fails, with the
+    end of its log; after exit status 2, with only the last line, which states the reason."""
     with ProcessGroup() as group:
         process = group.add(spec.start(subprocess.PIPE))
         with process.stdout:
@@ -243,7 +242,7 @@ def run_reporting(spec: ProcessSpec, reported: Callable[[str], None]) -> None:
 
 
 def last_lines(log: Path, count: int) -> list[str]:
-    """The last `count` lines of a log; none if it is missing or empty."""
+    """Return the last `count` lines of a log; none if it is missing or empty."""
     if not log.exists():
         return []
     return log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()[-count:]
@@ -254,7 +253,7 @@ def _last_words(log: Path, count: int = 8) -> str:
 
 
 def alive(process: psutil.Process) -> bool:
-    """Whether a process still runs; a zombie does not."""
+    """Whether a process is still running; a zombie is not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
@@ -262,7 +261,7 @@ def alive(process: psutil.Process) -> bool:
 
 
 def ending(status: int | None) -> str:
-    """How a process ended, in words; `status` is that of `Popen.returncode`, None if it is not known."""
+    """Return in words how a process ended. `status` is `Popen.returncode`, or None if it is not known."""
     if status is None:
         return "ended"
     if status >= 0:
@@ -274,7 +273,7 @@ def ending(status: int | None) -> str:
 
 def die_with_parent(launcher: int | None = None) -> None:
     """Ask Linux to kill this process when its parent ends, so that a killed parent leaves no orphans. `launcher`: exit
-    at once if that process has ended already, before the request could be made."""
+    at once if that process already ended before this request."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if launcher is not None and not psutil.pid_exists(launcher):

@@ -1,4 +1,4 @@
-"""How far long work is: a sign of life on a terminal each second, in a log now and then."""
+"""Show the progress of long work: each second on a terminal, now and then in a log."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 
 from ms_codegeex.base.printing import print_error
 
-LOG_SECONDS = 20.0  # between two lines of a log
+LOG_SECONDS = 20.0  # between two lines in a log
 TERMINAL_SECONDS = 1.0
 
 
 class Progress:
-    """A context that counts finished pieces of work on standard error, `done` of `total` (None: unknown) at first.
+    """A context that counts finished pieces of work on standard error: at first `done` of `total` (None: unknown).
 
-    On a terminal it is a bar that shows the time at least each second; with `leave` it stays when the work is done. In
+    On a terminal it is a bar that shows the time at least each second; with `leave`, it stays when the work is done. In
     a log it is a line for the first finished piece, one every `LOG_SECONDS`, and one for the last piece. A thread shows
-    it, so that no process may be forked meanwhile.
+    it, so the process must not fork meanwhile.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Progress:
     def _new_bar(self, leave: bool) -> Any:
         from tqdm import tqdm
 
-        width, height = shutil.get_terminal_size()  # 80 x 24 if a terminal reports 0 x 0, for which tqdm draws nothing
+        width, height = shutil.get_terminal_size()  # 80 x 24 if a terminal reports 0 x 0; tqdm would draw nothing
         only_time = None if self.unit or self.total else "{desc} ({elapsed})"
         size = {"ncols": width, "nrows": height, "bar_format": only_time, "leave": leave}
         return tqdm(total=self.total, initial=self.n, desc=self.name, unit=self.unit or "it", file=sys.stderr, **size)
@@ -56,7 +56,7 @@ class Progress:
             self._show()
 
     def update(self, n: int = 1) -> None:
-        """Count `n` more finished pieces, and show them if it is time."""
+        """Count `n` more finished pieces and update the display if it is time."""
         self.n += n
         if self._bar is not None:
             self._bar.update(n)
@@ -64,7 +64,6 @@ class Progress:
             self._show_if_due()
 
     def describe(self, name: str, total: int) -> None:
-        """Change the name of the work and the number of its pieces."""
         self.name, self.total = name, total
         if self._bar is not None:
             self._bar.total, self._bar.bar_format = total, None

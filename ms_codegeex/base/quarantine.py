@@ -1,9 +1,9 @@
-"""The border for an untrusted directory: which of its files are read, and what each may be.
+"""The gate for an untrusted directory: which of its files are read, and what each may be.
 
-Every reader of a model, of a tokenizer and of an adapter calls `admit` first. It goes by name: a file that is not on
-the list is neither read nor copied, whatever it is. One on the list is a regular file within its limit of size, inside
-the directory, or in the blobs of the same model in Hugging Face's cache. Nothing is opened here, since opening a pipe
-may wait and opening a device may act.
+Every reader of a model, a tokenizer or an adapter calls `admit` first. `admit` goes by name: a file that is not listed
+is neither read nor copied. A listed file must be a regular file within its size limit, and must lie inside the
+directory, or in the blobs of the same model in Hugging Face's cache. Nothing is opened here, since opening a pipe may
+block and opening a device may have an effect.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.reading import check_regular, json_of, open_inside, place_inside, read_inside
 
-MAX_ENTRIES = 10_000  # a directory with a model of 10 TB has 2,000 shards
+MAX_ENTRIES = 10_000  # a model of 10 TB has 2,000 shards
 _MIB = 1 << 20
-PROVENANCE, SIGNATURE = "provenance.json", "model.sig"  # what `formats.provenance` writes next to a model
+PROVENANCE, SIGNATURE = "provenance.json", "model.sig"  # written next to a model by `formats.provenance`
 _WEIGHTS = re.compile(r"[\w.+-]+\.(safetensors|bin|pt|pth|ckpt|gguf)")
-_SIZES = {  # MiB of what is read or copied by name; the largest tokenizer.json of a known model has 35
+_SIZES = {  # MiB, by name, of files that are read or copied; the largest known tokenizer.json has 35
     **dict.fromkeys(("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json"), 4),
     **dict.fromkeys(("serving.json", "quantised.json", "adapter_config.json", "added_tokens.json"), 4),
     **dict.fromkeys(("chat_template.jinja", "chat_template.json"), 4),
@@ -32,7 +32,7 @@ _SIZES = {  # MiB of what is read or copied by name; the largest tokenizer.json 
     **dict.fromkeys((PROVENANCE, SIGNATURE, "loss.png"), 16),
     "tokenizer.json": 64,
 }
-_NOT_COPIED = {"config.json", "quantised.json", "adapter_config.json", PROVENANCE, SIGNATURE}  # but written again
+_NOT_COPIED = {"config.json", "quantised.json", "adapter_config.json", PROVENANCE, SIGNATURE}  # rewritten instead
 _COPIED_ONLY = {"README.md", "generation_config.json", "loss.png"}  # no command reads them
 _TEXTS = re.compile(
     r"(README|LICEN[CS]E|MODEL_LICEN[CS]E|NOTICE|COPYING|COPYRIGHT|CITATION|AUTHORS|USE_POLICY|MODEL_CARD)"
@@ -57,26 +57,26 @@ def is_read(name: str) -> bool:
 
 
 def is_description(name: str) -> bool:
-    """Whether the file says something about the model and changes nothing that it computes, so that a user may edit
-    it: `serving.json`, chat templates, the model card and other texts."""
+    """Whether the file only describes the model and does not change what it computes, so that users may edit it:
+    `serving.json`, chat templates, the model card and other texts."""
     file = name.rpartition("/")[2]
     return name == "serving.json" or name.endswith(".jinja") or _TEXTS.fullmatch(file) is not None
 
 
 def largest(name: str) -> int | None:
-    """The most bytes of a file of this name; None for weights, whose size must be that of their tensors."""
+    """Return the size limit in bytes of a file of this name; None for weights, whose size must match their tensors."""
     if is_weights(name):
         return None
     return _SIZES.get(name, _TEXT_MIB) * _MIB
 
 
 def admit(directory: Path, also: Callable[[str], bool] = lambda name: False) -> None:
-    """Check every file of a directory that may be read or copied. `also(name)`: further names, such as those of code
-    that the user trusts.
+    """Check every file of a directory that may be read or copied. `also(name)` accepts further names, such as those of
+    code that the user trusts.
 
     Raises:
-        UserError: one of them is a link out of the directory, has a second name (a hard link) elsewhere, is not a
-            regular file or is too large, or the directory has too many entries.
+        UserError: a file is a link out of the directory, has a hard link elsewhere, is not a regular file or is too
+            large; or the directory has too many entries.
     """
     directory = Path(directory)
     for name in entries(directory):
@@ -85,8 +85,8 @@ def admit(directory: Path, also: Callable[[str], bool] = lambda name: False) -> 
 
 
 def entries(directory: Path, folders: bool = False) -> list[str]:
-    """The sorted names in a directory, links included wherever they lead, folders not; or those of its `folders` alone.
-    `UserError` if it cannot be read or has more entries than any model's."""
+    """Return the sorted names in a directory: files and all links, or with `folders` only the folders and links to
+    them. Raises `UserError` if it cannot be read or has more than `MAX_ENTRIES` entries."""
     names = []
     try:
         with os.scandir(directory) as found:
@@ -104,7 +104,7 @@ def entries(directory: Path, folders: bool = False) -> list[str]:
 
 
 def check_file(directory: Path, name: str, maximum: int | None = None) -> None:
-    """Check a file of a directory, which may be in a folder of it, as `admit` does. A missing one is not an error."""
+    """Check one file of a directory, possibly in a subfolder, as `admit` does. A missing file is not an error."""
     path = Path(directory) / name
     target = place_inside(directory, name)[1]
     try:
@@ -130,13 +130,12 @@ def _names_of(status: os.stat_result, directory: Path) -> int:
 
 
 def read_json_inside(directory: Path, name: str, parse: Callable[[bytes], Any] = parse_json) -> Any:
-    """The value of a JSON file of a directory that may be hostile; errors as `read_inside`, or malformed content."""
+    """Return the value of a JSON file in an untrusted directory. Errors: as `read_inside`, or malformed content."""
     return json_of(read_inside(directory, name, largest(name) or 0), Path(directory) / name, parse)
 
 
 def has_file(directory: Path, name: str) -> bool:
-    """Whether a directory has a regular file of this name that may be read. `UserError` as `admit` for one that may
-    not."""
+    """Whether a directory has a readable regular file of this name. `UserError` for one that `admit` refuses."""
     if not os.path.lexists(Path(directory) / name):
         return False
     open_inside(directory, name).close()

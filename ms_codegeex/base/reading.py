@@ -1,4 +1,4 @@
-"""Reads files that others made: regular files only, up to a limit, and no link out of their directory."""
+"""Read untrusted files: only regular files, up to a size limit, and no links out of their directory."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ms_codegeex.base.json_reading import MalformedText, parse_json
 
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY  # a pipe without a writer must not block
 _BLOCK = 1 << 20
-MAX_TEXT = 16 << 20  # bytes of a prompt; the longest context has a thousandth of it
-MAX_JSON = 64 << 20  # bytes of a JSON file; the largest of a model, its tokenizer, has tens of millions
+MAX_TEXT = 16 << 20  # bytes of a prompt; the longest context is a thousandth of this
+MAX_JSON = 64 << 20  # bytes of a JSON file; the largest, a tokenizer, has tens of millions
 _KINDS = {
     stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a pipe",
@@ -30,21 +30,21 @@ _KINDS = {
 
 
 def check_regular(status: os.stat_result, path: Path) -> None:
-    """`UserError` unless this is the status of a regular file; `path` is for the message."""
+    """Raise `UserError`, naming `path`, unless `status` is that of a regular file."""
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "not a file")
         raise UserError(f"{path}: is {kind}, expected a regular file; put one there")
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading, which links may lead to. `UserError` if it is something else: a pipe without a
-    writer does not block, and no device is opened. `OSError` if it is missing or not readable."""
+    """Open a regular file for reading, following links. Raises `UserError` for anything else, without blocking on a
+    pipe or opening a device; `OSError` if it is missing or not readable."""
     return os.fdopen(_descriptor(path, path), "rb")
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """The file, open as `open_regular` does; meanwhile an `OSError` becomes a `UserError` that names it."""
+    """Open the file as `open_regular` does. In the block, an `OSError` becomes a `UserError` naming it."""
     try:
         with open_regular(path) as stream:
             yield stream
@@ -53,8 +53,8 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _descriptor(name: Path | str, path: Path, flags: int = 0, folder: int | None = None) -> int:
-    """A descriptor of the regular file `name` in `folder`, which is `path` in an error. It is looked at before, because
-    opening a device may act on it, and once it is open."""
+    """Return a descriptor of the regular file `name` in `folder`; errors name `path`. The type is checked before
+    opening, because opening a device may have an effect, and again on the open file."""
     check_regular(os.stat(name, dir_fd=folder, follow_symlinks=not flags & os.O_NOFOLLOW), path)
     descriptor = os.open(name, _FLAGS | flags, dir_fd=folder)
     try:
@@ -66,13 +66,13 @@ def _descriptor(name: Path | str, path: Path, flags: int = 0, folder: int | None
 
 
 def read_regular(path: Path, maximum: int) -> bytes:
-    """The content of a regular file of at most `maximum` bytes; errors as `open_regular`."""
+    """Return the content of a regular file of at most `maximum` bytes. Raises errors as `open_regular` does."""
     with open_regular(path) as stream:
         return limited(stream, path, maximum)
 
 
 def read_stream(path: Path, maximum: int) -> bytes:
-    """The content of a file that the user named. It may be a pipe, such as bash's `<(command)`, but not a device."""
+    """Return the content of a file that the user named: a regular file or a pipe, such as bash's `<(command)`."""
     if not stat.S_ISFIFO(os.stat(path).st_mode):
         return read_regular(path, maximum)
     with open(path, "rb") as stream:
@@ -80,7 +80,7 @@ def read_stream(path: Path, maximum: int) -> bytes:
 
 
 def limited(stream: BinaryIO, path: Path, maximum: int) -> bytes:
-    """The rest of a stream; `UserError` naming `path` for more than `maximum` bytes."""
+    """Return the rest of a stream. Raises `UserError`, naming `path`, if that is more than `maximum` bytes."""
     data = bytearray()
     while block := stream.read(_BLOCK):  # a single read would reserve memory for `maximum` bytes
         data += block
@@ -94,7 +94,7 @@ def in_hub_cache(path: Path) -> bool:
 
 
 def _blobs(path: Path) -> Path | None:
-    target = Path(os.path.realpath(path))  # unlike Path.resolve it has an answer for a loop of links
+    target = Path(os.path.realpath(path))  # unlike Path.resolve, it returns for a loop of links
     for parent in path.parents:
         if parent.name == "snapshots" and "--" in parent.parent.name:
             blobs = Path(os.path.realpath(parent.parent)) / "blobs"
@@ -104,10 +104,10 @@ def _blobs(path: Path) -> Path | None:
 
 
 def open_inside(directory: Path, name: str) -> BinaryIO:
-    """Open a regular file of a directory that may be hostile. Links are followed only to files inside the directory,
-    or from a snapshot in Hugging Face's cache to its blobs. The path is walked without following any further link, so
-    one that is exchanged meanwhile is refused too. `UserError` for other links, for anything but a regular file, and if
-    it is missing or not readable."""
+    """Open a regular file in an untrusted directory. Links are followed only to files inside the directory, or from a
+    snapshot in Hugging Face's cache to its blobs. The resolved path is then opened without following any links, so a
+    link that is swapped in meanwhile is refused too. Raises `UserError` for other links, for anything but a regular
+    file, and if the file is missing or not readable."""
     path = Path(directory) / name
     base, target = place_inside(directory, name)
     try:
@@ -120,7 +120,7 @@ def open_inside(directory: Path, name: str) -> BinaryIO:
 
 
 def place_inside(directory: Path, name: str) -> tuple[Path, Path]:
-    """The folder that holds a file of a directory, links followed, and the file; `UserError` if that is outside."""
+    """Return the folder of a file in a directory, and the file, with links resolved. `UserError` if it is outside."""
     root = Path(os.path.realpath(directory))
     target = Path(os.path.realpath(root / name))
     base = root if root in target.parents else _blobs(root / name)
@@ -143,14 +143,14 @@ def _walk(base: Path, parts: tuple[str, ...], path: Path) -> int:
 
 
 def read_inside(directory: Path, name: str, maximum: int) -> bytes:
-    """The content of a file of at most `maximum` bytes in a directory that may be hostile; see `open_inside`."""
+    """Return the content, at most `maximum` bytes, of a file in an untrusted directory; see `open_inside`."""
     with open_inside(directory, name) as stream:
         return limited(stream, Path(directory) / name, maximum)
 
 
 def read_json(path: Path, maximum: int = MAX_JSON, parse: Callable[[bytes], Any] = parse_json) -> Any:
-    """Read a JSON file of at most `maximum` bytes; a missing or malformed one is a `UserError` that names it. `parse`
-    takes the content, and may raise `MalformedText` as `parse_json` does."""
+    """Return the value of a JSON file of at most `maximum` bytes. Raises `UserError`, naming the file, if it is missing
+    or malformed. `parse` takes the content, and may raise `MalformedText` as `parse_json` does."""
     try:
         return json_of(read_regular(path, maximum), path, parse)
     except FileNotFoundError:
@@ -160,7 +160,7 @@ def read_json(path: Path, maximum: int = MAX_JSON, parse: Callable[[bytes], Any]
 
 
 def json_of(content: bytes, path: Path, parse: Callable[[bytes], Any] = parse_json) -> Any:
-    """The value of a JSON file's content; `path` is for the `UserError` that malformed content raises."""
+    """Return the value of a JSON file's content. Raises `UserError`, naming `path`, for malformed content."""
     try:
         return parse(content)
     except MalformedText as error:
@@ -168,19 +168,20 @@ def json_of(content: bytes, path: Path, parse: Callable[[bytes], Any] = parse_js
 
 
 def given_text(name: str, option: str) -> str:
-    """The text of a file that `option` names, or of standard input if its name is `-`: lines end in `\\n`, without a
-    byte-order mark. `UserError`: it is not UTF-8, cannot be read, is a device, or has more than `MAX_TEXT` bytes."""
+    """Return the text of a file that `option` names, or of standard input if its name is `-`. Lines end in `\\n`, and a
+    byte-order mark is removed. Raises `UserError` if it is not UTF-8, cannot be read, is a device, or has more than
+    `MAX_TEXT` bytes."""
     return given_content(name, option)[1]
 
 
 def given_content(name: str, option: str) -> tuple[bytes, str]:
-    """The bytes of such a file as they are, and `given_text`."""
+    """Return the bytes of such a file unchanged, and its text as `given_text` does."""
     try:
         if name != "-":
             data = read_stream(Path(name), MAX_TEXT)
         elif sys.stdin is None:
             raise UserError(f"{option}: standard input is closed; give a file, or pipe the text in")
-        else:  # not `sys.stdin` itself, which lets anything through if the locale is C
+        else:  # not `sys.stdin` itself, which accepts invalid bytes if the locale is C
             data = limited(sys.stdin.buffer, Path("standard input"), MAX_TEXT)
         return data, io.TextIOWrapper(io.BytesIO(data), "utf-8-sig").read()
     except (OSError, UnicodeDecodeError) as error:

@@ -1,6 +1,7 @@
-"""Configuration files that come with the package, found by name, and tables in YAML beside the code that reads them.
+"""Find the configuration files that come with the package, by name, and read YAML tables next to the code that uses
+them.
 
-The configurations are the repository's `configs/`, which `ms_codegeex/configs` links to: a checkout, an editable
+The configurations are the repository's `configs/`, to which `ms_codegeex/configs` links. So a checkout, an editable
 installation and a wheel have the same files under the same path."""
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from typing import Any
 from ms_codegeex.base.errors import UserError
 
 SUFFIXES = (".yaml", ".yml")
-RECIPES = "recipes"  # the group of the plans of docs/recipes.md, which are runs too
+RECIPES = "recipes"  # the group of plans in docs/recipes.md, which can also be run
 BEGINNINGS = Path(__file__).with_name("beginnings.yaml")
 
 
 @functools.cache
 def shipped_table(path: Path) -> Any:
-    from ms_codegeex.base.yaml_reading import read_yaml_file  # processes that read no table are spared the import
+    from ms_codegeex.base.yaml_reading import read_yaml_file  # deferred: many processes read no table
 
     return read_yaml_file(path)
 
@@ -34,8 +35,8 @@ def shipped_names(group: str = "") -> list[str]:
 
 
 def find_config(name: str | Path, group: str = "", option: str = "--config") -> Path:
-    """Path of the YAML file `name`: a path to a file, or the name of a shipped one. `UserError` if it is not readable,
-    or if there is neither: the message then names `option`, the nearest name and all others."""
+    """Return the path of the YAML file `name`: a path to a file, or the name of a shipped one. Raises `UserError` if it
+    is not readable or does not exist; the message names `option`, the nearest shipped name and all others."""
     path = Path(name)
     groups = (group,) if group else (group, RECIPES)
     try:

@@ -1,4 +1,4 @@
-"""Options of verbs for which one dataclass is not enough: several groups, or actions with options of their own."""
+"""Options of verbs for which one dataclass is not enough: several groups, or actions with their own options."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from ms_codegeex.base.options import Option, OptionGroup, add_options, option
 
-# of every verb that takes --model; `formats.files.chosen_place` gives the place
+# for every verb with --model; `formats.files.chosen_place` resolves it
 CHECKPOINT = Option(
     "of a run given as --model: its last checkpoint, its best or that of step N (default: the best if the run keeps "
     "it, otherwise the last)",
     "last|best|N",
 )
 
-# of verbs that write a model with its numbers as they are
+# for verbs that write a model without changing its numbers
 NON_FINITE = Option(
     "also write numbers that are not finite, as a model that diverged has them", flag="allow-non-finite"
 )
@@ -23,8 +23,8 @@ NON_FINITE = Option(
 
 @dataclass(frozen=True)
 class Actions:
-    """The actions of a verb, one of which follows it, as in `checkpoint list`; each with its summary and options.
-    `name`: what `--help` calls them. `abbreviated`: whether options may be. `alone`: for a verb without an action."""
+    """The actions of a verb, such as `checkpoint list`, each with its summary and options. `name`: what `--help` calls
+    an action. `abbreviated`: whether options may be abbreviated. `alone`: options of the verb without an action."""
 
     options: Mapping[str, tuple[str, Sequence[type | OptionGroup]]]
     name: str = "action"
@@ -34,13 +34,13 @@ class Actions:
 
 @dataclass(frozen=True)
 class JsonOption:
-    """How a result is printed."""
+    """The choice between JSON and text output."""
 
     json: bool = option("print one JSON object on standard output", default=False)
 
 
 def declare(parser: argparse.ArgumentParser, options: Sequence[type | OptionGroup] | Actions) -> None:
-    """Add the options of a verb; a dataclass alone is a group without a title."""
+    """Add the options of a verb to `parser`. A bare dataclass is a group without a title."""
     if isinstance(options, Actions):
         declare(parser, options.alone)
         words = {"title": f"{options.name}s", "dest": options.name, "metavar": options.name.upper()}

@@ -1,6 +1,6 @@
-"""Single-file HTML pages of tables and charts. Everything that a page shows (file names, excerpts, messages, a model's
-text) is hostile until it is escaped: a source tree may well contain a file called `<script>`. So `element` writes every
-tag, and escapes whatever is not `Html` already. A page has no script, and forbids any."""
+"""Build single-file HTML pages of tables and charts. Everything that a page shows (file names, excerpts, messages, a
+model's text) is hostile until it is escaped: a source tree may well contain a file called `<script>`. So `element`
+writes every tag, and escapes everything that is not already `Html`. A page contains no script and forbids scripts."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 from ms_codegeex.base.errors import escaped
 from ms_codegeex.base.nested import flattened
 
-BAR, LABEL, VALUE, ROW, GAP = 300, 150, 110, 18, 4  # pixels of a horizontal chart
-PLOT_WIDTH, PLOT_HEIGHT, LEFT, TOP, LEGEND = 330, 220, 80, 10, 130  # pixels of a plot of lines
-COLOURS = ("#3f78cf", "#c8641f", "#2f9463", "#a04fc0", "#b08a12", "#c9446f", "#3f9dab")  # seen on white and on black
+BAR, LABEL, VALUE, ROW, GAP = 300, 150, 110, 18, 4  # pixels, in bar charts
+PLOT_WIDTH, PLOT_HEIGHT, LEFT, TOP, LEGEND = 330, 220, 80, 10, 130  # pixels, in line charts
+COLOURS = ("#3f78cf", "#c8641f", "#2f9463", "#a04fc0", "#b08a12", "#c9446f", "#3f9dab")  # legible on white and on black
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2330; --dim: #667085; --page: #ffffff; --line: #d9dee7; --bar: #3567b8;
   --soft: #f3f5f9; }
@@ -37,11 +37,11 @@ pre { background: var(--soft); padding: .5rem; margin: .3rem 0 0; max-width: 60r
 
 
 class Html(str):
-    """Finished HTML: it is not escaped again."""
+    """Finished HTML, which is not escaped again."""
 
 
 def text(value: object, keep: str = "") -> Html:
-    """Any value as escaped text. Invisible characters, and those that change the writing direction, are spelled out,
+    """Return a value as escaped text. Characters that are invisible or change the writing direction are spelled out,
     except those in `keep`."""
     if isinstance(value, Html):
         return value
@@ -54,16 +54,16 @@ def joined(*parts: object) -> Html:
 
 
 def element(tag: str, *parts: object, **attributes: object) -> Html:
-    """An element of HTML or SVG around these parts. Attributes are written without a last `_`, and with `-` for other
-    ones; None leaves one out, and fractions (pixels) have one decimal."""
+    """Return an HTML or SVG element around `parts`. In attribute names, a final `_` is dropped and other `_` become
+    `-`. An attribute that is None is omitted; floats (pixels) get one decimal."""
     given = {name.rstrip("_").replace("_", "-"): value for name, value in attributes.items() if value is not None}
     shown = (f' {key}="{f"{x:.1f}" if isinstance(x, float) else text(x)}"' for key, x in given.items())
     return Html(f"<{tag}{''.join(shown)}>{''.join(map(text, parts))}</{tag}>")
 
 
 def page(title: str, sections: Iterable[Sequence[object]], style: str = "") -> str:
-    """The whole page: a title, sections and further rules of style. A section is a heading and its parts, and is left
-    out if they are all empty. The same parts give the same bytes."""
+    """Return the whole page: a title, sections, and additional CSS rules `style`. A section is a heading and its parts;
+    it is omitted if all parts are empty. Equal input gives equal bytes."""
     title = text(title)
     shown = (element("section", element("h2", name), *parts) for name, *parts in sections if any(parts))
     content = "\n".join(shown)
@@ -83,8 +83,8 @@ def count(value: object) -> Html:
 def table(
     heads: Sequence[str], rows: Iterable[Sequence[object]], numeric: int = 0, small: str = "", nothing: str = ""
 ) -> Html:
-    """A table with the note `small`; without rows the note `nothing`. Whole numbers get thousands separators, and None
-    is an empty cell. The `numeric` columns after the first one are right-aligned."""
+    """Return a table with the note `small`, or without rows only the note `nothing`. Integers get thousands separators,
+    and None becomes an empty cell. The `numeric` columns after the first one are right-aligned."""
     body = [_row("td", ["" if cell is None else count(cell) for cell in row], numeric) for row in rows]
     if not body:
         return note(nothing)
@@ -111,7 +111,7 @@ def charts(*figures: Html) -> Html:
 
 
 def bars(title: str, rows: Sequence[tuple[str, float, object]], maximum: float | None = None) -> Html:
-    """A horizontal bar for each (label, value, words beside it). `maximum` is the value of the full width."""
+    """Return a chart of horizontal bars: (label, value, words next to it). `maximum`: the value of a full bar."""
     maximum = maximum or max((value for _, value, _ in rows), default=0) or 1
     widths = [BAR * value / maximum for _, value, _ in rows]
     drawn = [
@@ -124,8 +124,8 @@ def bars(title: str, rows: Sequence[tuple[str, float, object]], maximum: float |
 def spans(
     title: str, rows: Sequence[tuple[str, float, float, int, str]], across: str, shown: Callable[[float], str]
 ) -> Html:
-    """A bar from begin to end for each (label, begin, end, number of its colour, words) on a common scale that starts
-    with the first one. `across` labels the scale, `shown` writes a distance from its start."""
+    """Return a chart with a bar from begin to end for each (label, begin, end, colour number, words). The common scale
+    starts at the earliest begin. `across` labels it, and `shown` formats a distance from its start."""
     first, last = min((row[1] for row in rows), default=0.0), max((row[2] for row in rows), default=0.0)
     unit, bottom, right = PLOT_WIDTH / ((last - first) or 1.0), len(rows) * (ROW + GAP), LABEL + PLOT_WIDTH
     drawn = [
@@ -170,9 +170,9 @@ def lines(
     heights: tuple[float, float] | None = None,
     shown: Callable[[float], str] = lambda value: f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}",
 ) -> Html:
-    """A line with a legend entry for each series of (x, y), x ascending: the quantities `across` and `up`, which label
-    the axes. `heights`: the lowest and the highest y (default: of the series); `shown`: writes a y. Of a long
-    series only the extremes of each small interval are drawn, so spikes stay."""
+    """Return a line chart, with a legend, of series of (x, y) points in ascending x. `across` and `up` label the axes.
+    `heights`: the lowest and highest y (default: those of the series). `shown` formats a y. Only the extremes of each
+    small interval of a long series are drawn, so spikes stay visible."""
     xs = [x for points in series.values() for x, _ in points]
     if not xs or min(xs) == max(xs):
         return Html()
@@ -193,7 +193,7 @@ def lines(
         places = [(LEFT + (x - left) * across_unit, bottom - (y - low) * up_unit) for x, y in _extremes(values)]
         points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(element("polyline", class_="line", stroke=colour, points=points))
-        if len(places) == 1:  # a line would show nothing
+        if len(places) == 1:  # a line of one point is invisible
             parts.append(element("circle", fill=colour, cx=places[0][0], cy=places[0][1], r=3))
         parts.append(element("rect", fill=colour, x=legend, y=y, width=12, height=12))
         parts.append(_label(name, legend + 18, y + 11, kind=None))

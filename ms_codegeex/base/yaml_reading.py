@@ -1,5 +1,5 @@
-"""YAML within limits: the only module that parses YAML. Plain words are read as in YAML 1.2: PyYAML follows 1.1, where
-012 is ten, 12:30 is 750, `on` is true and a date is no text."""
+"""Parse YAML within limits; only this module parses YAML. Plain scalars are read as in YAML 1.2. PyYAML follows 1.1, in
+which 012 is ten, 12:30 is 750, `on` is true and a date is not text."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.json_reading import MAX_DIGITS, MAX_NESTING, MalformedText
 from ms_codegeex.base.reading import read_regular, read_stream
 
-MAX_BYTES = 1 << 20  # our largest file has 30 KB; the parser reads about 200 KB a second
-MAX_VALUES = 20_000  # with each alias counted as what it stands for; a resolved configuration has 300
+MAX_BYTES = 1 << 20  # our largest file has 30 KB; the parser reads about 200 KB/s
+MAX_VALUES = 20_000  # each alias counts as what it stands for; a resolved configuration has 300
 TAG = "tag:yaml.org,2002:"
-UNKNOWN = (f"{TAG}timestamp", f"{TAG}value")  # are text
-FORMS = {  # of plain words that are not text; PyYAML, which writes our files, quotes texts of these forms
+UNKNOWN = (f"{TAG}timestamp", f"{TAG}value")  # read as text
+FORMS = {  # plain scalars that are not text; PyYAML quotes texts of these forms when it writes
     f"{TAG}bool": re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"),
     f"{TAG}int": re.compile(r"-?(?:0|[1-9][0-9]*)$"),
     f"{TAG}float": re.compile(
@@ -28,7 +28,7 @@ FORMS = {  # of plain words that are not text; PyYAML, which writes our files, q
 
 
 class _Loader(Composer, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc] # libyaml, if it is there
-    """PyYAML's loader, which refuses what takes long or means two things while it reads, not afterwards."""
+    """PyYAML's loader, which refuses expensive or ambiguous input while it reads, not afterwards."""
 
     yaml_implicit_resolvers: ClassVar = {
         letter: [(tag, FORMS.get(tag, form)) for tag, form in forms if tag not in UNKNOWN]
@@ -43,10 +43,10 @@ class _Loader(Composer, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type:
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
-            self._add(self._sizes.get(event.anchor, MAX_VALUES), event)  # an anchor that is still open is endless
+            self._add(self._sizes.get(event.anchor, MAX_VALUES), event)  # an alias inside its own anchor never ends
             return super().compose_node(parent, index)
         if isinstance(event, yaml.ScalarEvent) and "\0" in event.value:
-            raise _refused("a NUL character", event)  # no path can contain one
+            raise _refused("a NUL character", event)  # no path can contain a NUL
         before = self._values
         self._add(1, event)
         self._depth += 1
@@ -73,7 +73,7 @@ class _Loader(Composer, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type:
         return node
 
     def construct_number(self, node: Any) -> Any:
-        """A whole number or a float; `!!int` may still ask for one in base 60, which takes minutes if it is long."""
+        """Construct an int or a float. `!!int` may ask for base 60, which takes minutes for a long number."""
         if len(node.value) > MAX_DIGITS:
             raise _refused(f"a number of more than {MAX_DIGITS} digits", node)
         if node.tag == f"{TAG}int":
@@ -90,8 +90,8 @@ def _refused(reason: str, marked: Any) -> yaml.MarkedYAMLError:
 
 
 def parse_yaml(text: str | bytes) -> Any:
-    """The value of a YAML document (bytes: UTF-8). `MalformedText` if it is not YAML, too deep or too large, or has a
-    number of too many digits, a key that occurs twice or a NUL."""
+    """Return the value of a YAML document (bytes: UTF-8). Raises `MalformedText` if it is not YAML, is too deep or too
+    large, or has a number with too many digits, a duplicate key or a NUL."""
     if len(text) > MAX_BYTES:
         raise MalformedText(f"(larger than {MAX_BYTES:,} bytes)")
     try:
@@ -103,7 +103,7 @@ def parse_yaml(text: str | bytes) -> Any:
             loader.dispose()
     except UnicodeDecodeError as error:
         raise MalformedText(f"(not UTF-8 at byte {error.start}; save it as UTF-8)") from None
-    # values that their tags do not fit (!!bool x, a date that does not exist) are errors of many classes
+    # values that do not fit their tags (!!bool x, an impossible date) raise errors of many classes
     except (yaml.YAMLError, ValueError, ArithmeticError, LookupError, AttributeError, TypeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}" if mark else "unknown place"
@@ -114,8 +114,8 @@ def parse_yaml(text: str | bytes) -> Any:
 
 
 def read_yaml_file(path: Path, pipe: bool = False) -> Any:
-    """The value of a YAML file. `pipe`: the user named it, and it may be a pipe. `FileNotFoundError` if there is
-    none; `UserError` if it is not readable or not a regular file, or if `parse_yaml` refuses it."""
+    """Return the value of a YAML file. `pipe`: the user named the file, which may be a pipe. Raises `FileNotFoundError`
+    if there is none; `UserError` if it is not readable or not a regular file, or if `parse_yaml` refuses it."""
     try:
         return parse_yaml((read_stream if pipe else read_regular)(path, MAX_BYTES))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""`ms-codegeex adapter`: list adapters, merge them into their model, remove them again."""
+"""`ms-codegeex adapter`: list adapters, merge them into their model, or remove them from it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ EXAMPLES = """  ms-codegeex adapter list runs/finetune_lora/adapter runs/other/a
 
 @dataclass(frozen=True)
 class AdaptersOptions:
-    """What is listed."""
+    """The adapters to list."""
 
     directories: tuple[Path, ...] = option("adapters, or a folder with some", "DIR", REQUIRED, positional=True)
 
 
 @dataclass(frozen=True)
 class MergeOptions:
-    """A model, its adapters, and what is written."""
+    """A model, its adapters, and the model directory to write."""
 
     model: Path = option("model the adapters are for", "DIR", REQUIRED)
     checkpoint: str | None = CHECKPOINT.field(None, kw_only=True)
@@ -40,7 +40,7 @@ class MergeOptions:
 
 @dataclass(frozen=True)
 class UnmergeOptions(MergeOptions):
-    """The same, the other way round."""
+    """Like `MergeOptions`, but `model` is the merged model."""
 
     model: Path = option("merged model", "DIR", REQUIRED)
 
@@ -58,7 +58,7 @@ OPTIONS = Actions(
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the chosen action and print its result; returns the exit status."""
+    """Run the chosen action and print its result. Return the exit status."""
     if arguments.action == "list":
         return _list(arguments.directories, arguments.json)
     from dataclasses import replace

@@ -35,7 +35,7 @@ SOURCE = "a checkpoint or run directory, or another model, such as MindSpore's r
 
 @dataclass(frozen=True)
 class MeshOptions:
-    """The axes of `Mesh`."""
+    """The axes of the mesh to write for."""
 
     data: int = option("data-parallel replicas", "N", 1, ge=1)
     tensor: int = option("tensor-parallel shards", "N", 1, ge=1)
@@ -45,14 +45,14 @@ class MeshOptions:
 
 @dataclass(frozen=True)
 class ListOptions:
-    """What is listed."""
+    """The checkpoints to list."""
 
     directory: Path = option("run or checkpoint directory", "DIR", REQUIRED, positional=True)
 
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """What is verified."""
+    """The checkpoints or files to verify."""
 
     directory: Path = option(
         "run or checkpoint directory, or a directory or file with a provenance.json", "DIR", REQUIRED, positional=True
@@ -61,7 +61,7 @@ class VerifyOptions:
 
 @dataclass(frozen=True)
 class RewriteOptions:
-    """What is read and written."""
+    """The source to read, and the checkpoint to write."""
 
     source: Path = option(SOURCE, "DIR", REQUIRED, positional=True)
     output: Path = option("the checkpoint to write", "DIR", REQUIRED)
@@ -72,7 +72,7 @@ class RewriteOptions:
 
 @dataclass(frozen=True)
 class DiffOptions:
-    """What is compared."""
+    """The two models to compare."""
 
     left: Path = option(SOURCE, "A", REQUIRED, positional=True)
     right: Path = option("another one, of any mesh", "B", REQUIRED, positional=True)
@@ -105,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def _progress(label: str, total: int) -> Iterator[tqdm]:
-    """A bar on standard error, if that is a terminal."""
+    """Show a progress bar on standard error if that is a terminal."""
     from tqdm import tqdm
 
     with tqdm(desc=label, total=total, unit="B", unit_scale=True, disable=None if total else True) as bar:

@@ -1,4 +1,4 @@
-"""`ms-codegeex completion`: the script with which a shell completes verbs, options and paths."""
+"""`ms-codegeex completion`: print the script with which a shell completes verbs, options and paths."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXAMPLES = """\
 
 @dataclass(frozen=True)
 class ShellOption:
-    """The shell that the script is for."""
+    """The shell to print the script for."""
 
     shell: Literal["bash", "zsh", "fish"] = option("bash, zsh or fish", "SHELL", REQUIRED, positional=True)
 
@@ -31,7 +31,7 @@ OPTIONS = (ShellOption,)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print the script."""
+    """Print the completion script."""
     import shtab
 
     names = " ".join([*shipped_names(), *shipped_names(RECIPES)])

@@ -31,7 +31,7 @@ TARGETS = ("hf", "gptj", "megatron", "mindspore", *registered("convert --to"))
 
 @dataclass(frozen=True)
 class Arguments:
-    """What is converted, and how."""
+    """What to convert, and how."""
 
     model: Path = option(
         "run, checkpoint or model directory, .pt, mp_rank_XX files, .ckpt, rank files, a folder of .npy or a .gguf "
@@ -79,7 +79,7 @@ class Arguments:
 
 
 def known_sizes(settings: Iterable[str]) -> dict[str, Any]:
-    """The values of `--set`: numbers, true, false and words such as fp16."""
+    """Parse NAME=VALUE settings of `--set`: numbers, true, false, words such as fp16. `UserError` for others."""
     known: dict[str, Any] = {}
     for setting in settings:
         key, _, value = setting.partition("=")
@@ -93,7 +93,7 @@ def known_sizes(settings: Iterable[str]) -> dict[str, Any]:
 
 
 def run(arguments: Arguments, ranks: int | None = None) -> None:
-    """Convert the model and print what was written. `ranks`: the expected number of rank files."""
+    """Convert the model and print what was written. `ranks`: the expected number of rank files, None if any."""
     from ms_codegeex.formats.convert import convert
     from ms_codegeex.formats.files import chosen_place, gguf_file
     from ms_codegeex.formats.sources import open_source
@@ -164,7 +164,7 @@ def _warnings(result: dict[str, Any]) -> Iterator[str]:
         yield f"left out of {output}: {names}; {keep}"
 
 
-# Options of the original tools: sizes, which the tensors must match, and options that do not affect a conversion.
+# Options of the original tools: sizes, which must match the tensors, and options without effect on a conversion.
 _SIZES = {
     "--num-layers": ("num_layers", int),
     "--hidden-size": ("hidden_size", int),
@@ -181,7 +181,8 @@ _UNUSED_FLAGS = ("--attention-softmax-in-fp32", "--fp16", "--ln-fp16")
 
 
 def script(to: str, description: str, ranks: int = 1, argv: Sequence[str] | None = None) -> int:
-    """Run a script of `converters/`: one direction, with the option names of the original tools; returns its status.
+    """Run a script of `converters/`: one direction, with the option names of the original tools. Return its exit
+    status.
 
     `to`: hf, megatron or mindspore. `ranks`: the default number of tensor-parallel files.
     """

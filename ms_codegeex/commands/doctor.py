@@ -1,4 +1,4 @@
-"""`ms-codegeex doctor`: shows what this machine can do, and the line that closes each gap."""
+"""`ms-codegeex doctor`: show what this machine can do, and how to close each gap."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ SUMMARY = "show what this machine can do: packages, devices, sandbox, tool chain
 EXAMPLES = """  ms-codegeex doctor
   ms-codegeex doctor --json
   ms-codegeex doctor --device ascend --config codegeex_base_8 training.dropout=0.1"""
-MEMORY, DISK = 4 * host.GB, 2 * host.GB  # what a run of codegeex_tiny needs, with some to spare
-WIDEST = 120  # columns
+MEMORY, DISK = 4 * host.GB, 2 * host.GB  # what a run of codegeex_tiny needs, with a margin
+WIDEST = 120  # characters per line
 ABSENT = " is not installed"
-MAX_NAMED_PACKAGES = 4  # in a line to install them; for more, set-up is the remedy
+MAX_NAMED_PACKAGES = 4  # in an install command; for more, the remedy is set-up
 SET_UP = "in a checkout: bash ascend_scripts/setup.sh; elsewhere: pip install the wheel again"
 PROBE_SECONDS = 300
 USES = "ms_codegeex.commands.package_uses"
-LIST_NPUS = ("npu-smi", "info", "-l")  # prints one device a line
-CHIP_LIST = ("npu-smi", "info", "-m")  # number of the card, of its chip, of the device ("-": none), and a name
+LIST_NPUS = ("npu-smi", "info", "-l")  # prints one device per line
+CHIP_LIST = ("npu-smi", "info", "-m")  # prints card number, chip number, device number ("-": none), and name
 NPU_DRIVER = Path("/usr/local/Ascend/driver/version.info")  # exists where the driver is installed
 CACHE_FIX = "set XDG_CACHE_HOME to a directory that can be written"
 DRIVER_FIX = "install NVIDIA's driver, 520 or newer; in a container: docker run --gpus all"
@@ -50,9 +50,9 @@ DRIVER_FIX = "install NVIDIA's driver, 520 or newer; in a container: docker run 
 
 @dataclass(frozen=True)
 class Finding:
-    """One part of this machine: the heading of the report, what was checked, and what was found, in a few words.
-    `state`: "missing" if a run on a CPU needs it, "optional" if only the feature that `fix` or `found` names does.
-    `fix`: how to close the gap; empty if there is nothing to close."""
+    """A check of this machine: its heading in the report, its name, and what was found, in a few words. `state`:
+    "missing" if a run on a CPU needs it, "optional" if only the feature named in `fix` or `found` does. `fix`: how to
+    close the gap; empty if there is none."""
 
     area: str
     name: str
@@ -62,8 +62,7 @@ class Finding:
 
 
 class Row(NamedTuple):
-    """What a probe says: the name, what was found, what is wrong (empty: nothing), how to fix it, and whether a run on
-    a CPU needs it."""
+    """A probe's answer: name, what was found, problem (empty: none), its fix, and whether a run on a CPU needs it."""
 
     name: str
     found: str
@@ -72,7 +71,7 @@ class Row(NamedTuple):
     needed: bool = False
 
     def finding(self, area: str) -> Finding:
-        """The row below this heading."""
+        """Return the row as a finding below the heading `area`."""
         if not self.problem:
             return Finding(area, self.name, "ok", self.found)
         return Finding(area, self.name, "missing" if self.needed else "optional", self.problem, self.fix)
@@ -80,7 +79,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Arguments:
-    """What is looked at."""
+    """What to check."""
 
     device: Literal["ascend", "cpu"] | None = option(
         "instead, compute every kind of kernel of a run's graph once on this device, forward and backward, and compare "
@@ -102,8 +101,8 @@ Areas = Mapping[str, Callable[[], Iterable[tuple[Any, ...]]]]
 
 
 def run(arguments: Arguments) -> int:
-    """Print the report; the exit status is 0 if everything that a CPU user needs is there, or with a device if every
-    kernel computes correctly, otherwise 1."""
+    """Print the report. Return 0 if a run on a CPU has everything that it needs, or with `--device` if every kernel
+    computes correctly, otherwise 1."""
     areas, ready = AREAS, "everything that a run on a CPU needs is here"
     if arguments.device:
         rows = extra("doctor --device", "kernels")
@@ -123,7 +122,7 @@ def run(arguments: Arguments) -> int:
 
 
 def findings(area: str, areas: Areas | None = None) -> list[Finding]:
-    """The checks of an area; where a package that it imports is absent, that is the result."""
+    """Return the checks of an area. If it cannot import a package, the result is a single finding that says so."""
     try:
         return [Row(*row).finding(area) for row in (areas or AREAS)[area]()]
     except ImportError as error:
@@ -131,7 +130,7 @@ def findings(area: str, areas: Areas | None = None) -> list[Finding]:
 
 
 def report_lines(checks: list[Finding], ready: str) -> Iterator[str]:
-    """The report for people: areas, their checks, and a verdict."""
+    """Yield the report for people: areas, their checks, and a verdict."""
     width, area = max(len(check.name) for check in checks), ""
     marks = {"ok": "ok ", "missing": "NO ", "optional": "-  "}
     for check in checks:
@@ -161,7 +160,7 @@ def _needed(name: str, found: str, problem: str | None) -> Row:
 
 
 def machine_rows() -> Rows:
-    """Operating system, libraries, processor, memory, accelerators."""
+    """Check operating system, libraries, processor, memory and accelerators."""
     yield _needed("system", f"{platform.system()} {platform.machine()}", host.check_this_platform())
     if platform.system() == "Linux":
         yield _needed("libraries", ", ".join(host.LIBRARIES), "; ".join(host.check_libraries()))
@@ -208,7 +207,7 @@ def _output(*words: str) -> str | None:
 
 
 def package_rows() -> Rows:
-    """Python, and every requirement of this package against what is installed."""
+    """Check Python, and every requirement of this package against the installed versions."""
     yield _needed("Python", f"{platform.python_version()} ({sys.executable})", host.check_python())
     if numpy := host.check_numpy():
         yield _needed("NumPy", "", numpy)
@@ -239,7 +238,7 @@ def _requirements(name: str, requirements: list[Requirement], extra: str = "", t
     if tried:
         wrong = wrong or _broken(requirements)
     fit = f"all {len(requirements)} are installed in versions that fit{', and work' if tried else ''}"
-    again = "--force-reinstall " if any(_wrong(one) is None for one in wrong) else ""  # pip would leave it as it is
+    again = "--force-reinstall " if any(_wrong(one) is None for one in wrong) else ""  # pip would keep the broken one
     fix = f"pip install {again}{' '.join(shlex.quote(f'{one.name}{one.specifier}') for one in wrong)}"
     fix = fix if len(wrong) <= MAX_NAMED_PACKAGES else SET_UP
     return Row(name, fit, _together(wrong.values()), fix, needed=not extra)
@@ -269,7 +268,7 @@ def _broken(requirements: list[Requirement]) -> dict[Requirement, str]:
     named = {re.sub(r"[-_.]+", "-", one.name).lower(): one for one in requirements if one.name != "mindspore"}
     lines, ended, _ = _tried(*named)
     problems = dict(lines)
-    if untried := [name for name in named if name not in problems]:  # the first of them has ended the process
+    if untried := [name for name in named if name not in problems]:  # the first one ended the process
         problems[untried[0]] = f"its use {ended}"
     wrong = {one: problem for name, one in named.items() if (problem := problems.get(name))}
     version = importlib.metadata.version
@@ -277,7 +276,7 @@ def _broken(requirements: list[Requirement]) -> dict[Requirement, str]:
 
 
 def _tried(*packages: str) -> tuple[list[Any], str, str]:
-    """What `package_uses` prints in a process of its own, how that ended, and its last words on standard error."""
+    """Run `package_uses` in its own process. Return the values it prints, how it ended, and its last error line."""
     from ms_codegeex.base.processes import import_variables
 
     variables = {**os.environ, **import_variables(), "GLOG_v": "3"}
@@ -293,7 +292,7 @@ def _tried(*packages: str) -> tuple[list[Any], str, str]:
 
 
 def engine_rows() -> Rows:
-    """Whether MindSpore can be imported, which of its device plugins load, and what `rehearse` compiles with."""
+    """Check whether MindSpore can be imported, which device plugins load, and what `rehearse` compiles with."""
     from ms_codegeex.config.software import pairs_note
 
     lines, ended, words = _tried()
@@ -340,7 +339,7 @@ def _ascend_plugin(plugins: dict[str, str]) -> Row:
 
 
 def gpu_rows() -> Rows:
-    """NVIDIA GPUs: the libraries, MindSpore's plugin, the driver, the devices, and where their kernels come from."""
+    """Check NVIDIA GPUs: libraries, MindSpore's plugin, driver, devices, and the form of their kernels."""
     from ms_codegeex.base.cuda import probe
     from ms_codegeex.base.cuda.libraries import INSTALL, KERNEL_CACHE_BYTES, kernel_cache
 
@@ -383,7 +382,7 @@ def _gpu(number: int, gpu: Gpu, cache: str) -> Row:
 
 
 def disk_rows() -> Rows:
-    """Free space where runs, caches and temporary files go."""
+    """Check the free space for runs, caches and temporary files."""
     from ms_codegeex.base.cache import user_cache
 
     free_some = "free some"
@@ -401,9 +400,9 @@ def _disk(name: str, directory: str, remedy: str) -> Row:
     return _needed(name, found, host.check_disk(directory, DISK, remedy))
 
 
-# What the extras add below headings of their own, or below one of ours.
+# Checks that extras add, below their own headings or below `engine`.
 ADDED = registered("doctor")
-AREAS: Areas = {  # the headings, in the order of the report
+AREAS: Areas = {  # heading -> its checks, in the order of the report
     "machine": machine_rows,
     "packages": package_rows,
     "engine": engine_rows,

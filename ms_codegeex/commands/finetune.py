@@ -57,7 +57,7 @@ OPTIONS = (FinetuneOptions, INFILLING, ResumingOptions)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prepare the data with the model's tokenizer, then train from its weights."""
+    """Prepare the data with the model's tokenizer, then train from the model's weights."""
     from ms_codegeex.formats.files import chosen_place
     from ms_codegeex.formats.sources import open_source
     from ms_codegeex.runs.finetune_choices import TuningData, TuningRequest, file_of, tuned
@@ -75,16 +75,16 @@ def run(arguments: argparse.Namespace) -> None:
     words = [*given_infill, *options.overrides, *words, *overrides_of(arguments)]
     request = TuningRequest.of(source, options.config, words, options.adapter)
     name, kind = file_of(request)
-    request.stated(name)  # refuses a file with a model
+    request.stated(name)  # raises for a file with a section `model`
     config = request.load(name)
     check_allowed(config, resuming.allow_change)
-    table = rank_table_of("finetune", None, config.device)  # says which devices are allotted here
+    table = rank_table_of("finetune", None, config.device)  # names the devices allotted to this job
     if table is not None and (servers := len(awaited_rank_table(table, config.cluster.start_timeout).servers)) > 1:
         uses = f"{table} has {servers} servers, finetune uses one"
         raise UserError(f"RANK_TABLE_FILE: {uses}; name a table of this one, or unset it")
     try:
         config, lines = tuned(request, name, source, TuningData(data, options.task, options.epochs, options.json))
-    except UserError as error:  # perhaps that of `prepare`, with its option
+    except UserError as error:  # may come from `prepare` and name its option
         raise UserError(re.sub(r"give --seq-length (\w+)", r"give data.seq_length=\1", str(error))) from None
     for line in (kind, *lines):
         print_error(line)

@@ -1,4 +1,4 @@
-"""`ms-codegeex generate`: text on standard output."""
+"""`ms-codegeex generate`: continue a prompt and print the text on standard output."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _bias(text: str) -> tuple[int, float]:
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """What `generate` alone has."""
+    """Options that only `generate` has."""
 
     model: Path = option("model directory (quantised or not), run directory or checkpoint", "DIR", REQUIRED)
     checkpoint: str | None = CHECKPOINT.field(None, kw_only=True)
@@ -108,7 +108,7 @@ def _described(answer: Answer, tokenizer: Tokenizer, reported: bool) -> dict[str
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Generate text and print it as it comes, or all of it as JSON."""
+    """Generate text and print it as it is generated, or at the end as JSON."""
     engine = given(EngineOptions, arguments)
     if arguments.log_probabilities and not arguments.json:
         raise UserError("--log-probabilities: plain text cannot show them; add --json")
@@ -120,9 +120,9 @@ def run(arguments: argparse.Namespace) -> None:
     cpu_level(engine.cpu_level)
     notes = list[str]()
     say = notes.append if arguments.json else print_once
-    # a wrong model is refused before MindSpore is imported, if it is needed
+    # before `prepare_device`, so that an unsuitable model is refused before MindSpore is imported
     model = load_model(at_checkpoint(arguments.model, arguments.checkpoint), say=say)
-    tokenizer = model.tokenizer  # likewise
+    tokenizer = model.tokenizer  # for the same reason
     text_options.prepare_device(engine.device)
     from ms_codegeex.generation.engine import Generator
     from ms_codegeex.generation.sampling import DEFAULT_ADAPTER

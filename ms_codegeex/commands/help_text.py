@@ -1,6 +1,6 @@
-"""How `--help` looks: wrapped to the terminal, a short usage, examples that can be copied. Every text of the command
-line (summaries, helps, headings) begins with a lower-case letter unless its first word is a name, has no full stop at
-its end, and writes defaults as `(default: X)`; tests/test_cli.py checks this."""
+"""Format `--help`: wrapped to the terminal, with a short usage and examples to copy. Texts of the command line
+(summaries, helps, headings) begin in lower case unless the first word is a name, do not end in a full stop, and write
+defaults as `(default: X)`; tests/test_cli.py checks this."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import NoReturn
 from ms_codegeex.base.errors import escaped
 
 EXAMPLES = "examples:\n"
-WIDEST = 120  # longer lines are hard to read, however wide the terminal is
+WIDEST = 120  # longer lines are hard to read, even on a wide terminal
 LONGEST_USAGE = 3  # lines
 
 
 class HelpFormatter(argparse.HelpFormatter):
-    """argparse's, but examples keep their lines, as do further lines of any text, and a long usage names only what a
-    command needs."""
+    """argparse's formatter, except that examples and all lines after a text's first keep their line breaks, and a long
+    usage shows only what a command requires."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=min(shutil.get_terminal_size().columns, WIDEST) - 2)
@@ -28,7 +28,7 @@ class HelpFormatter(argparse.HelpFormatter):
     def add_argument(self, action: argparse.Action) -> None:
         super().add_argument(action)
         if isinstance(action, argparse._SubParsersAction) and action.help is not argparse.SUPPRESS:
-            # argparse forgets that verbs are indented, so that the longest ones have no room in their column.
+            # argparse ignores the verbs' indentation, so its column would be too narrow for the longest ones.
             longest = max(len(name) for name in action.choices)
             indent = self._current_indent + self._indent_increment
             self._action_max_length = max(self._action_max_length, longest + indent)
@@ -64,7 +64,7 @@ class HelpFormatter(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser with that formatter; the parsers of its verbs are of this class too."""
+    """A parser that uses `HelpFormatter`; the parsers of its verbs are of this class too."""
 
     def __init__(self, **options) -> None:
         super().__init__(**{"formatter_class": HelpFormatter, **options})
@@ -74,7 +74,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def complete_actions(verb: argparse.ArgumentParser, examples: str) -> None:
-    """Give the help of a verb's actions, such as `checkpoint list`, their summaries and their examples."""
+    """Add summaries and examples to the help of a verb's actions, such as `checkpoint list`."""
     for actions in verb._actions:
         if isinstance(actions, argparse._SubParsersAction):
             for summary in actions._choices_actions:

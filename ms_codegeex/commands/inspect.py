@@ -1,4 +1,4 @@
-"""`ms-codegeex inspect`: shows the content of a dataset, a model directory, a checkpoint or a run, and verifies it."""
+"""`ms-codegeex inspect`: show and verify the content of a dataset, a model directory, a checkpoint or a run."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ EXAMPLES = """\
   ms-codegeex inspect runs/tiny/checkpoints/step-00000240   # its tensors, all hashes checked
 """
 MARKERS = ("manifest.json", "quantised.json", "config.json", "adapter_config.json", "config.yaml")
-NAMED = 6  # folders in a message
-UNCOUNTED, END = ("\u27e6", "\u27e7"), "\u27e8eos\u27e9"  # around what the loss does not count; for the end token
+NAMED = 6  # folders named in a message
+UNCOUNTED, END = ("\u27e6", "\u27e7"), "\u27e8eos\u27e9"  # marks of uncounted tokens; of the end token
 GREEN, DIM, PLAIN = "\x1b[32m", "\x1b[2m", "\x1b[0m"
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What is shown."""
+    """What to show."""
 
     directory: Path = option(
         "dataset, model directory, .gguf, checkpoint or run; of a .pt, .bin or .ckpt, what our reader refuses",
@@ -91,7 +91,7 @@ class Arguments:
 
 
 def run(arguments: Arguments) -> int:
-    """Verify the directory and describe it; damage is a `UserError`. Status 1: our reader refuses the file."""
+    """Verify and describe the directory. `UserError` if damaged. Return 1 if our reader refuses the file, else 0."""
     directory: Path = arguments.directory
     if arguments.set:
         _set(arguments)
@@ -127,10 +127,10 @@ def _set(arguments: Arguments) -> None:
     from ms_codegeex.generation.loading import load_model
 
     def check(directory: Path) -> None:
-        if not (directory / "adapter_config.json").is_file():  # an adapter is checked with its model
+        if not (directory / "adapter_config.json").is_file():  # an adapter is checked together with its model
             model = load_model(directory)
             chat = model.checked(model.description, directory).chat
-            if isinstance(chat, JinjaTemplate) and "chat" in dict(pairs):  # what cannot be rendered is no template
+            if isinstance(chat, JinjaTemplate) and "chat" in dict(pairs):  # rendering proves the template valid
                 special = model.tokenizer.special_texts()
                 with closing(JinjaChat(chat, special)) as template, located("--set chat"):
                     template.prompt([("user", "Hello.")])
@@ -148,7 +148,7 @@ def _model_in(path: Path) -> Path:
 
     if not path.is_dir() or any((path / marker).is_file() for marker in MARKERS):
         return path
-    with suppress(UserError):  # said below, in words about all that can be shown
+    with suppress(UserError):  # `_kind_of` reports it and names everything that can be shown
         found = find_model(path)
         inner = found.place.folder
         if inner != path and any((inner / marker).is_file() for marker in MARKERS):
@@ -178,7 +178,7 @@ def _kind_of(path: Path) -> tuple[str, Callable[..., dict[str, Any]], Callable[.
     from ms_codegeex.formats import peft
     from ms_codegeex.runs.files import run_description as runs
 
-    kinds = {  # by the file that identifies it
+    kinds = {  # identifying file -> kind
         "manifest.json": ("checkpoint", models.describe_checkpoint, models.checkpoint_lines, True),
         "quantised.json": ("quantised model", _describe_quantised, _quantised_lines, False),
         "config.json": ("model directory", models.describe_model, models.model_lines, True),
@@ -200,7 +200,7 @@ def _known(path: Path, result: dict[str, Any]) -> list[str]:
     from ms_codegeex.data.description import description_from
     from ms_codegeex.formats.peft import description_of
 
-    with suppress(UserError):  # the readers of models report it, and a run may have no checkpoint yet
+    with suppress(UserError):  # model readers report errors; a run may have no checkpoint yet
         if path.is_dir() and "description" not in result:
             result["description"] = description_of(path).to_json()
         return [*description_from(result.get("description", {}), path).lines()]
@@ -316,7 +316,7 @@ def _origin(entry: dict[str, Any]) -> str:
 
 
 def sample_lines(sample: dict[str, Any], colour: bool) -> Iterator[str]:
-    """A training sample for people; with `colour` for a terminal."""
+    """Yield a training sample as lines for people. `colour`: mark the counted tokens with terminal colours."""
     tokens = f"{sample['seq_length']} + 1 tokens, {sample['counted']} count in the loss"
     title = f"sample {sample['number']} of {sample['split']} with seed {sample['seed']}"
     yield f"{title}: row {sample['index']}, {tokens}"

@@ -22,12 +22,12 @@ EXAMPLES = """  ms-codegeex monitor runs/codegeex_tiny
   ms-codegeex monitor runs/*  # compares them
   ms-codegeex monitor runs/codegeex_tiny --once
   ms-codegeex monitor runs/a runs/b --report comparison.html"""
-RECENT = 8  # events below the table
+RECENT = 8  # events shown below the table
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Which runs, and how they are shown."""
+    """Which runs to show, and how."""
 
     runs: tuple[str, ...] = option("run directories", "DIR", REQUIRED, positional=True)
     once: bool = option("print the present state and end", default=False)
@@ -37,7 +37,7 @@ class Arguments:
 
 
 def run(arguments: Arguments) -> None:
-    """Show the runs until all have ended or Ctrl-C."""
+    """Show the runs until all have ended, or until Ctrl-C."""
     names = _names(arguments.runs)
     histories = _read(names)
     if arguments.report:

@@ -1,9 +1,10 @@
-"""What `doctor` tries in processes of its own, since an import may end the process. `python -m
-ms_codegeex.commands.package_uses NAME…` imports packages and uses each once. A package can be installed in a version
-that fits and still not work: its compiled part wants another NumPy, another libc, another processor. Packages in
-Python alone are only looked for, since some take a second to import. Each line of output is a package and what is wrong
-with it, as JSON; a package without a line has ended the process. Without a NAME: adds two numbers with MindSpore,
-and prints its version and what is wrong with each of its Ascend plugins."""
+"""The checks that `doctor` runs in separate processes, since an import may end the process.
+
+`python -m ms_codegeex.commands.package_uses NAME…` imports packages and uses each once. A package whose version fits
+may still not work, because its compiled part needs another NumPy, libc or processor. Pure Python packages are only
+located, since some take a second to import. Each output line is JSON: a package and what is wrong with it. The first
+package without a line ended the process. Without a NAME, it adds two numbers with MindSpore, and prints MindSpore's
+version and what is wrong with each Ascend plugin."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ def _floats() -> Any:
     return importlib.import_module("numpy").arange(4, dtype="float32")
 
 
-# By normalised name: what is imported of a package, and how it is used. A use may return a value and the expected one.
+# Normalised name -> module to import, and a use of it. A use may return a value and the expected value.
 USES: dict[str, tuple[str, Callable[[Any], Any] | None]] = {
     "google-re2": ("re2", lambda it: (it.search(rb"b+", b"abbc").group(), b"bb")),
     "isal": ("isal.igzip", lambda it: (it.decompress(it.compress(DATA)), DATA)),
@@ -61,23 +62,23 @@ def _is_pure(package: str) -> bool:
 
 
 def problem_with(package: str) -> str:
-    """What is wrong with a package, by its normalised name; empty if it works."""
+    """Return what is wrong with a package, given by its normalised name; "" if it works."""
     module, use = USES.get(package, (package.replace("-", "_"), None))
     try:
         if use is None and _is_pure(package):
             return "" if importlib.util.find_spec(module) else f"ModuleNotFoundError: No module named {module!r}"
-        with without_torch() if package == "tensorboardx" else contextlib.nullcontext():  # as a run imports it
+        with without_torch() if package == "tensorboardx" else contextlib.nullcontext():  # as runs import it
             imported = importlib.import_module(module)
         actual, expected = (use and use(imported)) or ((), ())
         if list(actual) != list(expected):
             raise RuntimeError(f"{actual} instead of {expected}")
-    except BaseException as error:  # whatever the package does is what is reported
+    except BaseException as error:  # report anything that the package raises, even SystemExit
         return f"{type(error).__name__}: {error}".strip().splitlines()[0]
     return ""
 
 
 def engine() -> dict[str, Any]:
-    """MindSpore's version, and its Ascend plugins: what is wrong with each, by the name of its file."""
+    """Return MindSpore's version, and what is wrong with each of its Ascend plugins, by file name."""
     with contextlib.redirect_stdout(sys.stderr):
         import mindspore
 

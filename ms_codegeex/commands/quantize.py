@@ -19,7 +19,7 @@ EXAMPLES = """\
 
 @dataclass(frozen=True)
 class Arguments:
-    """What is rounded, and how."""
+    """What to quantise, and how."""
 
     model: Path = option("run, checkpoint, model directory or another layout", "IN", REQUIRED)
     checkpoint: str | None = CHECKPOINT.field(None, kw_only=True)

@@ -38,14 +38,14 @@ class ServersOptions:
 
 @dataclass(frozen=True)
 class TablesOptions:
-    """The tables that become one."""
+    """The tables to merge."""
 
     tables: tuple[Path, ...] = option("files, in the order of their ranks", "TABLE", REQUIRED, positional=True)
 
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """The table, and the run for which it is meant."""
+    """The table to check, and the run that it is for."""
 
     table: Path = option("file to check", "TABLE", REQUIRED, positional=True)
     config: Path | None = option("also check the table against the mesh of this run", "FILE")
@@ -54,7 +54,7 @@ class CheckOptions:
 
 @dataclass(frozen=True)
 class TableOptions:
-    """What is written."""
+    """The file to write."""
 
     output: Path = option("the table to write", "FILE", REQUIRED)
     replace: bool = option("replace an existing table", default=False)
@@ -115,7 +115,7 @@ def _servers(arguments: argparse.Namespace) -> list[tuple[str, dict[int, str]]]:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Make, merge or check a table and print what it holds."""
+    """Make, merge or check a table, and print its content."""
     from ms_codegeex.config.software import software_note
     from ms_codegeex.runs.servers import rank_table
 

@@ -36,7 +36,7 @@ OVERRIDE = re.compile(r"[a-z_]+(\.[\w+-]+)*=")
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Which run."""
+    """The run to train."""
 
     config: str | None = option(
         "YAML file of the run, or a shipped name; not needed with model.weights, whose sizes and finetune_full's "
@@ -61,7 +61,7 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class ResumingOptions:
-    """How a run of `train` or `finetune` is continued, by hand or automatically."""
+    """How to continue a run of `train` or `finetune`, by hand or automatically."""
 
     resume: str | None = option("resume from the newest intact checkpoint of the run, or from DIR", "auto|DIR")
     allow_change: tuple[str, ...] = option(
@@ -78,7 +78,7 @@ class ResumingOptions:
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """This server, and the others of the run."""
+    """This server and the others of the run."""
 
     rank_table: Path | None = option(
         "HCCL rank table of the job (Ascend; default, without --nodes: RANK_TABLE_FILE in the environment)", "FILE"
@@ -113,7 +113,7 @@ def paths_and_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def overrides_of(arguments: argparse.Namespace) -> list[str]:
-    """The overrides that `--devices`, `--resume` and `--validation` mean."""
+    """Return the configuration overrides that `--devices`, `--resume` and `--validation` stand for."""
     overrides = []
     if arguments.devices is not None:
         overrides.append(f"devices={arguments.devices}")
@@ -125,8 +125,8 @@ def overrides_of(arguments: argparse.Namespace) -> list[str]:
 
 
 def words_of(kind: type, arguments: argparse.Namespace, without: Sequence[str] = ()) -> list[str]:
-    """The words of a command line that give a dataclass's options their parsed values; those of the names in `without`,
-    and what has no value or its default, are left out."""
+    """Return command-line words that give a dataclass's options their parsed values. Options named in `without`, and
+    those that have no value or the default, are omitted."""
     words: list[str] = []
     for each in declared(kind):
         value = getattr(arguments, each.name, None)
@@ -145,7 +145,7 @@ def words_of(kind: type, arguments: argparse.Namespace, without: Sequence[str] =
 
 
 def run(arguments: argparse.Namespace) -> int | None:
-    """Train, or print the processes that would be started."""
+    """Train, or print the job file or the processes that would be started."""
     from ms_codegeex.config.loading import load_config
     from ms_codegeex.runs.rank.weights import absolute_weights
     from ms_codegeex.runs.resume import check_allowed, since_moved
@@ -217,7 +217,7 @@ def _of_weights(overrides: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _print_job(arguments: argparse.Namespace, config: RunConfig) -> None:
-    """Print the job file; a `UserError` for an option without meaning in a job file."""
+    """Print the job file. `UserError` for an option that has no meaning in one."""
     jobs = extra("train --job", arguments.job)
     senseless = {
         "restarts": "the job file has its own; leave it out",

@@ -1,4 +1,4 @@
-"""The configuration of a run: typed `sections`, the `rules` between their keys, `loading` of YAML and overrides."""
+"""The configuration of a run: typed `sections`, `rules` between their keys, `loading` of YAML files and overrides."""
 
 from ms_codegeex.config.run import RunConfig
 

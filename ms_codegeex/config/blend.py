@@ -1,4 +1,4 @@
-"""The value of `data.blend`: datasets and their weights, in stages."""
+"""Parse the value of `data.blend`: datasets and their weights, in stages."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ KEY = "data.blend"
 
 @dataclass(frozen=True)
 class BlendStage:
-    """What is mixed from step `from_step` on: dataset directories and their weights, whole numbers."""
+    """What is mixed from step `from_step` on: dataset directories and their integer weights."""
 
     from_step: int
     corpora: tuple[str, ...]
     weights: tuple[int, ...]
-    rounded: bool = False  # the given weights have a longer period than LONGEST_PERIOD
+    rounded: bool = False  # whether weights were rounded to fit LONGEST_PERIOD
 
 
-Weights = dict[str, int | float | str]  # by dataset directory
+Weights = dict[str, int | float | str]  # dataset directory -> weight
 BlendWeights = Weights | list[dict[str, int | Weights]]  # one stage's weights, or a list of {from_step, weights}
 
 
 def parse_blend(blend: Any) -> list[BlendStage]:
-    """The blend stages of `data.blend`: a list of {from_step, weights}, or the weights alone for one stage. Weights are
-    numbers, or texts such as "1/3"; what is written counts, not its binary approximation."""
+    """Return the stages of `data.blend`: a list of {from_step, weights}, or the weights alone for one stage. Weights
+    are numbers, or texts such as "1/3"; decimals are exact, not binary approximations."""
     if isinstance(blend, Mapping):
         if "weights" in blend and isinstance(blend["weights"], Mapping):
             raise UserError(f"{KEY}: found one stage, expected a list of them; write - {{from_step: 0, weights: …}}")
@@ -51,7 +51,7 @@ def parse_blend(blend: Any) -> list[BlendStage]:
 
 
 def checked_blend(blend: Any) -> BlendWeights | None:
-    """`blend` unchanged, once `parse_blend` accepts it."""
+    """Return `blend` unchanged if `parse_blend` accepts it."""
     if blend is not None:
         parse_blend(blend)
     return blend
@@ -78,7 +78,7 @@ def _fraction(given: Any, where: str) -> Fraction:
     try:
         if isinstance(weight, bool) or not isinstance(weight, int | float | str):
             raise ValueError
-        if isinstance(weight, str) and "/" not in weight:  # also 1e-3, which is text to YAML
+        if isinstance(weight, str) and "/" not in weight:  # also 1e-3, which our YAML reads as text
             weight = float(weight)
         value = Fraction(repr(weight) if isinstance(weight, float) else weight)
         if value <= 0:
@@ -104,5 +104,5 @@ def _whole(values: Sequence[Fraction]) -> tuple[list[int], bool]:
 
 
 def corpora_of(stages: Sequence[BlendStage]) -> list[str]:
-    """Names of the corpora, in the order in which the stages bring them."""
+    """Return the names of the corpora, in the order in which the stages introduce them."""
     return list(dict.fromkeys(name for stage in stages for name in stage.corpora))

@@ -1,4 +1,4 @@
-"""The Ascend chips by their driver's names, and whether a run's keys agree with the chip that it finds."""
+"""The Ascend chips by their driver's names, and a check that a run's keys agree with the chip that it finds."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ms_codegeex.config.run import RunConfig
 class AscendChip:
     """A generation of Ascend chips, and the newest MindSpore that a published page names for it, with that page's CANN
     and Python. docs/hardware.md has the same table, the pages, and what they leave open. `driver` matches the driver's
-    names of its parts (CANN's SoC versions). A run on it has the figures and kernels of `hardware`; without one, no
-    page names training on it."""
+    names of its parts (CANN's SoC versions). `hardware`: the chip whose figures and kernels a run on it uses; None if
+    no page names training on it."""
 
     name: str
     driver: str
@@ -35,7 +35,7 @@ ASCEND_CHIPS = (
 
 
 def check_kind(config: RunConfig) -> None:
-    """Raise a `UserError` if `parallel.hardware` is not of the kind that `device` names."""
+    """Raise `UserError` if the accelerator `parallel.hardware` is not of the kind that `device` names."""
     name = config.parallel.hardware
     if name and config.device != "cpu" and chip_named(name).kind != config.device:
         known = ", ".join(sorted(x.name for x in CHIPS.values() if x.kind == config.device))
@@ -48,8 +48,8 @@ def ascend_chip(name: str) -> AscendChip | None:
 
 
 def driver_hardware(config: RunConfig, driver: str) -> str:
-    """Name of the accelerator of a run on Ascend; `driver` is the driver's name of the device. `UserError` if that name
-    is unknown and `parallel.hardware` is not set, or the two contradict each other."""
+    """Return the name of an Ascend run's accelerator; `driver` is the driver's name of the device. `UserError` if that
+    name is unknown and `parallel.hardware` is not set, or if the two contradict each other."""
     named = config.parallel.hardware
     chip = ascend_chip(driver)
     detected = chip.hardware if chip else None

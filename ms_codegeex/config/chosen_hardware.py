@@ -1,5 +1,5 @@
-"""Which accelerator a run is planned for and executed on, from `parallel.hardware` and `device`; which of its fused
-kernels the run uses: `parallel.fusion.*` where it is set, otherwise the device's default."""
+"""Choose the accelerator that a run is planned for and runs on, from `parallel.hardware` and `device`, and the fused
+kernels that it uses: `parallel.fusion.*` where set, otherwise the device's default."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ FUSIONS = ("graph_kernel", "attention", "norm", "optimizer", "dropout")
 # On a CPU the norm kernel is slower than elementary operators, and graph kernels change results by 1e-4. Dropout is off
 # by default everywhere: the random numbers of its kernel are not a function of the sample.
 CPU_FUSIONS = frozenset({"optimizer"})
-HEAD_MULTIPLE, MAX_HEAD = 16, 512  # head sizes of fused attention
-MASK_BITS = 8  # a byte of its mask
-MAX_DOCUMENTS_PER_CALL = 1024  # of fused attention (MindSpore 2.9's documentation of the kernel)
+HEAD_MULTIPLE, MAX_HEAD = 16, 512  # limits of fused attention on head sizes
+MASK_BITS = 8  # bits per byte of its dropout mask
+MAX_DOCUMENTS_PER_CALL = 1024  # limit of fused attention (MindSpore 2.9's documentation of the kernel)
 
-ASSUMED = {"cpu": ASCEND_910, "ascend": ASCEND_910, "gpu": A100}  # without parallel.hardware
+ASSUMED = {"cpu": ASCEND_910, "ascend": ASCEND_910, "gpu": A100}  # assumed without parallel.hardware
 
 
 def hardware_of(config: RunConfig) -> Chip:
-    """The accelerator that a configuration is planned for: the named one, or the default of its kind. With
-    `cluster.device_memory`, that is what a run may fill."""
+    """Return the accelerator that a configuration is planned for: the named one, or the default of its kind.
+    `cluster.device_memory`, if set, replaces its usable memory."""
     name, limit = config.parallel.hardware, config.cluster.device_memory
     chip = chip_named(name) if name else ASSUMED[config.device]
     return replace(chip, usable_memory=int(limit * GIB)) if limit else chip
 
 
 def running_on(config: RunConfig) -> Chip:
-    """The accelerator whose kernels a run on `device: ascend` or `gpu` may use: the named one if it is of that kind."""
+    """Return the accelerator whose kernels an `ascend` or `gpu` run may use: the named one if it is of that kind."""
     planned = hardware_of(config)
     return planned if planned.kind == config.device else ASSUMED[config.device]
 
 
 def memory_limit(config: RunConfig, free: int | None) -> int:
-    """Bytes of a device that a run may fill, of which `free` are free when it starts (None: unknown)."""
+    """Return the bytes of a device that a run may fill. `free`: those that are free when it starts (None: unknown)."""
     planned = running_on(config).usable_memory
     return planned if free is None or config.cluster.device_memory else min(planned, free - RESERVE)
 
 
 def chosen_kernels(config: RunConfig) -> frozenset[str]:
-    """Names of the fusions that the run uses on `config.device`."""
+    """Return the names of the fusions that the run uses on `config.device`."""
     if config.device == "cpu":
         return fused_kernels(config, CPU_FUSIONS)
     return fused_kernels(config, running_on(config).fused)
 
 
 def fused_kernels(config: RunConfig, available: frozenset[str]) -> frozenset[str]:
-    """Names of the fusions that the run uses on a device whose defaults are `available`."""
+    """Return the names of the fusions that the run uses on a device whose defaults are `available`."""
     if attention_obstacle(config):
         available = available - {"attention"}
     if config.model.sizes.rms_norm and "rms_norm" not in available:
@@ -57,15 +57,15 @@ def fused_kernels(config: RunConfig, available: frozenset[str]) -> frozenset[str
 
 
 def aclnn_kernels(config: RunConfig, partitioned: bool) -> frozenset[str]:
-    """Of which fused kernels a run takes the form that the engine's plugin has code for (aclnn), where two exist.
-    MindSpore 2.9 does not partition that of LayerNorm, and a rehearsal partitions every run."""
+    """Return the fused kernels for which a run uses the aclnn form, for which the engine's plugin has code, where two
+    forms exist. MindSpore 2.9 cannot partition LayerNorm's, and a rehearsal partitions every run."""
     if config.device != "ascend" or running_on(config).saturates:
         return frozenset()
     return frozenset({"aclnn_optimizer"} if partitioned else {"aclnn_optimizer", "aclnn_norm"})
 
 
 def attention_obstacle(config: RunConfig) -> str | None:
-    """Why fused attention cannot compute this model, ending in the key to change; None if it can."""
+    """Return why fused attention cannot compute this model, ending in the key to change; None if it can."""
     model = config.model.sizes
     size = model.head_dim
     if config.training.attention_rate > 0 and config.parallel.fusion.documents:
@@ -88,7 +88,7 @@ def flat_cells(config: RunConfig) -> bool:
 
 
 def documents_of_a_row(config: RunConfig) -> int:
-    """How many documents of a row fused attention takes by their ends; 0: it takes a mask."""
+    """Return how many documents of a row fused attention takes by their ends; 0: it takes a mask instead."""
     if not config.parallel.fusion.documents:
         return 0
     rows = config.micro_batch // config.parallel.overlap.parts

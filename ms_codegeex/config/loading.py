@@ -1,4 +1,4 @@
-"""From YAML files and overrides to the configuration of a run, or to the first mistake in them."""
+"""Build the configuration of a run from YAML files and overrides, or report the first mistake in them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _with_chip(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def given_values(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """What a file with its bases and the overrides on top give, before it is checked."""
+    """Return the merged values of a file, its bases and the overrides, unchecked."""
     over = parse_overrides(overrides)
     if "base" in over:
         raise UserError("base: is a key of files; give its file as --config")
@@ -65,7 +65,8 @@ def given_values(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, 
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
-    """The YAML file `path`, or the shipped one of that name (none: defaults), with dotted overrides on top, checked."""
+    """Return the checked configuration from the YAML file `path`, or the shipped one of that name (None: defaults),
+    with dotted overrides on top."""
     values = _with_chip(given_values(path, overrides))
     if values.get("devices") is None:
         values["devices"] = _smallest_world(values.get("parallel"))

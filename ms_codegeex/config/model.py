@@ -14,7 +14,7 @@ from ms_codegeex.models.parameters import VOCABULARY
 from ms_codegeex.models.registry import family
 
 SECTION = ("family", "preset", "weights", "grow", "fresh")  # keys of `model` that are not sizes
-GROWABLE = {"vocabulary": "vocab_size", "context": "max_position_embeddings"}  # values of `grow`, and their sizes
+GROWABLE = {"vocabulary": "vocab_size", "context": "max_position_embeddings"}  # `grow` value -> its size
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ModelConfig:
 
     @property
     def fresh_vocabulary(self) -> bool:
-        """Whether nothing that depends on the meaning of token ids is taken from `weights`."""
+        """Whether nothing that depends on the meaning of token ids comes from `weights`."""
         layers = (layer for layer in self.sizes.table.layers(self.sizes.num_layers) if layer.role is VOCABULARY)
         tables = {parameter.name for layer in layers for parameter in layer.parameters(self.sizes)}
         return bool(self.fresh) and tables <= self.fresh_parameters
@@ -56,7 +56,7 @@ class ModelConfig:
 
 
 def model_config(section: Any) -> ModelConfig:
-    """The typed section. `UserError` for an unknown family, preset or key, a wrong type, or sizes that do not agree."""
+    """Return the typed section. `UserError` for an unknown family, preset or key, a wrong type or conflicting sizes."""
     if isinstance(section, ModelConfig):
         return section
     section = {} if section is None else section

@@ -1,4 +1,4 @@
-"""From nested values to a checked configuration: the rules between its keys. Every error names the key to change."""
+"""Check a configuration against the rules between its keys. Every error names the key to change."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from ms_codegeex.config.sections import LossScaleConfig
 from ms_codegeex.config.validation import check_tree, validated
 
 Condition = Callable[[RunConfig, Mesh], Any]
-# Each error, and when it is one. The text is a format string of the configuration `c`, its mesh `m` and `found`, which
-# is what the condition has returned. The first error of a table is reported, so a rule may rely on those before it.
+# Message -> condition. The message is a format string with the configuration `c`, its mesh `m`, and `found`, the value
+# that the condition returned. Only the first error of a table is reported, so a rule may rely on those before it.
 Rules = Mapping[str, Condition]
-MIN_HEAD = 32  # channels of a head that can tell one token from all others by its position
+MIN_HEAD = 32  # channels that a head needs to tell one position from all others
 
 
-RETIRED = {  # keys that earlier versions had, and what to do instead; runs of theirs have null for them
+RETIRED = {  # keys of earlier versions, and what to do instead; null is accepted, since old runs contain it
     "stages": "train one file after the other, each with --from RUN of the one before (docs/finetune.md)",
     "stage": "delete it; give the file of that stage as --config",
 }
 
 
 def build_run_config(values: Mapping[str, Any]) -> RunConfig:
-    """A validated `RunConfig` from nested plain values."""
+    """Return a validated `RunConfig` from nested plain values."""
     for key, remedy in RETIRED.items():
         if values.get(key) is not None:
             raise UserError(f"{key}: no longer a key; {remedy}")
@@ -37,7 +37,7 @@ def build_run_config(values: Mapping[str, Any]) -> RunConfig:
 
 
 def check_run_config(config: RunConfig) -> None:
-    """Check the rules between keys; a `UserError` names the key to change."""
+    """Check the rules between keys. `UserError` names the key to change."""
     check_mesh(config)
     check_kernels(config)
     _check(config, RULES)
@@ -46,7 +46,7 @@ def check_run_config(config: RunConfig) -> None:
 
 
 def check_mesh(config: RunConfig) -> None:
-    """Check every rule of meshes; a `UserError` names the key to change."""
+    """Check every rule of meshes. `UserError` names the key to change."""
     hardware_of(config)
     _check(config, DEVICE_RULES)
     if config.partitioned:
@@ -55,14 +55,14 @@ def check_mesh(config: RunConfig) -> None:
 
 
 def check_kernels(config: RunConfig) -> None:
-    """Check the fusions that are requested against the device and the model; a `UserError` names the key to change."""
+    """Check the requested fusions against the device and the model. `UserError` names the key to change."""
     _check(config, FUSION_RULES)
 
 
 def dropout_obstacle(config: RunConfig) -> str | None:
-    """Why this run cannot use the engine's dropout kernel, naming the key to change; None if it can. Its seeds have no
-    effect on Ascend (MindSpore 2.9's documentation of the operator). A copy of an activation on another device, or a
-    recomputed forward pass, may therefore drop other elements."""
+    """Return why this run cannot use the engine's dropout kernel, naming the key to change; None if it can. Its seeds
+    have no effect on Ascend (MindSpore 2.9's documentation of the operator). So a copy of an activation on another
+    device, or a recomputed forward pass, may drop other elements."""
     if not (config.training.dropout or config.training.attention_rate):
         return None
     if config.partitioned:
@@ -100,7 +100,7 @@ def _loaded_at_once(mesh: Mesh) -> int:
 
 
 def _shared_batch(config: RunConfig, mesh: Mesh) -> str:
-    """A micro-batch near the one given that the devices of a replica can share, and the batch that it divides."""
+    """Suggest a micro-batch near the given one that a replica's devices can share, and a batch that it divides."""
     batch = -(-config.local_batch // mesh.tensor) * mesh.tensor
     sizes = [x for x in range(mesh.tensor, batch + 1, mesh.tensor) if batch % x == 0]
     size = max((x for x in sizes if x <= config.micro_batch), default=sizes[0])
@@ -157,7 +157,7 @@ FUSION_RULES: Rules = {
     "parallel.fusion.dropout: {found}, and the kernel's seeds have no effect on Ascend; leave the key out: composed "
     "dropout is a function of seed, sample and place": lambda c, m: c.parallel.fusion.dropout and dropout_obstacle(c),
 }
-# A device multiplies 16-bit weights only in their own type; a CPU widens FP16 to FP32.
+# An accelerator multiplies 16-bit weights only in their own type; a CPU widens FP16 to FP32.
 FROZEN_RULES: Rules = {
     "lora.frozen: {c.lora.frozen}, but all weights are trained, in FP32; set lora.rank=N or "
     "lora.frozen=fp32": lambda c, m: not c.lora.rank,
@@ -176,7 +176,7 @@ FROZEN_RULES: Rules = {
         c.device != "cpu" and c.lora.frozen != c.training.precision and {"gpu": "fp16"}.get(c.device, c.lora.frozen)
     ),
 }
-# Heads that begin by attending to the token before.
+# Initial values with which heads attend to the previous token.
 PREVIOUS_RULES: Rules = {
     "training.initial.attention: previous is for models with learned positions, of family codegeex; set it to "
     "normal": lambda c, m: c.family != "codegeex",
@@ -224,7 +224,7 @@ RULES: Rules = {
     "training.loss_scale: bf16 has none; set training.precision=fp16, or leave the key out": lambda c, m: (
         c.training.precision == "bf16"
         and c.training.loss_scale
-        not in (LossScaleConfig(), LossScaleConfig(initial=2.0**32))  # shipped recipes' values
+        not in (LossScaleConfig(), LossScaleConfig(initial=2.0**32))  # values in shipped recipes
     ),
     **_without(
         lambda c, m: c.training.precision == "bf16" and c.device == "cpu",
@@ -252,8 +252,8 @@ RULES: Rules = {
     "set it to false, or the shards to 1": lambda c, m: (
         c.device == "ascend" and c.cluster.silent_check and m.optimizer_shard > 1
     ),
-    # The engine's partitioning follows every path through Muon's iterations: a small model on two devices was not
-    # compiled after five minutes.
+    # The engine's partitioning follows every path through Muon's iterations: compiling a small model for two devices
+    # took more than five minutes.
     **_without(
         lambda c, m: c.training.optimizer.name == "muon",
         "training.optimizer.name: muon trains all weights, on one device or on the processes of a CPU, not with "
@@ -263,7 +263,7 @@ RULES: Rules = {
             "lora.rank: {c.lora.rank}": lambda c, m: c.lora.rank > 0,
         },
     ),
-    # A run that is too short for its schedule gets a note instead.
+    # A run too short for its schedule gets only a note (`misfit` in schedule.py).
     "training.schedule.warmup_steps: {c.schedule.warmup_steps} is not below decay_steps {c.schedule.decay_steps}, "
     "so the cosine would never start; set training.schedule.warmup_steps={found} or less": lambda c, m: (
         c.training.schedule.decay_steps
@@ -306,7 +306,7 @@ MESH_RULES: Rules = {
     "parallel.sequence: shards rows over parallel.tensor, which is 1; set it to false": lambda c, m: (
         m.tensor == 1 and c.parallel.sequence
     ),
-    **_divided("num_heads"),  # heads divide the hidden size
+    **_divided("num_heads"),  # then it divides the hidden size too
     **_divided("intermediate_size"),
     "parallel.tensor: {m.tensor} does not divide model.num_kv_groups {c.model.sizes.num_kv_groups}; give a "
     "divisor": lambda c, m: c.model.sizes.num_kv_groups % m.tensor and m.tensor % c.model.sizes.num_kv_groups,

@@ -25,7 +25,7 @@ from ms_codegeex.config.sections import (
 )
 from ms_codegeex.config.validation import Positive, Text, Whole
 
-GRAPH_MICRO_BATCHES = 12  # for each stage, unless the configuration says how many
+GRAPH_MICRO_BATCHES = 12  # per stage, unless the configuration says otherwise
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class RunConfig:
 
     @cached_property
     def graph_micro_batches(self) -> int:
-        """Micro-batches of one call of the compiled graph."""
+        """Micro-batches in one call of the compiled graph."""
         if not self.partitioned:
             return 1
         if self.parallel.graph_micro_batches:
@@ -96,7 +96,7 @@ class RunConfig:
         return max((x for x in possible if x <= limit), default=possible[0])
 
     def fills_graph(self, micro_batches: int) -> bool:
-        """Whether calls of a graph with so many micro-batches make up a step and fill the pipeline."""
+        """Whether calls with `micro_batches` micro-batches each make up a step and fill the pipeline."""
         stages, virtual = self.mesh.pipeline, self.mesh.virtual_stages
         fills = micro_batches >= stages and (virtual == 1 or micro_batches % stages == 0)
         return fills and self.accumulation % micro_batches == 0 and (micro_batches > 1 or self.accumulation == 1)
@@ -111,8 +111,8 @@ class RunConfig:
 
     @property
     def evaluation_micro_batches(self) -> int:
-        """Micro-batches of one call of the graph that evaluates: the fewest that fill the pipeline and divide those of
-        training, because each costs compilation."""
+        """Micro-batches in one call of the evaluation graph: the fewest that fill the pipeline and divide those of
+        training, because each costs compilation time."""
         return self.evaluated_of(self.graph_micro_batches)
 
     def evaluated_of(self, number: int) -> int:
@@ -121,7 +121,7 @@ class RunConfig:
 
     @property
     def of_a_call(self) -> RunConfig:
-        """The same run with a step of one call."""
+        """The same run with steps of a single call."""
         training = replace(
             self.training, global_batch=self.training.global_batch // self.calls, micro_batch=self.micro_batch
         )

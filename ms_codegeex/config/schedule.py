@@ -1,5 +1,5 @@
-"""The learning rate of each update, without an engine, the way from the rate of one length to that of another, and
-whether a schedule fits the length of its run."""
+"""Compute the learning rate of each update without an engine, including the transition when a run's length changes, and
+check whether a schedule fits the length of its run."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from ms_codegeex.config.sections import ScheduleConfig, warm_up_of
 
-AT_THE_END, ABOVE_THE_END = 0.2, 0.05  # shares of the steps, and of the way from the highest rate, worth a note
+AT_THE_END, ABOVE_THE_END = 0.2, 0.05  # worth a note: share of steps at the end rate, of peak - end left
 
 
 @dataclass(frozen=True)
 class Transition:
-    """A line from `rate` at update `step` to the schedule of another length, `steps` updates later."""
+    """A line from `rate` at update `step` to the schedule of another run length, reached after `steps` updates."""
 
     step: int
     rate: float
@@ -28,10 +28,10 @@ class Transition:
 
 
 def learning_rate(step: int, schedule: ScheduleConfig, transition: Transition | None = None) -> float:
-    """Learning rate of update number `step` (0-based) in float64, by a schedule whose steps are numbers. step < warmup:
-    peak·step/warmup; else end + ½(peak - end)(1 + cos(π·min(t, decay)/decay)), where t is the step, or with
-    `cosine_after_warmup` the steps since the warm-up; a line: end + (peak - end)(1 - min(t, decay)/decay). During a
-    transition: on its line."""
+    """Return the learning rate of update number `step` (0-based) in float64. All numbers of the schedule must be filled
+    in. During the warm-up: peak·step/warmup. Then a cosine: end + ½(peak - end)(1 + cos(π·min(t, decay)/decay)), where
+    t is the step, or with `cosine_after_warmup` the steps since the warm-up; or a line: end + (peak - end)(1 - min(t,
+    decay)/decay). During a transition, the rate is on its line."""
     if transition and step < (joined := transition.step + transition.steps):
         goal = learning_rate(joined, schedule)
         return transition.rate + (goal - transition.rate) * (step - transition.step) / transition.steps
@@ -44,8 +44,9 @@ def learning_rate(step: int, schedule: ScheduleConfig, transition: Transition | 
 
 
 def misfit(schedule: ScheduleConfig, steps: int, done: int = 0) -> str | None:
-    """One line on a schedule that does not fit its run of `steps` updates, of which `done` are over, or None: it ends
-    in the warm-up or well above its end rate, or spends more than a fifth of the updates at that rate."""
+    """Return a line on a schedule that does not fit its run of `steps` updates, of which `done` are over, else None. It
+    does not fit if the run ends in the warm-up or well above the end rate, or if more than a fifth of the remaining
+    updates are at the end rate."""
     fitted, key = schedule.over(steps), "training.schedule"
     allow = f" (--allow-change {key})" if done else ""
     peak, end, left = fitted.learning_rate, fitted.end_learning_rate, steps - done

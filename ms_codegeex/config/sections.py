@@ -13,7 +13,7 @@ from ms_codegeex.config.validation import Natural, Number, Positive, Rate, Share
 
 @dataclass(frozen=True)
 class InfillConfig:
-    """Training to fill in the middle: documents whose middle is moved to their end, between sentinels."""
+    """Training to fill in the middle: some documents' middle is moved to their end, between sentinels."""
 
     rate: Annotated[Number, Field(ge=0, le=1)] | None = None
     """Share of the documents whose middle is moved to their end, so that the model learns to fill in:
@@ -73,7 +73,7 @@ class DataConfig:
 
     @property
     def directories(self) -> list[str]:
-        """Dataset directories whose training split a run reads, as they are named; none before a corpus is prepared."""
+        """Dataset directories whose training split the run reads, as named; none before a corpus is prepared."""
         if self.blend is not None:
             return corpora_of(parse_blend(self.blend))
         return [] if self.train is None else [self.train]
@@ -81,7 +81,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW as in the CodeGeeX release (betas 0.9 and 0.95, eps 1e-8, decay 0.1 except for norms and biases)."""
+    """AdamW as in the CodeGeeX release (betas 0.9 and 0.95, eps 1e-8, decay 0.1, not of norms and biases), or Muon."""
 
     name: Literal["adamw", "muon"] = "adamw"
     """`muon`: the weights of the blocks' linear layers move along their momentum made orthogonal by five Newton-Schulz
@@ -103,7 +103,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class InitialConfig:
-    """First values of a new model's weights, where they are not drawn from N(0, `model.init_std`²)."""
+    """Initial values of a new model's weights that are not drawn from N(0, `model.init_std`²)."""
 
     outputs: Literal["normal", "zero"] = "normal"
     """`zero`: the output layers of attention and feed-forward part begin at zero: at first a block changes nothing."""
@@ -116,9 +116,9 @@ class InitialConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """Linear warm-up, then a cosine or a line, both over the same count of updates; constant after `decay_steps`. The
-    cosine begins with the warm-up (CodeGeeX release), or after it (CodeGen release). Numbers that are left out follow
-    from the run's length (`over`)."""
+    """Linear warm-up, then a cosine or linear decay; constant after `decay_steps`. The cosine's steps count from the
+    start of the warm-up (CodeGeeX release) or from its end (CodeGen release). Numbers that are not set follow from the
+    run's length (`over`)."""
 
     learning_rate: Rate = 1e-4
     """The highest rate, at the end of the warm-up."""
@@ -136,7 +136,7 @@ class ScheduleConfig:
     """`linear`: a line takes the place of the cosine."""
 
     def over(self, steps: int) -> ScheduleConfig:
-        """The same with both numbers of steps filled in, for a run of this many updates."""
+        """Return the schedule with both step counts filled in, for a run of `steps` updates."""
         warmup = warm_up_of(steps) if self.warmup_steps is None else self.warmup_steps
         whole = max(1, steps - (warmup if self.cosine_after_warmup else 0))
         return replace(self, warmup_steps=warmup, decay_steps=self.decay_steps or whole)
@@ -148,8 +148,8 @@ def warm_up_of(steps: int) -> int:
 
 @dataclass(frozen=True)
 class LossScaleConfig:
-    """Dynamic loss scale for FP16: times `factor` after `window` finite steps, divided by it on overflow. A step that
-    overflows is skipped."""
+    """Dynamic loss scale for FP16. It is multiplied by `factor` after `window` finite steps and divided by it on
+    overflow; a step that overflows is skipped."""
 
     initial: Annotated[Number, Field(ge=1, le=1e38)] = 2.0**16
     """FP16 only: the first scale of the loss. The 13B's recipes state the release's 2^32, which
@@ -219,7 +219,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Low-rank adapters (LoRA), which are trained instead of the model's weights."""
+    """Low-rank adapters (LoRA), trained instead of the model's weights."""
 
     rank: Natural = 0
     """With `model.weights`: adapters of this rank (LoRA) are trained and saved instead of the model's weights; 0: none
@@ -249,8 +249,8 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class FusionConfig:
-    """Fused kernels. None: the device's default (`config/chosen_hardware.py`), which on a CPU is AdamW only; with FP32
-    there, the operators of `kernels/`."""
+    """Fused kernels. None: the device's default (`config/chosen_hardware.py`). On a CPU, only AdamW is on by default;
+    in FP32 the operators of `kernels/` are used instead."""
 
     allreduce_groups: Natural = 4
     """Buckets, by block number, for gradients and for the weights gathered for optimizer sharding, where the engine
@@ -280,7 +280,7 @@ class FusionConfig:
 
 @dataclass(frozen=True)
 class OverlapConfig:
-    """How a step waits less for the tensor-parallel collectives."""
+    """Ways to reduce the time that a step waits for tensor-parallel collectives."""
 
     parts: Positive = 1
     """With `parallel.tensor`: each micro-batch is divided into this many parts, so that one part's collectives can run
@@ -295,7 +295,7 @@ class OverlapConfig:
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """The mesh. Without `data`, all devices that the other axes leave."""
+    """The device mesh. Without `data`, that axis takes all devices that the others leave."""
 
     data: Positive | None = None
     """Data-parallel replicas. Left out: `devices` divided by the other axes."""
@@ -350,7 +350,7 @@ class ParallelConfig:
 
 @dataclass(frozen=True)
 class ClusterConfig:
-    """How ranks on Ascend servers meet, and how long they wait for each other. Variables that the user has set win."""
+    """How ranks on Ascend servers meet and how long they wait for each other. Variables that the user has set win."""
 
     interface: (
         Annotated[str, Field(max_length=256), matching(r"[\^=]{0,2}\w[\w.,:@-]*", "a name such as eth0")] | None
@@ -413,7 +413,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class FaultsConfig:
-    """The answer to steps that are not finite or whose loss or gradient norm is a spike (training/faults.py)."""
+    """The response to steps that are not finite, or whose loss or gradient norm is a spike (training/faults.py)."""
 
     policy: Literal["none", "skip", "rewind", "stop"] = "none"
     """`skip`, `rewind` or `stop`: the response to a step that is not finite or a spike
@@ -433,7 +433,7 @@ class FaultsConfig:
 
 @dataclass(frozen=True)
 class ProfileConfig:
-    """Which steps MindSpore Profiler records, on which ranks."""
+    """The steps and ranks that MindSpore Profiler records."""
 
     steps: (
         Annotated[Text, matching(r"[1-9]\d{0,9}\.\.[1-9]\d{0,9}", "the first and the last step, as in 6..8")] | None
@@ -456,7 +456,7 @@ class ProfileConfig:
 
 @dataclass(frozen=True)
 class LoggingConfig:
-    """What a run writes about itself."""
+    """What a run logs and draws."""
 
     every: Positive = 1
     """Steps between lines of `log.jsonl`; steps that were evaluated or skipped are always logged."""

@@ -1,4 +1,4 @@
-"""Which MindSpore is known to support a chip, and which is installed."""
+"""Say which MindSpore is known to support a chip, and which is installed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pairs_note() -> str:
 
 
 def installed_mindspore() -> str:
-    """Its version; "none" without it."""
+    """Return the installed MindSpore's version, or "none"."""
     try:
         return importlib.metadata.version("mindspore")
     except importlib.metadata.PackageNotFoundError:
@@ -32,7 +32,7 @@ def installed_mindspore() -> str:
 
 
 def software_note(name: str) -> str | None:
-    """One line: which MindSpore supports a chip (see `ascend_chip`) and which is installed; None for others."""
+    """Return a line on which MindSpore supports a chip (see `ascend_chip`) and which is installed; None if unknown."""
     chip = ascend_chip(name)
     if chip is None:
         return None

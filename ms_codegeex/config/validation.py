@@ -1,4 +1,4 @@
-"""Dataclasses from plain values, checked against their annotations. Every error is a `UserError` that names the key."""
+"""Build dataclasses from plain values, checked against their annotations. Every `UserError` names the key."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ms_codegeex.base.errors import UserError, suggestion
 
 def _whole(value: Any) -> Any:
     with contextlib.suppress(ValueError):
-        if isinstance(value, str) and not value.isdecimal():  # digits alone are text only where somebody quotes them
+        if isinstance(value, str) and not value.isdecimal():  # digits alone are text only if quoted
             value = float(value) if re.fullmatch(r"[0-9.]+[eE]\+?[0-9]+", value) else int(value, 0)
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
@@ -28,7 +28,7 @@ def _text(value: Any) -> Any:
 
 
 def matching(pattern: str, expected: str) -> AfterValidator:
-    """A check that a whole text has this form; `expected` says what is expected."""
+    """Return a validator that the whole text matches `pattern`; `expected` describes the form in errors."""
 
     def check(text: str) -> str:
         if not re.fullmatch(pattern, text):
@@ -45,7 +45,7 @@ Text = Annotated[str, BeforeValidator(_text)]
 
 
 def _no_truth_value(value: Any) -> Any:
-    """pydantic would take it for 0 or 1."""
+    """Reject bools, which pydantic would take for 0 or 1."""
     if isinstance(value, bool):
         raise PydanticCustomError("number", "input should be a valid number")
     return value
@@ -57,7 +57,7 @@ Share = Annotated[Number, Field(ge=0, lt=1)]
 
 
 def check_keys(section: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
-    """Raise a `UserError` with a suggestion for a key of `section` that is not in `known`."""
+    """Raise `UserError`, with a suggestion, for a key of `section` that is not in `known`."""
     for key in given:
         if key not in known:
             name = f"{section}.{key}" if section else key
@@ -86,8 +86,8 @@ def _remedy(key: str, prefix: str, known: Sequence[str], paths: Sequence[str]) -
 def check_tree(
     cls: type, given: Mapping[str, Any], prefix: str = "", paths: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """`given`, the values for `cls`, without sections that are empty. A `UserError` with a suggestion for an unknown
-    key at any depth. `paths`: the keys of the whole tree."""
+    """Return `given`, the values for `cls`, without empty sections. `UserError`, with a suggestion, for an unknown key
+    at any depth. `paths`: the keys of the whole tree."""
     known, paths = {f.name: f for f in dataclasses.fields(cls)}, [*_paths(cls)] if paths is None else paths
     result = {}
     for key, value in given.items():
@@ -105,7 +105,7 @@ def check_tree(
     return result
 
 
-@cache  # building one takes a millisecond
+@cache  # building an adapter takes a millisecond
 def _adapter(cls: type) -> TypeAdapter[Any]:
     return TypeAdapter(cls)
 
@@ -117,7 +117,7 @@ def validated(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
         return _adapter(cls).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
-        key = prefix + ".".join(part for part in map(str, first["loc"]) if "[" not in part)  # a union's member has one
+        key = prefix + ".".join(part for part in map(str, first["loc"]) if "[" not in part)  # skip union members
         given, kind = first["input"], first["type"]
         remedy = "; write {NAME: VALUE}" if kind == "dict_type" else ""
         if kind == "string_type" and isinstance(given, bool | float | Mapping):

@@ -1,4 +1,4 @@
-"""Configurations as nested plain values: YAML files with their `base`, dotted overrides, flattened keys."""
+"""Configurations as nested plain values: YAML files with their `base`, dotted overrides, and flattened keys."""
 
 from __future__ import annotations
 
@@ -20,18 +20,17 @@ from ms_codegeex.config.blend import KEY as BLEND
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` on top of `base`, key by key at every depth."""
+    """Return `base` updated with `over`, key by key at every depth."""
     result = dict(base)
     for key, value in over.items():
-        # the weights of a blend belong together
+        # the weights of a blend are replaced as a whole
         both = key != "blend" and isinstance(value, Mapping | None) and isinstance(result.get(key), Mapping)
-        result[key] = merged(result[key], value or {}) if both else value  # an empty section sets nothing
+        result[key] = merged(result[key], value or {}) if both else value  # an empty section changes nothing
     return result
 
 
 def with_home(value: Any) -> Any:
-    """A value whose texts, also keys (of a blend), have the home directory for the `~` of a leading `~/`: no shell sees
-    it in a file or behind `key=`."""
+    """Expand a leading `~/` in all texts and keys of a value, since no shell does in a file or after `key=`."""
     if isinstance(value, Mapping):
         return {with_home(key): with_home(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -40,13 +39,13 @@ def with_home(value: Any) -> Any:
 
 
 def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The mapping in a YAML file, on top of its `base` file's, whose name is relative to this file. `seen`: files that
-    lead here by `base`. `UserError` if a file is missing, malformed or its own base."""
-    real_path = Path(os.path.realpath(path))  # unlike Path.resolve it has an answer for a loop of links
+    """Return the mapping in a YAML file, merged over that of its `base` file, whose name is relative to this file.
+    `seen`: the files that led here by `base`. `UserError` if a file is missing, malformed or its own base."""
+    real_path = Path(os.path.realpath(path))  # unlike Path.resolve, it returns for a loop of links
     if real_path in seen:
         raise UserError(f"{path}: its `base` chain comes back to itself; break the circle")
     try:
-        values = read_yaml_file(path, pipe=not seen)  # a `base` must be a file, even if someone else wrote this one
+        values = read_yaml_file(path, pipe=not seen)  # a `base` may come from someone else's file: no pipe
     except FileNotFoundError:
         raise UserError(f"{path}: no such configuration file") from None
     if not isinstance(values, Mapping):
@@ -71,7 +70,7 @@ def _has_comment(value: str, parsed: Any) -> bool:
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """`["training.steps=40"]` -> `{"training": {"steps": 40}}`; values are YAML scalars or flow collections."""
+    """Parse `["training.steps=40"]` into `{"training": {"steps": 40}}`. Values are YAML scalars or flow collections."""
     tree: dict[str, Any] = {}
     for text in overrides:
         key, separator, value = text.partition("=")

@@ -1,5 +1,5 @@
-"""The compiled operators of a CPU, for decoding (`generation/kernels`) and for training (`models/compiled.py`): one
-library for this CPU's level. A wheel for one platform brings it; elsewhere an installed compiler makes it once."""
+"""Find or compile the library of CPU operators for decoding (`generation/kernels`) and training (`models/compiled.py`),
+for the level of this CPU. A platform wheel contains it; otherwise an installed compiler builds it once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SOURCES = (
     *("activation.h", "tiles.h", "whole_attention.h", "products.h", "entropy.h", "adamw.h", "muon.h"),
 )
 COMPILE_SECONDS = 600
-# -fno-exceptions to -nostdinc++: no C++ standard library is needed, which zig would compile first
+# -fno-exceptions to -nostdinc++ avoid the C++ standard library, which zig would compile first
 FLAGS = (
     *("-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"),
     *("-pthread", "-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics", "-nostdinc++", "-w"),
@@ -33,7 +33,7 @@ FLAGS = (
 
 
 def cxx_compilers() -> list[list[str]]:
-    """The C++ compilers of this machine as commands, the one to use first."""
+    """Return the commands of this machine's C++ compilers, the preferred one first."""
     compilers = [[path] for path in map(shutil.which, ("g++", "clang++", "c++")) if path]
     if importlib.util.find_spec("ziglang") is not None:
         compilers.append([sys.executable, "-m", "ziglang", "c++"])
@@ -41,7 +41,7 @@ def cxx_compilers() -> list[list[str]]:
 
 
 def level_flags(level: str, zig: bool) -> list[str]:
-    """The compiler flags of a level. zig spells names with underscores, and links a C++ library unless forbidden."""
+    """Return the compiler flags of a level. zig spells names with underscores, and links a C++ library by default."""
     names = LEVELS[level]
     if zig:
         return ["-nostdlib++", *([f"-mcpu={'+'.join(names).replace('-', '_')}"] if names else [])]
@@ -53,7 +53,7 @@ def build_command(level: str, compiler: list[str]) -> list[str]:
 
 
 def library_file(directory: Path, level: str, command: list[str]) -> Path:
-    """The path of the library that `command` makes from these sources."""
+    """Return the path of the library that `command` compiles from the current sources."""
     digest = hashlib.sha256(repr((platform.machine(), command)).encode())
     for name in SOURCES:
         digest.update((Path(__file__).parent / name).read_bytes())
@@ -61,8 +61,8 @@ def library_file(directory: Path, level: str, command: list[str]) -> Path:
 
 
 def compile_library(directory: Path, level: str, compiler: list[str], *extra: str) -> Path:
-    """The path of the shared library in `directory`, compiled unless it exists; it is written atomically. Raises
-    `RunFailure` with the compiler's last line if it fails."""
+    """Return the path of the shared library in `directory`, after compiling it if it does not exist. It is written
+    atomically. `RunFailure`, with the compiler's last line, if compilation fails."""
     source, command = Path(__file__).parent, [*build_command(level, compiler), *extra]
     target = library_file(directory, level, command)
     if target.is_file():
@@ -93,8 +93,8 @@ def prebuilt_file(machine: str, level: str, sources: Path = Path(__file__).paren
 
 
 def find_library(level: str = AUTO) -> tuple[Path | None, str]:
-    """The library of a level: the one that came with the package, else one in the user's cache; on a machine where no
-    C++ compiler can build it, None and the reason. `UserError` if this CPU cannot run the level."""
+    """Return the library of a level and "": the one that came with the package, else one in the user's cache. If no C++
+    compiler here can build it, return None and the reason. `UserError` if this CPU cannot run the level."""
     level = cpu_level(level)
     if (shipped := prebuilt_file(platform.machine(), level)).is_file():
         return shipped, ""

@@ -1,4 +1,4 @@
-"""The levels of instructions that the compiled operators are built for, and which of them this CPU has."""
+"""The instruction-set levels that the compiled operators are built for, and those that this CPU supports."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from ms_codegeex.base.errors import UserError
 
-AUTO = "auto"  # the best level that this CPU can run
-# an architecture, and the features that the level adds
+AUTO = "auto"  # stands for the best level that this CPU can run
+# level -> architecture and additional features
 LEVELS = {"vnni": ("x86-64-v4", "avx512vnni"), "avx512": ("x86-64-v4",), "avx2": ("x86-64-v3",), "plain": ()}
 _AVX2 = {"avx2", "bmi1", "bmi2", "fma", "f16c", "movbe", "abm"}
 _AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
-NEEDED = {  # of the flags in /proc/cpuinfo
+NEEDED = {  # level -> required flags in /proc/cpuinfo
     "vnni": _AVX512 | {"avx512_vnni"},
     "avx512": _AVX512,
     "avx2": _AVX2,
@@ -21,7 +21,7 @@ NEEDED = {  # of the flags in /proc/cpuinfo
 
 
 def possible_levels(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
-    """Those of `LEVELS` that this CPU can run, the best first."""
+    """Return the levels that this CPU can run, the best first."""
     flags: set[str] = set()
     if platform.machine() == "x86_64" and cpuinfo.is_file():
         line = next((line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), "")
@@ -30,7 +30,7 @@ def possible_levels(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
 
 
 def cpu_level(name: str = AUTO) -> str:
-    """The level of this name, or the best that this CPU can run. `UserError` if it cannot run it."""
+    """Return the level `name`, or for `AUTO` the best one. `UserError` if this CPU cannot run it."""
     possible = possible_levels()
     if name != AUTO and name not in possible:
         raise UserError(f"--cpu-level: this CPU cannot run {name}; choose {AUTO} or one of {', '.join(possible)}")

@@ -1,4 +1,4 @@
-"""Libraries of compiled operators that a wheel brings or that this machine has: for the release and for `doctor`."""
+"""Build the operator libraries of wheels, for releases, and list those on this machine, for `doctor`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ms_codegeex.base.cache import user_cache
 from ms_codegeex.kernels.compiling import build_command, compile_library, cxx_compilers, library_file, prebuilt_file
 from ms_codegeex.kernels.levels import LEVELS, cpu_level
 
-# zig's names of the platforms of such wheels, with the oldest C library, and their levels
+# machine -> zig's name of its wheels' platform, with the oldest glibc, and its levels
 TARGETS: dict[str, tuple[str, tuple[str, ...]]] = {
     "x86_64": ("x86_64-linux-gnu.2.17", tuple(LEVELS)),
     "aarch64": ("aarch64-linux-gnu.2.17", ("plain",)),
@@ -19,8 +19,8 @@ TARGETS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def prebuild(machine: str, package: Path) -> list[Path]:
-    """Compiles all levels of a machine, one of `TARGETS`, into the folder of a wheel's files, `package`, with zig. Any
-    machine compiles for each; equal sources give equal bytes. `RunFailure` if a compilation fails."""
+    """Compile all levels for `machine`, one of `TARGETS`, with zig, into the wheel's folder `package`. Any machine can
+    compile for any other, and equal sources give equal bytes. `RunFailure` if a compilation fails."""
     target, levels = TARGETS[machine]
     zig = [sys.executable, "-m", "ziglang", "c++", "-target", target]
     files = [prebuilt_file(machine, level, package / "kernels") for level in levels]

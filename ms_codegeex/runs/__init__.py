@@ -1,1 +1,1 @@
-"""A run, from a checked configuration to its summary; its rooms are `files`, `servers` and `rank`."""
+"""A training run, from a checked configuration to its summary. Subpackages: `files`, `servers` and `rank`."""

@@ -1,4 +1,4 @@
-"""What `finetune` chooses where neither its file nor its command line says it, and the lines that say so."""
+"""Choose what neither the file nor the command line of `finetune` states, and explain each choice in a line."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ from ms_codegeex.runs.files.run_directory import RunDirectory
 from ms_codegeex.runs.memory_check import available_for, required_memory
 
 FULL, ADAPTERS = "finetune_full", "finetune_lora"
-SMALL = 100_000_000  # parameters of a model that is trained whole; adapters would save it little
-DEFAULTS = ("training.steps", "training.evaluate_every")  # keys that the two files above give a default, no statement
+SMALL = 100_000_000  # parameters up to which a model is trained whole; adapters would save little
+DEFAULTS = ("training.steps", "training.evaluate_every")  # in the two files above, these are only defaults
 CHOSEN = ("data.seq_length", "devices", "training.recompute", "training.micro_batch", "lora.frozen", *DEFAULTS)
-LENGTHS = (2048, 1024, 512, 256, 128)  # tried for documents, which have no length of their own
+LENGTHS = (2048, 1024, 512, 256, 128)  # tried for documents, which have no natural length
 
 
 @dataclass(frozen=True)
 class TuningRequest:
-    """What is stated: the file, if one is, and overrides; `model`: those that `--model` and `--adapter` mean; `stored`:
-    the one type of the model's matrices in its files, "" if there are several."""
+    """What the user states: the `file`, if any, and overrides in `words`. `model`: the overrides that `--model` and
+    `--adapter` mean. `stored`: the single type of the model's matrices in its files, "" if there are several."""
 
     file: str | None
     model: Sequence[str]
@@ -56,7 +56,7 @@ class TuningRequest:
 
     @classmethod
     def of(cls, source: Source, file: str | None, words: Sequence[str], adapter: Path | None) -> TuningRequest:
-        """The request for an opened model, and with adapters that are trained further."""
+        """Return the request for an opened model, and for the adapters to train further, if any."""
         model = model_words(source)
         if adapter is not None:
             adapters = open_adapters(adapter, source)
@@ -67,7 +67,7 @@ class TuningRequest:
         return cls(file, model, words, adapter is not None, types.pop() if len(types) == 1 else "")
 
     def stated(self, name: str) -> Mapping[str, Any]:
-        """Dotted keys that are not to be chosen, if the run's file is `name`."""
+        """Return the dotted keys that the user has fixed, if the run's file is `name`."""
         given = read_yaml(find_config(Path(name)))
         if given.get("model") is not None:
             raise UserError(f"{name}: model: --model names the model; remove the section, or leave out --config")
@@ -82,8 +82,8 @@ class TuningRequest:
 
 @dataclass(frozen=True)
 class TuningData:
-    """Files of records, or one dataset directory; `task`: the kind of the records, None to recognise it; `epochs`:
-    passes over them, None to choose. `quiet`: show no progress."""
+    """Files of records, or one dataset directory. `task`: the kind of the records; None: recognise it. `epochs`: passes
+    over them; None: choose. `quiet`: show no progress."""
 
     paths: Sequence[str]
     task: str | None = None
@@ -93,14 +93,14 @@ class TuningData:
 
 @dataclass(frozen=True)
 class Length:
-    """The lengths to try, the longest first, and why; a single None if it is stated."""
+    """The sequence lengths to try, the longest first, and the reason; a single None if the length is stated."""
 
     candidates: tuple[int | None, ...]
     reason: str
 
 
 def file_of(request: TuningRequest) -> tuple[str, str]:
-    """The run's file and why it is this one: adapters for all but small models."""
+    """Return the run's file and why it was chosen: adapters for all but small models."""
     if request.file is not None:
         return request.file, f"{request.file}, as --config says"
     if request.adapter:
@@ -121,7 +121,8 @@ def model_words(source: Source) -> list[str]:
 
 
 def length_of(stated: Mapping[str, Any], sizes: np.ndarray | None, limit: int, dataset: Path | None) -> Length:
-    """The length for these examples (tokens of each, none for a prepared `dataset`). `limit`: the model's."""
+    """Return the sequence lengths to try. `sizes`: tokens of each example, None for a prepared `dataset`. `limit`: the
+    model's maximum."""
     if stated.get("data.seq_length") is not None:
         return Length((None,), "as data.seq_length says")
     if sizes is not None:
@@ -137,8 +138,8 @@ def length_of(stated: Mapping[str, Any], sizes: np.ndarray | None, limit: int, d
 
 
 def _types(request: TuningRequest, base: RunConfig, stated: Mapping[str, Any]) -> tuple[str | None, ...]:
-    """Types of frozen weights, that which is wanted most first: 16 bits if the files have the same, otherwise only if
-    nothing else fits, since they are rounded then; in one process of a CPU, 8 bits if those do not fit either."""
+    """Return the types to try for frozen weights, preferred first. 16 bits come first if the model's files have that
+    type, otherwise last, because the weights are then rounded. In one process of a CPU, 8 bits follow."""
     precision = base.training.precision
     bf16_on_cpu = precision == "bf16" and base.device == "cpu"
     if not base.lora.rank or base.partitioned or "lora.frozen" in stated or bf16_on_cpu:
@@ -160,7 +161,7 @@ def _candidates(request: TuningRequest, name: str, length: Length, stated: Mappi
     meshed = any(key.startswith("parallel.") for key in stated)
     devices: tuple[int | None, ...] = (None,)
     if base.device == "cpu" and not meshed and "devices" not in stated:
-        devices = (1,)  # one that has all cores is quicker than several of fewer, and holds the weights once
+        devices = (1,)  # one process with all cores is faster than several, and holds the weights once
     again, types = ("none", "full") if free else (None,), _types(request, base, stated)
     at_once = fitting.AT_ONCE if base.device == "cpu" else None
     local = None if batch is None else batch // (base.mesh.data if devices == (None,) else 1)
@@ -169,7 +170,7 @@ def _candidates(request: TuningRequest, name: str, length: Length, stated: Mappi
 
 
 def fit(request: TuningRequest, name: str, length: Length) -> tuple[RunConfig, str]:
-    """The first configuration that fits the memory, and a line about it; `UserError` if none does."""
+    """Return the first configuration that fits into memory, and a line about it. `UserError` if none does."""
     stated, output = request.stated(name), request.load(name).output
     before = _earlier(Path(output), stated)
     if before:
@@ -228,13 +229,13 @@ def _smaller(request: TuningRequest, name: str, config: RunConfig) -> Iterator[t
     changes += [(name, [*least, f"lora.rank={n}"]) for n in (4, 1) if n < config.lora.rank]
     changes += [(name, [*least, f"data.seq_length={n}"]) for n in LENGTHS if n < config.seq_length]
     for file, words in changes:
-        with contextlib.suppress(UserError):  # it contradicts something that is stated
+        with contextlib.suppress(UserError):  # the change contradicts a stated key
             asked = replace(request, words=[*request.words, *words])
             yield file, words, asked.load(file, [f"data.seq_length={config.seq_length}"])
 
 
 def with_steps(config: RunConfig, stated: Mapping[str, Any], epochs: float | None) -> tuple[RunConfig, str]:
-    """The configuration with the length that its data, which are there now, ask for, and a line about it."""
+    """Return the configuration with the run length that suits its data, which must exist, and a line about it."""
     training, rest = config.training, "ends when the held-out loss stops falling" * bool(config.training.patience)
     if epochs is None and (stated.get("training.steps") or stated.get("training.tokens")):
         return config, f"at most {config.steps} steps of {training.global_batch} sequences, as stated; {rest}"
@@ -250,7 +251,7 @@ def with_steps(config: RunConfig, stated: Mapping[str, Any], epochs: float | Non
 
 
 def with_passes(config: RunConfig, passes: float, size: int) -> RunConfig:
-    """So many passes over `size` sequences, with the schedule of this length and at most a tenth of it to warm up."""
+    """Set the length to `passes` over `size` sequences, and the schedule's, with at most a tenth as warm-up."""
     schedule = replace(config.training.schedule, decay_steps=None)
     steps = max(1, round(passes * size / config.training.global_batch))
     if schedule.warmup_steps is not None:
@@ -259,8 +260,8 @@ def with_passes(config: RunConfig, passes: float, size: int) -> RunConfig:
 
 
 def tuned(request: TuningRequest, name: str, source: Source, data: TuningData) -> tuple[RunConfig, list[str]]:
-    """The configuration that fits this machine and its data, which are prepared, and the lines that say what was
-    chosen. `name`: the run's file. Prints what records were left out."""
+    """Prepare the data, and return the configuration that fits it and this machine, with the lines that explain the
+    choices. `name`: the run's file. Also prints which records were left out."""
     stated, config = request.stated(name), request.load(name)
     records = extra("finetune --data", "records")
     words = flattened(parse_overrides(request.words))
@@ -275,7 +276,7 @@ def tuned(request: TuningRequest, name: str, source: Source, data: TuningData) -
     named = [] if held_out is None or is_dataset(Path(held_out)) else [held_out]  # records
     limit, sizes = config.model.sizes.max_position_embeddings, None
     if task is not None:
-        settings = _settings(task, limit + 1, source, config, named)  # all longer ones are equal
+        settings = _settings(task, limit + 1, source, config, named)  # longer examples need not be told apart
         if stated.get("data.seq_length") is None:
             sizes = records.example_sizes(data.paths, settings)
     length = length_of(stated, sizes, limit, dataset)
@@ -285,7 +286,7 @@ def tuned(request: TuningRequest, name: str, source: Source, data: TuningData) -
         held_out = None if named else held_out
     elif named:
         held_out = str(_like(dataset, named, config, data.quiet))
-    whole = read_json(dataset / "dataset.json").get(ENDS_INSIDE) is True  # then attention must not restart there
+    whole = read_json(dataset / "dataset.json").get(ENDS_INSIDE) is True  # if so, attention must not restart
     chosen = replace(config.data, train=str(dataset), blend=None, validation=held_out)
     config = replace(config, data=replace(chosen, reset_at_eos=chosen.reset_at_eos and not whole))
     config, steps = with_steps(config, stated, data.epochs)
@@ -318,8 +319,8 @@ def _settings(task: str, length: int, source: Source, config: RunConfig, held_ou
 
 
 def prepared_data(data: Sequence[str], settings: Any, config: RunConfig, quiet: bool) -> Path:
-    """A dataset directory next to the run for these files, made on first use with these `FinetuneSettings`. Equal files
-    give the same one."""
+    """Return a dataset directory next to the run, made on first use from these files with these `FinetuneSettings`.
+    Equal files and settings give the same directory."""
     records = extra("finetune --data", "records")
     roots = map(Path, (*data, *settings.validation))
     found = {file: root for root in roots for file in (root, *root.rglob("*")) if file.is_file()}

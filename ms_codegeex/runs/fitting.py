@@ -1,5 +1,5 @@
-"""The settings of a fine-tuning run that the user leaves out, from the lengths of its data and the memory that is free.
-Pure functions: equal figures give equal settings, more memory never gives slower ones, and what is chosen fits."""
+"""Choose settings of a fine-tuning run that the user leaves open, from the lengths of its data and the free memory.
+Pure functions: equal input gives equal settings, more memory never gives slower ones, and what is chosen fits."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import numpy as np
 
 from ms_codegeex.config import RunConfig
 
-ROUNDED = 64  # tokens; a length is a multiple of it
-LONGER = 100  # one example in this many may be longer than the length
-AT_ONCE = 512  # tokens of a micro-batch on a CPU; products of more rows are not faster there
-SHARE = 0.85  # of the free memory; the rest is for what other programs take during the run
-FEW, MANY = 3, 10  # passes over much and over little data
-EXAMPLES = 3000  # that a run sees with more than `FEW` passes
-EVALUATIONS = 6  # of a run, at least: fewer could not show where the held-out loss stops falling
+ROUNDED = 64  # tokens; lengths are multiples of this
+LONGER = 100  # one example in this many may exceed the length
+AT_ONCE = 512  # tokens of a micro-batch on a CPU, where products of more rows are not faster
+SHARE = 0.85  # of the free memory; the rest is left to other programs during the run
+FEW, MANY = 3, 10  # passes over large and over small data
+EXAMPLES = 3000  # target number of examples with more than `FEW` passes
+EVALUATIONS = 6  # per run, at least; fewer cannot show where the held-out loss stops falling
 
 
 @dataclass(frozen=True)
 class Settings:
-    """One combination: `None` leaves a key to the configuration."""
+    """One combination of settings; None leaves a key to the configuration."""
 
     seq_length: int | None
     devices: int | None
@@ -43,14 +43,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Fit:
-    """A configuration, and the bytes that it needs."""
+    """A configuration and the bytes that it needs."""
 
     config: RunConfig
     needed: int
 
 
 def length_of(sizes: np.ndarray, limit: int) -> int:
-    """The least multiple of `ROUNDED`, up to `limit`, that at most one of `LONGER` sizes (int [n], n > 0) exceeds."""
+    """Return the smallest multiple of `ROUNDED`, at most `limit`, that at most one in `LONGER` of the `sizes` (int [n],
+    n > 0) exceeds."""
     kept = sizes.size - sizes.size // LONGER
     longest = int(np.partition(sizes, kept - 1)[kept - 1])
     return min(limit, -(-longest // ROUNDED) * ROUNDED)
@@ -72,9 +73,9 @@ def settings(
     at_once: int | None = AT_ONCE,
     frozen: Sequence[str | None] = (None,),
 ) -> Iterator[Settings]:
-    """All combinations, those that are wanted most first: longer sequences, the first type of `frozen` weights, more
-    processes, less to compute again, more sequences at once. `batch`: sequences of a step, shared by the processes;
-    None: the micro-batch is stated. `at_once`: tokens of a micro-batch, if more sequences would not be faster."""
+    """Yield all combinations, preferred first: longer sequences, then earlier types of `frozen` weights, more
+    processes, less recomputation, more sequences at once. `batch`: sequences of a step, shared by the processes; None:
+    the micro-batch is stated. `at_once`: limit on the tokens of a micro-batch; None: no limit."""
     for length, held in product(lengths, frozen):
         for count in devices:
             local = None if batch is None else batch // (count or 1)
@@ -89,8 +90,8 @@ def settings(
 def first_that_fits(
     candidates: Iterable[RunConfig], needed: Callable[[RunConfig], int], budget: int
 ) -> tuple[Fit | None, Fit]:
-    """The first of the candidates that needs no more than `budget` bytes, None without any; and the one that needs
-    least of those that were looked at; there has to be a candidate."""
+    """Return the first of `candidates` that needs at most `budget` bytes (else None), and the one that needs least of
+    those examined. There must be at least one candidate."""
     least: Fit | None = None
     for config in candidates:
         fitted = Fit(config, needed(config))

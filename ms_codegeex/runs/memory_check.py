@@ -1,5 +1,5 @@
-"""Whether a run fits this machine: into its memory, or on GPUs and Ascend into each device's; and whether the libraries
-of its devices work, and GPUs with their driver."""
+"""Check whether a run fits into this machine's memory, or on GPUs and Ascend into each device's, and whether the
+devices' libraries and drivers work."""
 
 from __future__ import annotations
 
@@ -30,36 +30,36 @@ from ms_codegeex.runs.rank.background import saves_in_background
 from ms_codegeex.runs.servers.node import RECOVERY
 from ms_codegeex.training.operators import finds_compiled_operators
 
-# Bytes.
+# In bytes, unless stated otherwise.
 ENGINE_PROCESS = 450_000_000
-TRAINED_WEIGHT = 21  # itself, gradient, two moments, and the update's buffers
-ACCUMULATED = 4  # more, if its gradient is summed over micro-batches
-COPIED = 12  # more in one process, for background saving: a copy of the weight and its moments
-WIDENED_WEIGHT = 4  # from 16 bits: one matrix at a time, and the output table is the largest
-COMPOSED = 8  # more of a weight of 8 or 4 bits without compiled operators: the engine keeps wide copies then
-FIRST_GRAPH = 120_000_000  # with the compiler
-BLOCK_GRAPH, RECOMPUTED_BLOCK_GRAPH = 14_000_000, 22_000_000  # in each graph of training
-ADAPTED = {"codegeex": 25_000_000}  # more of a block with adapters and compiled operators, in these families
-KEPT = 9.5  # resident bytes for each byte that the backward pass needs
-COMPILED = 2.6  # the same with the operators that a compiler builds, which use little besides their results
-LOGITS = 4  # tensors of logits; with those operators 3, since less is held around them
+TRAINED_WEIGHT = 21  # the weight, its gradient, two moments, and the update's buffers
+ACCUMULATED = 4  # in addition, if gradients are summed over micro-batches
+COPIED = 12  # in addition in one process, for background saving: a copy of the weight and its moments
+WIDENED_WEIGHT = 4  # one 16-bit matrix at a time is widened; the output table is the largest
+COMPOSED = 8  # in addition per 8- or 4-bit weight without compiled operators: the engine keeps wide copies
+FIRST_GRAPH = 120_000_000  # including the compiler
+BLOCK_GRAPH, RECOMPUTED_BLOCK_GRAPH = 14_000_000, 22_000_000  # per block in each training graph
+ADAPTED = {"codegeex": 25_000_000}  # in addition per block with adapters and compiled operators, by family
+KEPT = 9.5  # resident bytes per byte kept for the backward pass
+COMPILED = 2.6  # the same with compiled operators, which need little beyond their results
+LOGITS = 4  # live tensors of logits' size; 3 with compiled operators, which hold less
 
 
 def free_memory() -> int:
-    """Bytes of this machine, or of this container, that are free now."""
+    """Return the free bytes of this machine or container."""
     return min(psutil.virtual_memory().available, available_memory() or sys.maxsize)
 
 
 def available_for(config: RunConfig) -> int:
-    """Bytes that `required_memory` may take: on a CPU those that are free, otherwise what the assumed device has."""
+    """Return the bytes that `required_memory` may take: free ones on a CPU, else the assumed device's."""
     return free_memory() if config.device == "cpu" else int(running_on(config).usable_memory)
 
 
 def required_memory(config: RunConfig, compiled: bool | None = None) -> int:
-    """Bytes that a run needs: of host memory, of all its processes on a CPU; otherwise of each device, as planned.
-    Fitted to the peaks of resident memory of full and LoRA training with MindSpore 2.9.0 (figures in docs/finetune.md).
-    MindSpore's broadcast kernels keep their own buffers and little is reused, so an activation costs several times its
-    size. `compiled`: with the operators that a compiler builds (`training/operators.py`); None: if there is one."""
+    """Return the bytes that a run needs: on a CPU, host memory of all its processes; otherwise memory of each device,
+    as planned. Fitted to peaks of resident memory in full and LoRA training with MindSpore 2.9.0 (figures in
+    docs/finetune.md). MindSpore's broadcast kernels keep their own buffers and little is reused, so an activation costs
+    several times its size. `compiled`: with compiled operators (`training/operators.py`); None: if found."""
     if config.device != "cpu":
         return int(max(stage.total for stage in stage_memory(config, running_on(config))))
     if compiled is None:
@@ -67,14 +67,14 @@ def required_memory(config: RunConfig, compiled: bool | None = None) -> int:
     model, rows = config.model.sizes, config.micro_batch * config.seq_length
     trained, frozen = model.parameter_count(), 0
     if config.lora.rank:
-        # processes share what a file holds as it is, which is not counted; of the first table only rows are read
+        # processes share unchanged file contents, which are not counted; of the first table only some rows are read
         table = held_bytes((model.vocab_size, model.hidden_size), config.lora.tables)
         sums = parameter_sums(config)[0]
         trained, frozen = sums.own_trained, sums.bytes - 4 * sums.own_trained - table
     accumulates = config.local_batch > config.micro_batch
     each = TRAINED_WEIGHT + (ACCUMULATED if accumulates else 0)
     logits = (LOGITS - compiled) * 4 * model.vocab_size * min(rows, config.loss_chunk or rows)
-    if compiled and config.loss_chunk and not config.lora.rank:  # rows as in kernels/entropy.h, and the packed table
+    if compiled and config.loss_chunk and not config.lora.rank:  # rows as in kernels/entropy.h, plus the packed table
         held = min(rows, max(64, (1 << 19) // model.vocab_size)) + min(model.hidden_size, 512)
         logits = max(logits, 4 * model.vocab_size * held)
     block = BLOCK_GRAPH if config.training.recompute == "none" else RECOMPUTED_BLOCK_GRAPH
@@ -88,7 +88,7 @@ def required_memory(config: RunConfig, compiled: bool | None = None) -> int:
         weights += COMPOSED * (model.parameter_count() - 2 * model.vocab_size * model.hidden_size)
     saving, keep_best = config.checkpoint, config.training.patience > 0
     copies = COPIED * trained if saves_in_background(saving.background, saving.every, keep_best) else 0
-    # what one micro-batch keeps for its backward pass, without the logits
+    # kept by one micro-batch for its backward pass, without the logits
     fused = {"norm"} if compiled else set()
     if compiled and not config.training.attention_rate:
         fused |= {"attention"}
@@ -100,15 +100,15 @@ def required_memory(config: RunConfig, compiled: bool | None = None) -> int:
 
 
 def _packed(config: RunConfig) -> int:
-    """Bytes in which MindSpore's products pack the inputs of adapters for the gradients of A, of all layers at once.
-    `COMPILED` covers them where activations are kept."""
+    """Return the bytes into which MindSpore's products pack the inputs of all layers' adapters for the gradients of A.
+    Where activations are kept, `COMPILED` covers them."""
     shapes = config.model.sizes.adapter_shapes(config.lora.targets, config.lora.rank) if config.lora.rank else {}
     columns = sum(columns for name, (_, columns) in shapes.items() if name.endswith(LORA_A))
     return 4 * config.micro_batch * config.seq_length * columns
 
 
 def check_memory(config: RunConfig) -> None:
-    """`UserError` if a CPU run needs more memory than is free now."""
+    """Raise `UserError` if a CPU run needs more memory than is free now."""
     if config.device != "cpu":
         return
     needed, available = required_memory(config), free_memory()
@@ -121,8 +121,8 @@ def check_memory(config: RunConfig) -> None:
 
 
 def check_ascend(config: RunConfig) -> None:
-    """`UserError` if a run on Ascend cannot start on this machine, because MindSpore's plugin does not load: without
-    CANN, or in a shell that has not sourced its variables. Does nothing for other devices."""
+    """Raise `UserError` if an Ascend run cannot start here because MindSpore's plugin does not load: CANN is missing,
+    or the shell has not sourced its variables. Does nothing for other devices."""
     if config.device != "ascend":
         return
     if asked := os.environ.get(RECOVERY):
@@ -132,7 +132,7 @@ def check_ascend(config: RunConfig) -> None:
     spec = importlib.util.find_spec("mindspore")
     folder = Path(spec.origin).parent if spec and spec.origin else Path()
     problem = "this MindSpore has none"
-    for plugin in sorted(folder.glob("lib/plugin/libmindspore_ascend.so.*")):  # in a process that may break
+    for plugin in sorted(folder.glob("lib/plugin/libmindspore_ascend.so.*")):  # in a subprocess, which may crash
         command = [sys.executable, "-c", "import ctypes, sys; ctypes.CDLL(sys.argv[1])", str(plugin)]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if not done.returncode:
@@ -143,12 +143,11 @@ def check_ascend(config: RunConfig) -> None:
 
 
 def check_gpus(config: RunConfig, local: int) -> str:
-    """`UserError` if a run on GPUs cannot start on this machine, with `local` ranks of it here: a library, the driver
-    or a GPU is missing, or too little of its memory is free. Otherwise returns what delays the start, "" for nothing.
-    Does nothing for other devices."""
+    """Raise `UserError` if a GPU run with `local` ranks on this machine cannot start here: a library, the driver, a GPU
+    or free memory is missing. Otherwise return what delays the start, "" for nothing. Ignores other devices."""
     if config.device != "gpu":
         return ""
-    if config.training.precision == "bf16":  # MindSpore 2.9 lacks kernels for it on a GPU, for example addition
+    if config.training.precision == "bf16":  # MindSpore 2.9 lacks bf16 kernels on a GPU, for example addition
         wrong = "bf16, for which MindSpore has no kernels on device: gpu"
         raise UserError(f"training.precision: {wrong}; set it to fp16 or fp32")
     probe = probe_gpu_backend()

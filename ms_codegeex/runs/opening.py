@@ -1,5 +1,5 @@
-"""Opens a run directory: one job at a time holds it, decides where the run starts, writes the files known before
-training starts, or joins it."""
+"""Open a run directory: lock it against other jobs, choose where the run starts, and write the files that are known
+before training. Other servers join it."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ REPORTED_PACKAGES = ("mindspore", "numpy", "safetensors", "tokenizers", "pydanti
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """The checkpoint to start from (None for a new run), and the later ones to skip, which are damaged."""
+    """The checkpoint to start from (None for a new run), and the later, damaged ones to skip."""
 
     checkpoint: Checkpoint | None = None
     passed_over: tuple[Path, ...] = ()
 
 
 def starting_point(config: RunConfig, run: RunDirectory) -> StartingPoint:
-    """Choose the checkpoint to continue from, once for all workers, by manifests and sizes: each worker checks the
+    """Choose the checkpoint to continue from, once for all workers, by manifests and file sizes; each worker checks the
     hashes of what it loads. Changes nothing. Prints on standard error why later checkpoints are skipped. `UserError` if
     the output already holds a run and `checkpoint.resume` is not set, if it holds no intact checkpoint, or if it holds
     a later one than the given one."""
@@ -78,9 +78,9 @@ def _none_left(run: RunDirectory) -> UserError:
 
 
 def pass_over(checkpoint: Checkpoint | None, run: RunDirectory, damage: DamagedFile) -> None:
-    """Set aside the checkpoint that a rank has found to be damaged, so that the next attempt takes the one before.
-    `UserError` if `damage` is elsewhere, such as in the model to start from; if the checkpoint is not one of the run;
-    or if it was the last."""
+    """Set aside the checkpoint that a rank found to be damaged, so that the next attempt takes the one before.
+    `UserError` if `damage` is elsewhere (such as in the model to start from), the checkpoint is not the run's, or it
+    was the last."""
     own = checkpoint is not None and checkpoint.path.resolve().parent == run.checkpoints.resolve()
     if checkpoint is None or not own or not str(damage).startswith(f"{checkpoint.path.absolute()}/"):
         raise UserError(str(damage))
@@ -91,7 +91,7 @@ def pass_over(checkpoint: Checkpoint | None, run: RunDirectory, damage: DamagedF
 
 @contextlib.contextmanager
 def held_run(run: RunDirectory) -> Iterator[None]:
-    """Lock the run directory against other jobs. Folders made here are removed again if the run is not opened."""
+    """Lock the run directory against other jobs. Folders created here are removed again if the run is not opened."""
     made = [folder for folder in (run.path, *run.path.parents) if not folder.exists()]
     new = not (run.path / ".lock").exists()
     try:
@@ -105,8 +105,8 @@ def held_run(run: RunDirectory) -> Iterator[None]:
         set_doubtful_checkpoints_aside(run)
         yield
     finally:
-        with contextlib.suppress(OSError):  # somebody has removed the folder, or put files into it
-            if new and not run.config.exists():  # it was not opened
+        with contextlib.suppress(OSError):  # someone removed the folder, or put files into it
+            if new and not run.config.exists():  # the run was not opened
                 (run.path / ".lock").unlink()
                 for folder in made:
                     folder.rmdir()
@@ -114,9 +114,9 @@ def held_run(run: RunDirectory) -> Iterator[None]:
 
 
 def open_run(config: RunConfig, run: RunDirectory, start: StartingPoint, changes: Sequence[Change] = ()) -> None:
-    """Write the start event, the configuration, the environment and the tokenizer's files. The run must be held. All
-    files of earlier attempts stay; their logs are moved, and checkpoints that `start` passes over are renamed. The
-    losses of the model that an attempt without a checkpoint started from go: this one starts anew. `UserError` for a
+    """Write the start event, the configuration, the environment and the tokenizer's files. The run must be locked
+    (`held_run`). All files of earlier attempts stay: their logs are moved, and checkpoints that `start` passes over are
+    renamed. Without a checkpoint to start from, the recorded losses of the initial model are deleted. `UserError` for a
     path that `config.yaml` cannot hold."""
     for key, value in flattened(config.to_dict()).items():
         try:
@@ -145,7 +145,7 @@ def open_run(config: RunConfig, run: RunDirectory, start: StartingPoint, changes
 
 
 def keep_logs(run: RunDirectory) -> None:
-    """Move the logs and the summary of the last attempt into a folder of that attempt, below `logs`."""
+    """Move the logs and the summary of the last attempt into a folder for it, below `logs`."""
     folder = run.kept_logs(run.attempt)
     files = [path for path in (*run.logs.glob("*"), run.summary) if path.exists()]
     moved = [path for path in files if not path.name.startswith("attempt-")]
@@ -156,7 +156,7 @@ def keep_logs(run: RunDirectory) -> None:
 
 
 def join_run(config: RunConfig, run: RunDirectory) -> None:
-    """`UserError` unless server 0 has opened the run with the same configuration, which is the one workers read."""
+    """Raise `UserError` unless server 0 has opened the run with the same configuration, which workers read."""
     ours, theirs = flattened(config.to_dict()), flattened(read_config(run).to_dict())
     for key in sorted({*ours, *theirs}):
         if ours.get(key) != theirs.get(key):

@@ -1,7 +1,7 @@
-"""A checkpoint of any mesh as the ranks of another mesh would write it, streamed tensor by tensor.
+"""Rewrite a checkpoint of any mesh as the ranks of another mesh would write it, tensor by tensor.
 
-Every command reads the checkpoints of any mesh. This module is for ranks that should find their part in one file, for
-one file with complete tensors, and for files of MindSpore's own distributed runs.
+Every command reads checkpoints of any mesh. This module is for ranks that need their part in one file, for a single
+file with complete tensors, and for files of MindSpore's own distributed runs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ms_codegeex.parallel.sharding import ParameterLayout, layouts_on, split_mom
 
 @dataclass(frozen=True)
 class Contents:
-    """The content of `path`: tensors by our names, their model, and the state of the run. Numbers are read later.
+    """The content of `path`: tensors by our names, their model, and the state of the run. Values are read lazily.
     Without a model, the names are those in the files."""
 
     path: Path
@@ -47,14 +47,13 @@ class Contents:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
 def open_contents(path: Path, known: Mapping[str, Any] | None = None) -> Contents:
-    """A checkpoint, or the newest sound one of a run, with its optimizer state; or the weights of any other model that
-    `open_source` reads, such as MindSpore's rank files with their strategy; `known` are sizes that those do not record.
-    `UserError` if it is none of these."""
+    """Open a checkpoint, or the newest sound one of a run, with its optimizer state; or the weights of any other model
+    that `open_source` reads, such as MindSpore's rank files with their strategy. `known`: sizes that the latter do not
+    record. `UserError` if `path` is none of these."""
     path = Path(path)
     if (found := find_model(path)).layout.key == "run":
         return _of_checkpoint(resolve(found.place.path))
@@ -65,7 +64,8 @@ def open_contents(path: Path, known: Mapping[str, Any] | None = None) -> Content
 
 
 def open_pair(*paths: Path) -> list[Contents]:
-    """Two to compare: as `open_contents`, or by the names in files of safetensors or MindSpore without all sizes."""
+    """Open two models to compare: with `open_contents`, or if files of safetensors or MindSpore lack sizes, by the
+    names in those files."""
     try:
         return [open_contents(path) for path in paths]
     except UnknownSize:
@@ -80,14 +80,14 @@ def open_pair(*paths: Path) -> list[Contents]:
 
 
 def state_differences(left: Contents, right: Contents) -> dict[str, list[Any]]:
-    """Entries of the state that differ, including the step, by their dotted keys."""
+    """Return the entries of the state that differ, including the step, by dotted key."""
     states = ({"step": each.step, **each.state} for each in (left, right))
     one, other = (dict(flattened(json.loads(json.dumps(state)))) for state in states)  # as JSON, tuples equal lists
     return {key: [one.get(key), other.get(key)] for key in sorted({*one, *other}) if one.get(key) != other.get(key)}
 
 
 def check_output(output: Path, step: int) -> None:
-    """`UserError` if a checkpoint of a step cannot be written there; called before much is read."""
+    """Raise `UserError` if a checkpoint of `step` cannot be written to `output`; call this before reading much."""
     if output.exists():
         raise UserError(f"{output}: exists already; choose another --output")
     if (named := NAME.fullmatch(output.name)) and int(named[1]) != step:
@@ -104,7 +104,7 @@ def _of_checkpoint(checkpoint: Checkpoint) -> Contents:
     lora = validated(LoraConfig, config.get("lora") or {}, "lora.")
     tensors = {name: checkpoint.lazy(name) for name in checkpoint.names}
     known, state = replace(checkpoint_description(checkpoint), step=None), checkpoint.state
-    if known != recorded_description(state, checkpoint.path):  # a user has added to it
+    if known != recorded_description(state, checkpoint.path):  # a user has edited it
         state = {**state, "description": known.to_json()}
     return Contents(checkpoint.path, tensors, model, lora, checkpoint.step, state)
 
@@ -112,8 +112,8 @@ def _of_checkpoint(checkpoint: Checkpoint) -> Contents:
 def rank_slices(
     contents: Contents, mesh: Mesh, progress: Callable[[int], object] = lambda size: None
 ) -> Iterator[dict[str, Slice]]:
-    """The slices that each rank of `mesh` saves, from rank 0 on; `progress` gets the bytes of each part when read.
-    Raises `UserError` if the mesh cannot hold the model in equal parts, or a tensor is not one of the model's."""
+    """Yield the slices that each rank of `mesh` saves, from rank 0 on. `progress` receives the bytes of each part when
+    it is read. `UserError` if the mesh cannot hold the model in equal parts, or a tensor is not one of the model's."""
     layouts = _layouts(contents, mesh)
     for rank in range(mesh.world):
         slices = {}
@@ -157,7 +157,7 @@ def _layouts(contents: Contents, mesh: Mesh) -> dict[str, ParameterLayout]:
 
 
 def _check_parts(layout: ParameterLayout, mesh: Mesh) -> None:
-    """`UserError` unless the ranks hold equal parts."""
+    """Raise `UserError` unless the ranks hold equal parts."""
     rows, axis = layout.shape[0], layout.tensor_axis
     if axis is not None and layout.shape[axis] % mesh.tensor:
         raise UserError(f"--tensor {mesh.tensor}: does not divide {layout.name}, {list(layout.shape)}; give a divisor")

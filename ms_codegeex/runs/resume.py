@@ -1,8 +1,9 @@
-"""Decides which settings may change when a run resumes from a checkpoint.
+"""Decide which settings may change when a run resumes from a checkpoint.
 
-A run that resumes with other settings is a different run: it looks like one curve but cannot be reproduced. So a change
-of anything that affects the weights is refused unless `--allow-change KEY` names it. Settings that only affect how the
-same numbers are computed, or what else is written, may change. Both kinds of change are recorded in the run's events.
+A run that resumes with other settings is a different run: its curve looks like one run's but cannot be reproduced. So a
+change to anything that affects the weights is refused unless `--allow-change KEY` names it. Settings that affect only
+how the same numbers are computed, or what else is written, may change. Both kinds of change are recorded in the run's
+events.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from ms_codegeex.runs.files.run_directory import RunDirectory
 from ms_codegeex.runs.rank.resumed_schedule import trained_schedule
 
 DATASET = ("data.train", "data.blend")
-REFUSED = (  # keys and sections; the table in docs/run_directory.md shows them, and those that are recorded
+REFUSED = (  # keys and sections; docs/run_directory.md has the same table, and the keys that are only recorded
     "model",
     "lora",
     "seed",
@@ -55,8 +56,8 @@ REFUSED = (  # keys and sections; the table in docs/run_directory.md shows them,
     "faults.window",
     "parallel.fusion.dropout",
 )
-COMPARED = ("data.validation", "training.evaluate_samples")  # refused too if `training.patience` compares their losses
-PLACES = {  # keys that name a directory, or several
+COMPARED = ("data.validation", "training.evaluate_samples")  # also refused if `training.patience` compares losses
+PLACES = {  # section -> keys that name directories
     "data": ("train", "blend", "validation", "held_out", "tokenizer"),
     "model": ("weights",),
     "lora": ("weights",),
@@ -72,8 +73,8 @@ UNRECORDED = (
     "model.preset",
     "training.initial",
     "training.loss_scale.initial",
-)  # no run that continues depends on them
-OPTIMIZER = "training.optimizer.name"  # never changes: each has other moments
+)  # a continued run does not depend on them
+OPTIMIZER = "training.optimizer.name"  # may never change: optimizers have different moments
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,9 @@ class Change:
 
 
 def since_moved(file: Path, overrides: Sequence[str]) -> list[str]:
-    """Overrides for `config.yaml` in a run directory that was moved or copied after it was written: the run is where
-    the file is, and what has moved along with it lies where it did, seen from there. Says so on standard error. None
-    for any other file, and for keys that `overrides` state."""
+    """Return overrides for the `config.yaml` of a run directory that was moved or copied after it was written. They set
+    `output` to the new place, and update paths that moved along with the run. Prints them on standard error. Empty for
+    any other file; keys that `overrides` state are omitted."""
     run, stated = RunDirectory(file.absolute().parent), parse_overrides(overrides)
     if file.absolute() != run.config or not run.events.is_file() or not run.config.is_file():
         return []
@@ -126,7 +127,7 @@ def _refused(config: RunConfig) -> tuple[str, ...]:
 
 
 def check_allowed(config: RunConfig, allowed: Collection[str]) -> None:
-    """`UserError` for an `--allow-change` whose key may always change."""
+    """Raise `UserError` for an `--allow-change` key that may always change."""
     refused = _refused(config)
     known = {*refused, *(key for key in flattened(config.to_dict()) if any(_covers(r, key) for r in refused))}
     for key in allowed:
@@ -137,8 +138,8 @@ def check_allowed(config: RunConfig, allowed: Collection[str]) -> None:
 
 
 def changes_since(config: RunConfig, checkpoint: Checkpoint, allowed: Sequence[str] = ()) -> list[Change]:
-    """Differences from the checkpoint's configuration and data, sorted by key. `UserError` if a change is refused and
-    `allowed` (keys or sections) does not name it, or if the tokenizer differs."""
+    """Return the differences from the checkpoint's configuration and data, sorted by key. `UserError` if a refused
+    change is not named in `allowed` (keys or sections), or if the tokenizer differs."""
     check_allowed(config, allowed)
     changes = _key_changes(config, checkpoint) + _data_changes(config, checkpoint)
     for change in changes:
@@ -156,13 +157,12 @@ def changes_since(config: RunConfig, checkpoint: Checkpoint, allowed: Sequence[s
 
 
 def _has_moved(change: Change) -> bool:
-    """Whether a place that the run still needs is another one because the first is gone. `check_places` compares the
-    model of adapters."""
+    """Whether a path differs only because the old one is gone. `check_places` compares the model that adapters need."""
     return change.key in MAY_MOVE and change.before is not None and not os.path.exists(change.before)
 
 
 def check_places(config: RunConfig, checkpoint: Checkpoint) -> None:
-    """`UserError` for a dataset or model that a run which continues needs and that is gone, or is another one."""
+    """Raise `UserError` if a dataset or model that the run needs is missing, or if adapters' model has changed."""
     data, weights = config.data, config.model.weights if config.lora.rank else None
     places = {"data.train" if data.blend is None else "data.blend": data.directories, "model.weights": [weights]}
     places |= {"data.validation": [data.validation]}
@@ -190,12 +190,12 @@ def _key_changes(config: RunConfig, checkpoint: Checkpoint) -> list[Change]:
     before, now = dict(flattened(old)), dict(flattened(config.to_dict()))
     before["data.seq_length"] = old["data"]["seq_length"] or old["model"]["max_position_embeddings"]
     now["data.seq_length"] = config.seq_length
-    # for keys that did not exist when the checkpoint was written; a model's sizes have no default
+    # for keys newer than the checkpoint; a model's sizes have no defaults
     defaults = {key: value for key, value in flattened(RunConfig().to_dict()).items() if not _covers("model", key)}
     defaults |= {"model.weights": None, "model.grow": [], "model.fresh": []}
-    if trained_schedule(checkpoint)[0] == config.schedule:  # whether the numbers are given or follow from the length
+    if trained_schedule(checkpoint)[0] == config.schedule:  # equal, however the numbers were determined
         before |= {key: value for key, value in now.items() if _covers("training.schedule", key)}
-    for values in (before, now):  # on by default on no device
+    for values in (before, now):  # None means off on every device
         values["parallel.fusion.dropout"] = bool(values.get("parallel.fusion.dropout"))
     return [
         Change(key, before.get(key, defaults.get(key)), now.get(key))
@@ -206,9 +206,8 @@ def _key_changes(config: RunConfig, checkpoint: Checkpoint) -> list[Change]:
 
 
 def _data_changes(config: RunConfig, checkpoint: Checkpoint) -> list[Change]:
-    """A change if the samples before the checkpoint's position differ. Only the content of a dataset counts, not its
-    path. Stages of a blend that begin at the position or later may differ, and a `data.train` may become the first
-    stage of a blend."""
+    """Return a change if the samples before the checkpoint's position differ. Only the content of a dataset counts, not
+    its path. Later stages of a blend may differ, and `data.train` may become the first stage of a blend."""
     old, samples = checkpoint.state["config"], checkpoint.state["samples"]
     key = "data.train" if config.data.blend is None else "data.blend"
     recorded = checkpoint.state.get("datasets")  # missing from checkpoints older than version 0.1
@@ -222,7 +221,7 @@ def _data_changes(config: RunConfig, checkpoint: Checkpoint) -> list[Change]:
     if contents[0] == contents[1]:
         return []
     names = [mixed_before(samples, data, batch) for data, batch, _ in arguments]
-    if names[0] == names[1]:  # the same paths with other content
+    if names[0] == names[1]:  # same paths, other content
         before = recorded or {}
         changed = [path for path in current if current[path] != before.get(path)]
         contents = ([f"{path} with the content {_short(x.get(path))}" for path in changed] for x in (before, current))
@@ -235,7 +234,7 @@ def _short(content: str | None) -> str:
 
 
 def _check_tokenizer(key: str, config: RunConfig, checkpoint: Checkpoint) -> None:
-    """`UserError` if token ids would have other meanings; no option allows that."""
+    """Raise `UserError` if token ids would change their meanings; no option allows that."""
     if recorded := checkpoint.state.get("tokenizer"):
         current = read_json(Path(config.data.directories[0]) / "dataset.json").get("tokenizer") or {}
         for name in sorted({*recorded, *current}):

@@ -1,5 +1,5 @@
-"""What a run does once the last step has ended: it compares the model with simpler ones, exports it, samples from it
-and writes summary.json. `evaluation`, an extra, measures; without it a run reports its validation loss."""
+"""Finish a run after its last step: compare the model with simpler ones, export it, sample from it, and write
+summary.json. The extra `evaluation` does the measuring; without it, a run reports only its validation loss."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from ms_codegeex.runs.files.history import History, read_history
 from ms_codegeex.runs.files.run_directory import RunDirectory
 
 REGISTERED = ("train", "the model beside simpler ones")
-# Keys of the summary: bits a byte of the model, and of simpler ones that learn from the same tokens.
+# Summary key -> model: bits per byte of the trained model, and of simpler ones that learn from the same tokens.
 SIMPLER_MODELS = {
     "validation_bits_per_byte": "the model",
     "ngram_bits_per_byte": "a 5-gram (Kneser-Ney) on {tokens} of the tokens trained on",
@@ -44,13 +44,13 @@ SAMPLE_PROMPTS = (
     "import os\n\n\ndef remove_files(paths):\n",
     "class Node:\n    def __init__(self, value):\n",
 )
-LARGE_MODEL = 10**9  # parameters; such a model continues only these three prompts, which take long enough
-OWN_PATHS = ("train", "validation", "tokenizer")  # of `data`: a run names what it has prepared next to its output
-SETUP_SECONDS = "MS_CODEGEEX_SETUP_SECONDS"  # environment variable: what run_distributed.sh needed before
+LARGE_MODEL = 10**9  # parameters; larger models continue only these three prompts, to save time
+OWN_PATHS = ("train", "validation", "tokenizer")  # in `data`; may lie next to the output: only their names count
+SETUP_SECONDS = "MS_CODEGEEX_SETUP_SECONDS"  # environment variable with the seconds that run_distributed.sh took before
 
 
 class Stopwatch:
-    """The seconds of the parts of a command, in the order in which they began; `total` since it was made."""
+    """Measures the seconds of the parts of a command, in the order in which they begin, and their total."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -62,7 +62,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Add the time of the block to a part."""
+        """Add the time of the block to the part `name`."""
         began = time.monotonic()
         try:
             yield
@@ -70,7 +70,8 @@ class Stopwatch:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
 
     def training(self, history: History, attempts: int, result: Mapping[str, Any]) -> dict[str, float]:
-        """The parts, the workers' time divided up, and the rest as "other". `attempts`: those before this command."""
+        """Return the seconds of all parts, with the workers' time divided up and the rest as "other". `attempts`: the
+        number of attempts before this command."""
         events = [event for event in history.events if event["attempt"] > attempts]
         starts = {event["attempt"]: event["time"] for event in events if event["event"] == "start"}
         ready = [event for event in events if event["event"] == "compiled" and event["attempt"] in starts]
@@ -88,8 +89,8 @@ class Stopwatch:
 
 
 def remembered(config: RunConfig, seconds: Mapping[str, float]) -> dict[str, float] | None:
-    """The seconds of the last run with this configuration and corpus on this machine, wherever its output is, or None;
-    keeps these for the next one. A time is worth no error: without a cache, nothing is kept."""
+    """Return the times of the last run with this configuration and corpus on this machine, regardless of its output
+    directory, or None, and store `seconds` for the next one. Errors are ignored: without a cache, nothing is stored."""
     values = {**config.to_dict(), "output": ""}
     names = {key: value and Path(value).name for key, value in values["data"].items() if key in OWN_PATHS}
     values["data"] = {**values["data"], **names}
@@ -97,7 +98,7 @@ def remembered(config: RunConfig, seconds: Mapping[str, float]) -> dict[str, flo
     last: Any = None
     with contextlib.suppress(UserError, OSError):
         file = user_cache() / "runs" / f"{name}.json"
-        with contextlib.suppress(UserError):  # there is none, or it is damaged
+        with contextlib.suppress(UserError):  # missing or damaged
             last = read_json(file)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, dict(seconds))
@@ -106,15 +107,15 @@ def remembered(config: RunConfig, seconds: Mapping[str, float]) -> dict[str, flo
 
 
 def compared(config: RunConfig, path: Path, loss: float | None, left_out: list[int]) -> dict[str, Any]:
-    """For the summary: the model of the checkpoint at `path` beside simpler ones that learn from the same tokens;
-    null without text of a known tokenizer. `left_out`: first samples of batches not trained on."""
+    """Return summary figures that compare the model of the checkpoint at `path` with simpler ones that learn from the
+    same tokens. None without text of a known tokenizer. `left_out`: first samples of excluded batches."""
     try:
         ends, state, validation = extra(*REGISTERED), Checkpoint(path).state, validation_data(config)
         if not checkpoint_has_tokenizer(path, state, config.family):
             return dict(UNKNOWN)
         tokenizer = checkpoint_tokenizer(path, state, config.family)
         if tokenizer.eos_id != validation.eos:
-            return dict(UNKNOWN)  # ids of another tokenizer
+            return dict(UNKNOWN)  # the data has ids of another tokenizer
         rows = validation.evaluation_batch(0, 1, config.training.evaluate_samples)
         seen = ends.seen_rows(training_data(config), state["samples"], config.training.global_batch, left_out)
         found = ends.bits_per_byte(loss, rows, validation.tokens, seen, tokenizer, validation.info["vocab_size"])
@@ -128,8 +129,8 @@ def compared(config: RunConfig, path: Path, loss: float | None, left_out: list[i
 
 
 def sampled(config: RunConfig, model: Path, parameters: int) -> dict[str, Any]:
-    """For the summary: how the model continues functions of held-out files, of which some are shown, and how many
-    parse; without any, how it continues `SAMPLE_PROMPTS`. Null if it cannot be sampled from."""
+    """Return summary entries on how the model continues functions of held-out files: some of the samples, and how many
+    parse. Without such files, it continues `SAMPLE_PROMPTS`. Entries are None if the model cannot be sampled."""
     try:
         directory = validation_data(config).directory
         measured = parameters <= LARGE_MODEL and read_info(directory).get("kind") is None
@@ -148,8 +149,8 @@ def sampled(config: RunConfig, model: Path, parameters: int) -> dict[str, Any]:
 
 
 def finish(config: RunConfig, run_directory: RunDirectory, watch: Stopwatch, attempts: int) -> dict[str, Any]:
-    """Compare the trained model, export it, sample from the export and write summary.json, which is returned.
-    `attempts`: those of earlier commands."""
+    """Compare the trained model, export it, sample from the export, and write and return summary.json. `attempts`: the
+    number of attempts of earlier commands."""
     result = read_json(run_directory.result)
     history = read_history(run_directory.path)
     log = history.log
@@ -165,7 +166,7 @@ def finish(config: RunConfig, run_directory: RunDirectory, watch: Stopwatch, att
         left_out = [event["left_out"] for event in history.events if event["event"] == "rewind"]
         summary |= compared(config, source, result["validation_loss"], left_out)
     if config.checkpoint.export:
-        write_json(run_directory.summary, {**summary, "exporting": True})  # the model card has its figures
+        write_json(run_directory.summary, {**summary, "exporting": True})  # for the model card's figures
         print_error("exporting the model directory and the PyTorch file …")
         with watch.part("export"):
             summary |= _exported(config, _with_reason(open_source(source), result), run_directory)
@@ -196,6 +197,6 @@ def _exported(config: RunConfig, source: Source, run_directory: RunDirectory) ->
     ):
         try:
             written[key] = convert(source, target, path, progress=False, replace=True)["output"]
-        except UserError as error:  # such as a file of the user's there; the trained checkpoint is safe
+        except UserError as error:  # for example, a file of the user's is in the way; the checkpoint is safe
             print_error(f"not exported: {error}")
     return written

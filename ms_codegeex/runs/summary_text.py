@@ -1,4 +1,4 @@
-"""What the end of a run prints: its losses, the model beside simpler ones, what to try next, where the time went."""
+"""Print the end of a run: its losses, the model next to simpler ones, what to try next, and where the time went."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ms_codegeex.runs.run_end import SIMPLER_MODELS
 
 
 def print_summary(summary: Mapping[str, Any], config: RunConfig) -> None:
-    """Print the figures, the sample, the artefacts' paths and what to try next."""
+    """Print the figures, the samples, the paths of artefacts, and what to try next."""
     run_directory = RunDirectory(Path(config.output))
     print_out("\n" + "\n".join([*losses(summary), *comparison(summary)]) + "\n")
     if summary["attempts"] > 1 and summary["goodput"] is not None:
@@ -50,12 +50,12 @@ def print_summary(summary: Mapping[str, Any], config: RunConfig) -> None:
 
 
 def losses(summary: Mapping[str, Any]) -> Iterator[str]:
-    """The losses of the model that the run leaves, and what they mean."""
+    """Yield lines on the losses of the model that the run leaves, and what they mean."""
     entropy, loss, shuffled = (summary[k] for k in ("unigram_entropy", "validation_loss", "shuffled_context_loss"))
     steps, start = summary["steps"], summary.get("validation_loss_before")
     if summary.get("out_of_patience"):
         yield f"ended by training.patience at step {steps}, the best is step {summary['evaluated_step']}"
-    kept = summary.get("evaluated_step", steps)  # missing from results of earlier versions
+    kept = summary.get("evaluated_step", steps)  # missing in results of earlier versions
     if loss is None:
         yield f"{steps} steps; no validation loss: it is not finite"
         return
@@ -82,7 +82,7 @@ def _by(difference: float) -> str:
 
 
 def comparison(summary: Mapping[str, Any]) -> Iterator[str]:
-    """The lines on bits a byte and on the samples that parse."""
+    """Yield lines on bits per byte and on the samples that parse."""
     if summary.get("validation_bytes"):
         size = f"{summary['validation_bytes']:,} bytes of validation text"
         yield f"bits a byte of {size}, comparable between tokenizers:"
@@ -97,7 +97,7 @@ def comparison(summary: Mapping[str, Any]) -> Iterator[str]:
 
 
 def samples(summary: Mapping[str, Any], coloured: bool) -> Iterator[str]:
-    """The samples, of which what the model wrote is bold on a terminal."""
+    """Yield lines with the samples. `coloured`: what the model wrote is bold."""
     count, held_out = len(summary["samples"]), summary["parse_share"] is not None
     what = f"{'function' if held_out else 'prompt'}{'s' * (count > 1)}{' of held-out files' * held_out}"
     size = f"{summary['parameters'] / 1e6:,.1f}".removesuffix(".0")
@@ -115,7 +115,7 @@ def time_line(seconds: Mapping[str, float]) -> str:
 
 
 def longer(config: RunConfig, summary: Mapping[str, Any]) -> str:
-    """The override with which the finished run continues."""
+    """Return the override with which the finished run continues."""
     tokens, patience = config.training.tokens, config.training.patience
     if patience and (summary["tokens"] < tokens if tokens else summary["steps"] < config.steps):
         return f"training.patience={2 * patience}"

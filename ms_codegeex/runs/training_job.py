@@ -1,4 +1,4 @@
-"""One training run from a checked configuration to its summary, for `train` and `finetune`."""
+"""One training run, from a checked configuration to its summary, for `train` and `finetune`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from ms_codegeex.runs.summary_text import print_summary
 
 
 def resolve_data(config: RunConfig, corpus: Sequence[str], quiet: bool, servers: int = 1) -> RunConfig:
-    """The configuration with absolute dataset paths; without any, a corpus is prepared next to the run."""
+    """Return the configuration with absolute dataset paths. Without a dataset, prepare a corpus next to the run."""
     given = config.data.train is not None or config.data.blend is not None
     if corpus and given:
         key = "data.train" if config.data.blend is None else "data.blend"
@@ -59,14 +59,14 @@ def resolve_data(config: RunConfig, corpus: Sequence[str], quiet: bool, servers:
         directory = extra("train --corpus", "text")(config, corpus, tokenizer_of(config), quiet)
         data = replace(config.data, train=str(directory))
         if data.validation is not None and not is_dataset(Path(data.validation)):
-            data = replace(data, validation=None)  # it is this dataset's validation split
+            data = replace(data, validation=None)  # those files became the dataset's validation split
         config = replace(config, data=data)
     return replace(config, data=absolute(config.data))
 
 
 def tokenizer_of(config: RunConfig) -> str | None:
-    """Name or directory of the tokenizer for a corpus that the run prepares: that of the model that it starts from, or
-    the family's. None: the run's own."""
+    """Return the name or directory of the tokenizer for a corpus that the run prepares: that of the model that it
+    starts from, or the family's. None: the run trains its own."""
     data, model = config.data, config.model
     if model.weights is not None and not model.grow and not model.fresh_vocabulary:
         source = open_source(Path(model.weights))
@@ -80,11 +80,11 @@ def tokenizer_of(config: RunConfig) -> str | None:
 
 
 def check_datasets(config: RunConfig, begins: bool = False) -> Path:
-    """Check the datasets once, before every worker would, and the model to start from if the run `begins`. Returns the
-    dataset whose tokenizer the others have to share."""
+    """Check the datasets once, before every worker would, and the initial model if the run `begins`. Return the dataset
+    whose tokenizer the others must share."""
     model, training, held_out = config.model.sizes, training_data(config), held_out_data(config)
     validation, dataset = validation_data(config), Path(training.directory)
-    note = check_weights(config, dataset) if begins else None  # first: sizes of its model fit no other tokenizer
+    note = check_weights(config, dataset) if begins else None  # first, since the model's sizes fit no other tokenizer
     training.check_model(model.vocab_size, model.eos_token_id)
     evaluated = {f"data.held_out.{name}": data for name, data in held_out.items()}
     if config.data.validation is not None:
@@ -117,9 +117,9 @@ def train(
 ) -> None:
     """Check everything that can be checked, then train, export and sample; `node` is this server.
 
-    `corpus`: files and folders to prepare and train on, instead of a dataset. Keys and sections of `allow_change` may
-    differ from the checkpoint's. `restarts`: starts after failures, at most. `dry_run`: print what it makes of
-    the run's directory and processes instead. `as_json`: print summary.json at the end.
+    `corpus`: files and folders to prepare and train on, instead of a dataset. `allow_change`: keys and sections that
+    may differ from the checkpoint's. `restarts`: the maximum number of restarts after failures. `dry_run`: instead of
+    training, print what this returns for the run directory and its processes. `as_json`: print summary.json at the end.
     """
     if restarts and node.count > 1:
         raise UserError("--restarts: a job of several servers is restarted by its scheduler (--job); leave it out")
@@ -149,7 +149,7 @@ def _train(
     check_ascend(config)
     if note := check_gpus(config, len(node.ranks)):
         print_error(note)
-    signal.signal(signal.SIGUSR1, stop_at_once)  # while no workers run
+    signal.signal(signal.SIGUSR1, stop_at_once)  # until workers run, whose launcher handles it
     run_directory = RunDirectory(Path(config.output))
     if node.rank > 0:
         _help_out(config, corpus, run_directory, node)
@@ -219,7 +219,7 @@ def _open(config: RunConfig, run_directory: RunDirectory, start: StartingPoint, 
 
 def _help_out(config: RunConfig, corpus: Sequence[str], run_directory: RunDirectory, node: Node) -> None:
     config = resolve_data(config, corpus, True, node.count)
-    check_datasets(config)  # server 0 has checked the model that the run begins with
+    check_datasets(config)  # server 0 has checked the initial model
     print_error(f"waiting for server 0 to open {run_directory.path}")
     with meeting(run_directory, node) as others:
         join_run(config, run_directory)
@@ -227,9 +227,8 @@ def _help_out(config: RunConfig, corpus: Sequence[str], run_directory: RunDirect
 
 
 def rank_table_of(verb: str, given: Path | None, device: str, nodes: int | None = None) -> Path | None:
-    """The rank table of the command line, or else the one that `RANK_TABLE_FILE` names, which platforms set in every
-    job, unless `nodes` says how many servers meet without one. Prints a line if the variable is used, or is set and
-    ignored."""
+    """Return the rank table of the command line, or else the one that `RANK_TABLE_FILE` names, unless `nodes` says how
+    many servers meet without one. Platforms set that variable in every job. Prints a line if it is used or ignored."""
     named = os.environ.get("RANK_TABLE_FILE")
     if not named or (given is not None and given.absolute() == Path(named).absolute()):
         return given

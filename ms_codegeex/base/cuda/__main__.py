@@ -11,7 +11,7 @@ from ms_codegeex.base.printing import print_error
 
 
 def main() -> None:
-    """Load the libraries and run the module; exit status 2 if they cannot be loaded."""
+    """Load the libraries and run the module. Exits with status 2 if they cannot be loaded."""
     if len(sys.argv) < 2:
         sys.exit("usage: python -m ms_codegeex.cuda MODULE [ARGUMENTS …]")
     try:

@@ -1,6 +1,6 @@
 """Query NVIDIA's driver for the GPUs visible to this process. `query_driver_in_subprocess` does so in a separate
-process, because a process that has called the driver cannot be forked safely, and free memory takes a context on the
-device, which needs some hundred megabytes of it."""
+process, for two reasons: a process that has called the driver cannot be forked safely, and reading the free memory
+needs a context on the device, which takes some hundred megabytes of it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ms_codegeex.base.processes import json_from_module
 
 SECONDS = 120
 MACHINE_CODE = ((6, 0), (6, 1), (7, 0), (7, 5), (8, 0))  # compute capabilities of the kernels in MindSpore's wheel
-NEWEST_PTX = (8, 6)  # from which the driver of a newer chip translates
-NEEDED_CUDA, NEEDED_DRIVER = (11, 8), 520  # CUDA of NVIDIA's packages, and the first driver that supports it
+NEWEST_PTX = (8, 6)  # the newest PTX in the wheel; the driver translates it for newer chips
+NEEDED_CUDA, NEEDED_DRIVER = (11, 8), 520  # CUDA version of NVIDIA's packages, and the oldest driver that supports it
 NO_DEVICE, NAME_BYTES = 100, 128
 CAPABILITY = (75, 76)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU: name, compute capability, memory in bytes. `free`: not in use; None if the driver gave no context."""
+    """A GPU: name, compute capability, memory in bytes. `free`: unused bytes; None if the driver gave no context."""
 
     name: str
     capability: tuple[int, int]
@@ -33,16 +33,16 @@ class Gpu:
 
     @property
     def kernels(self) -> str:
-        """Where the machine code of MindSpore's kernels comes from: "machine code", "PTX", or "none"."""
+        """The form in which MindSpore's wheel has kernels for this GPU: "machine code", "PTX", or "none"."""
         major, minor = self.capability
         if any(major == known and minor >= minimum for known, minimum in MACHINE_CODE):
-            return "machine code"  # which runs on later chips of the same generation too
+            return "machine code"  # also runs on later chips of the same generation
         return "PTX" if self.capability >= NEWEST_PTX else "none"
 
 
 @dataclass(frozen=True)
 class Driver:
-    """The driver: the newest CUDA that it supports, its GPUs, and what is wrong ("" for nothing)."""
+    """The driver: the newest CUDA that it supports, its GPUs, and what is wrong with it ("" for nothing)."""
 
     cuda: str = ""
     gpus: tuple[Gpu, ...] = ()
@@ -50,20 +50,20 @@ class Driver:
 
     @property
     def too_old(self) -> str:
-        """The problem with a driver older than the CUDA libraries; "" if there is none or the version is unknown."""
+        """The problem with a driver older than the CUDA libraries; "" if it is new enough or its version is unknown."""
         if not self.cuda or tuple(map(int, self.cuda.split("."))) >= NEEDED_CUDA:
             return ""
         needed = ".".join(map(str, NEEDED_CUDA))
         return f"the NVIDIA driver supports CUDA {self.cuda}, but {needed} is required"
 
     def check(self) -> None:
-        """`UserError` if it is too old."""
+        """Raise `UserError` if the driver is too old."""
         if self.too_old:
             raise UserError(f"device: gpu: {self.too_old}; install driver {NEEDED_DRIVER} or newer")
 
 
 def query_driver_in_subprocess() -> Driver:
-    """Query the driver. `CUDA_VISIBLE_DEVICES` chooses and orders the GPUs, as it does for MindSpore."""
+    """Query the driver in a separate process. `CUDA_VISIBLE_DEVICES` selects and orders the GPUs, as for MindSpore."""
     try:
         fields = json_from_module("ms_codegeex.base.cuda.driver", "the driver query", SECONDS)
     except RunFailure as error:

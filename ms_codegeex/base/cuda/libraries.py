@@ -1,7 +1,7 @@
-"""The CUDA libraries that MindSpore's GPU plugin is linked to, from NVIDIA's packages on PyPI or from the system.
-`prepare` makes a process ready to import MindSpore with its GPU back end: no LD_LIBRARY_PATH, no CUDA toolkit. The
-libraries are loaded before the plugin, by their own paths, so that others of the same name, such as those of a newer
-/usr/local/cuda, are not found in their place."""
+"""Load the CUDA libraries that MindSpore's GPU plugin is linked to, from NVIDIA's packages on PyPI or from the system.
+`prepare` readies a process for importing MindSpore with its GPU back end, without LD_LIBRARY_PATH or a CUDA toolkit.
+The libraries are loaded before the plugin and by their full paths. Otherwise the loader could pick libraries of the
+same name elsewhere, such as those of a newer /usr/local/cuda."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ from ms_codegeex.base.cuda.plugin import (
 )
 from ms_codegeex.base.errors import RunFailure, UserError
 
-MACHINES = ("x86_64",)  # for which the wheel has a GPU back end that was looked at, and NVIDIA's packages exist
+MACHINES = ("x86_64",)  # with NVIDIA's packages, and a tested GPU back end in the wheel
 INSTALL = "pip install 'ms-codegeex[gpu]' (in a checkout: bash ascend_scripts/setup.sh --gpu)"
 CUDNN_VERSION = "libcudnn.so.8.9"  # MindSpore reads cuDNN's version from this name
-# The compute capability for which set-up translates kernels: the newest that CUDA 11.8 assembles for.
+# Compute capability for which set-up translates kernels: the newest that CUDA 11.8 can assemble for.
 TRANSLATED = (9, 0)
-KERNEL_CACHE_BYTES = 4_000_000_000  # for translated kernels, as MindSpore sets it
+KERNEL_CACHE_BYTES = 4_000_000_000  # cache limit for translated kernels; MindSpore's own value
 
 
 @dataclass(frozen=True)
 class CudaLibrary:
-    """A library by its soname, and the folder in `nvidia/` to which NVIDIA's package installs it."""
+    """A library: its soname, and the folder in `nvidia/` into which NVIDIA's package installs it."""
 
     soname: str
     folder: str
 
 
-# Each after those that it needs. cuDNN opens its parts by itself, from the folder in which it lies.
+# In dependency order. cuDNN opens its parts itself, from its own folder.
 LIBRARIES = (
     CudaLibrary(RUNTIME, "cuda_runtime"),
     CudaLibrary("libnvrtc.so.11.2", "cuda_nvrtc"),
@@ -62,7 +62,7 @@ LIBRARIES = (
 
 @dataclass(frozen=True)
 class LoadedLibrary:
-    """A requested library: where it lies, or what is wrong with it."""
+    """The result of loading a library: its path, or what is wrong with it."""
 
     library: CudaLibrary
     path: Path | None
@@ -70,9 +70,9 @@ class LoadedLibrary:
 
 
 def prepare() -> None:
-    """Make this process and those that it starts ready for `device: gpu`. Call it before MindSpore is imported.
-    `UserError` if a library or the driver is missing, or MindSpore has no GPU back end here; `RunFailure` if MindSpore
-    has been imported already, without its GPU back end."""
+    """Prepare this process and its children for `device: gpu`. Call it before MindSpore is imported. Raises `UserError`
+    if a library or the driver is missing, or if MindSpore has no GPU back end here; `RunFailure` if MindSpore has
+    already been imported without it."""
     directory = plugin_directory("device: gpu", MACHINES)
     loaded = load_libraries()
     check_loaded(loaded)
@@ -90,7 +90,7 @@ def prepare() -> None:
 
 
 def check_loaded(loaded: list[LoadedLibrary]) -> None:
-    """`UserError` that names the libraries with a problem and their remedy."""
+    """Raise `UserError` if a library has a problem; the message names the libraries and the remedy."""
     wrong = [one for one in loaded if one.problem]
     if wrong:
         every = len(wrong) == len(loaded)
@@ -99,7 +99,7 @@ def check_loaded(loaded: list[LoadedLibrary]) -> None:
 
 
 def load_libraries() -> list[LoadedLibrary]:
-    """Load every library into this process."""
+    """Load all of `LIBRARIES` into this process and return the results."""
     loaded = []
     for library in LIBRARIES:
         path = packaged(f"{library.folder}/lib/{library.soname}")
@@ -109,7 +109,7 @@ def load_libraries() -> list[LoadedLibrary]:
 
 
 def load(library: str | Path) -> str:
-    """Load a shared library into this process; returns what is wrong with it, "" for nothing."""
+    """Load a shared library into this process. Return what is wrong with it, "" for nothing."""
     try:
         ctypes.CDLL(str(library))
     except OSError as error:
@@ -118,7 +118,7 @@ def load(library: str | Path) -> str:
 
 
 def packaged(name: str) -> Path | None:
-    """The file `name` of one of NVIDIA's packages, None if it is not installed."""
+    """Return the path of file `name` in one of NVIDIA's packages, or None if it is not installed."""
     spec = importlib.util.find_spec("nvidia")
     for location in (spec.submodule_search_locations or ()) if spec else ():
         path = Path(location) / name
@@ -129,13 +129,13 @@ def packaged(name: str) -> Path | None:
 
 def _mapped(soname: str) -> Path | None:
     paths = (Path(mapped.path) for mapped in psutil.Process().memory_maps())
-    # the file has a longer version in its name: libcublas.so.11.10.1.25
+    # the mapped file's name may have a longer version: libcublas.so.11.10.1.25
     return next((path for path in paths if path.name == soname or path.name.startswith(f"{soname}.")), None)
 
 
 def cuda_environment(paths: Mapping[str, Path]) -> dict[str, str]:
-    """Variables for a process that computes on GPUs with the libraries at `paths`, by soname; makes the folder that
-    they name. A cache of translated kernels that the user has chosen stays."""
+    """Return the variables for a process that computes on GPUs with the libraries at `paths`, keyed by soname. Creates
+    the CUDA folder that they refer to. A kernel cache that the user has chosen is kept."""
     size = os.environ.get("CUDA_CACHE_MAXSIZE", str(KERNEL_CACHE_BYTES))
     key = hashlib.sha256("\0".join(f"{name}={path}" for name, path in sorted(paths.items())).encode()).hexdigest()
     links = cuda_folder(f"cuda-{key[:16]}", "links to the CUDA libraries", lambda folder: _fill(folder, paths))
@@ -147,9 +147,10 @@ def kernel_cache() -> Path:
 
 
 def translated_folder(directory: Path) -> Path:
-    """Where set-up puts MindSpore's kernels with machine code for `TRANSLATED` (`ascend_scripts/translate_kernels.py`):
-    links to the libraries in MindSpore's `directory`, and a copy of `KERNELS`. The plugin looks for its kernels beside
-    the path by which it is loaded first; MindSpore, which loads it by another path, then gets what is loaded."""
+    """Return the folder in which set-up puts MindSpore's kernels with machine code for `TRANSLATED`
+    (`ascend_scripts/translate_kernels.py`): links to the libraries in MindSpore's `directory`, and a translated copy of
+    `KERNELS`. The plugin looks for its kernels next to the path from which it is first loaded. MindSpore later loads it
+    by another path, but gets the copy that is already loaded."""
     of = f"{importlib.metadata.version('mindspore')} {(directory / KERNELS).stat().st_size} {directory}"
     return user_cache() / f"cuda-translated-{hashlib.sha256(of.encode()).hexdigest()[:16]}"
 

@@ -1,7 +1,7 @@
-"""MindSpore's GPU plugin, and the folder of CUDA that it looks for. MindSpore asks `$CUDA_HOME/bin/nvcc` for its
-version to choose a plugin, and takes CUDA's own version from the name of a file next to `libcudart.so.11.0`. So a
-folder with these names and libraries is a CUDA installation to it: with NVIDIA's libraries in it (`libraries.py`) it
-computes, with empty ones (`extras/cluster/rehearsal/stubs.py`) it partitions graphs."""
+"""Locate MindSpore's GPU plugin, and build the CUDA folder that it looks for. MindSpore asks `$CUDA_HOME/bin/nvcc` for
+its version to choose a plugin, and takes CUDA's own version from the name of a file next to `libcudart.so.11.0`. To
+MindSpore, a folder with these file names is a CUDA installation. With NVIDIA's libraries (`libraries.py`) it can
+compute; with empty ones (`extras/cluster/rehearsal/stubs.py`) it can only partition graphs."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ NVCC = "#!/bin/sh\necho 'Cuda compilation tools, release 11.6, V11.6.55'\n"  # a
 
 
 def plugin_directory(purpose: str, machines: Sequence[str]) -> Path:
-    """Where MindSpore is installed, with its GPU plugin; otherwise `UserError`, as of `mindspore_directory`."""
+    """Return MindSpore's folder, which has the GPU plugin. Raises `UserError` as `mindspore_directory` does."""
     advice = "came without the GPU plugin; install the wheel from PyPI (requirements.txt)"
     return mindspore_directory(purpose, machines, (PLUGIN, KERNELS), advice)
 
 
 def cuda_folder(name: str, what: str, fill: Callable[[Path], None]) -> Path:
-    """The CUDA folder `name` in the user's cache, as `cached_folder` makes it; `fill` makes `lib64`."""
+    """Return the CUDA folder `name` in the user's cache, created by `cached_folder`; `fill` must create `lib64`."""
 
     def with_nvcc(folder: Path) -> None:
         fill(folder)
@@ -36,14 +36,14 @@ def cuda_folder(name: str, what: str, fill: Callable[[Path], None]) -> Path:
         (folder / "bin" / "nvcc").chmod(0o755)
 
     directory = cached_folder(name, what, with_nvcc)
-    if not os.access(directory / "bin" / "nvcc", os.X_OK):  # MindSpore would wait for nvcc for ever
+    if not os.access(directory / "bin" / "nvcc", os.X_OK):  # MindSpore would wait for ever for nvcc
         remedy = "set XDG_CACHE_HOME to a folder on a file system that is not mounted with noexec"
         raise UserError(f"{directory}: programs in this folder may not be executed; {remedy}")
     return directory
 
 
 def plugin_environment(directory: Path) -> dict[str, str]:
-    """Variables with which a new process finds the CUDA folder `directory` and the libraries in its `lib64`."""
+    """Return the variables by which a process finds the CUDA folder `directory` and the libraries in its `lib64`."""
     libraries, before = str(directory / "lib64"), os.environ.get("LD_LIBRARY_PATH", "")
     paths = [libraries, *(path for path in before.split(os.pathsep) if path not in ("", libraries))]
     return {"CUDA_HOME": str(directory), "LD_LIBRARY_PATH": os.pathsep.join(paths)}

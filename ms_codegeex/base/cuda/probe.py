@@ -1,4 +1,4 @@
-"""Which parts of the GPU back end this machine has. A library that breaks ends only the process that looks."""
+"""Find which parts of the GPU back end this machine has, in a separate process that a broken library may crash."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class GpuBackend:
 
 
 def probe_gpu_backend() -> GpuBackend:
-    """Probe it in a separate process. `UserError` without a GPU back end; `RunFailure` if the process ended."""
+    """Probe in a separate process. `UserError` if there is no GPU back end, `RunFailure` if the process crashed."""
     plugin_directory("device: gpu", MACHINES)
     fields = json_from_module("ms_codegeex.base.cuda.probe", "the CUDA probe", SECONDS)
     return TypeAdapter(GpuBackend).validate_python(fields)

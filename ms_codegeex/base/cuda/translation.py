@@ -1,7 +1,8 @@
-"""Kernels that NVIDIA's driver translates from PTX for chips newer than MindSpore's machine code. On an H100 the driver
-loaded modules lazily, and still translated all of MindSpore's. Its kernel library imports no CUDA runtime, so it has
-one of its own; if that is older than 11.7, it cannot load lazily. With the translations in the cache a process starts
-in ten seconds; without them it took about seven minutes, on two of 16 cores."""
+"""Tell whether NVIDIA's driver has to translate kernels from PTX, for chips newer than MindSpore's machine code.
+
+On an H100 the driver translated all of MindSpore's modules although it loaded them lazily. MindSpore's kernel library
+contains its own CUDA runtime, and one older than 11.7 cannot load lazily. With the translations in the cache a process
+starts in ten seconds; without them, in about seven minutes, on two of 16 cores."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from ms_codegeex.base.cuda.driver import Gpu
 from ms_codegeex.base.cuda.libraries import MACHINES, TRANSLATED, kernel_cache, translated_folder
 from ms_codegeex.base.cuda.plugin import plugin_directory
 
-MODULES = 407  # MindSpore 2.9.0's libcuda_ops.so.11 has as many; the cache has a file for each, and some more
+MODULES = 407  # in libcuda_ops.so.11 of MindSpore 2.9.0; the cache has a file for each, and a few more
 
 
 def is_translated(gpu: Gpu) -> bool:
@@ -19,7 +20,7 @@ def is_translated(gpu: Gpu) -> bool:
 
 
 def translation_note(gpus: Sequence[Gpu]) -> str:
-    """That this start translates kernels and takes minutes; "" if it does not, by the number of files in the cache."""
+    """Return a note that this start translates kernels for minutes; "" if not, by the number of cached files."""
     newer = next((gpu for gpu in gpus if gpu.kernels == "PTX" and not is_translated(gpu)), None)
     if newer is None or sum(path.is_file() for path in kernel_cache().rglob("*")) >= MODULES:
         return ""

@@ -1,1 +1,1 @@
-"""The files of a run: their names, what is written to them, and who reads them again."""
+"""The files of a run: their names, writers and readers."""

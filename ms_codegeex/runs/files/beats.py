@@ -1,7 +1,7 @@
-"""The beat of a rank: a small file that says what the rank is doing, written when it begins or ends something.
+"""Heartbeats: each rank keeps a small file that says what it is doing, updated when it begins or ends something.
 
-The main thread writes it, so a rank whose main thread is stuck does not beat. Whether the process itself runs, the
-launcher sees in /proc (`hangs.py`). The file has one size and is overwritten in place: a full disk does not matter.
+The main thread writes it, so a rank whose main thread is stuck does not beat. The launcher sees in /proc whether the
+process itself runs (`hangs.py`). The file has a fixed size and is overwritten in place, so a full disk does not matter.
 """
 
 from __future__ import annotations
@@ -22,17 +22,16 @@ from ms_codegeex.base.json_reading import MalformedText, parse_json
 from ms_codegeex.training.observers import Callback, StepRecord
 
 FILE_BYTES = 256
-STACKS = signal.SIGUSR2  # a rank answers it with its stacks, in its log
-LEARNT_AFTER = 3  # beats of a phase; before that nothing is known about how long it takes
-REGULAR = ("step", "evaluation")  # phases whose parts take equally long; one is a step, or a batch that is evaluated
+STACKS = signal.SIGUSR2  # makes a rank write its stacks to its log
+LEARNT_AFTER = 3  # beats of a phase after which its usual time is known
+REGULAR = ("step", "evaluation")  # phases made of equally long parts: steps, or evaluated batches
 
 
 @dataclass(frozen=True)
 class Beat:
-    """The content of a rank's file. `number`: of the beat, from 1; `phase`: what the rank does since then; `step`: the
-    last that has begun, 0 before the first; `usual`: the median of the seconds between two beats of this phase, None if
-    it is not known, or not regular; `learnt`, `of`: the medians of all phases that this attempt has measured, and a
-    name for what they depend on."""
+    """The content of a rank's file. `number`: of the beat, from 1. `phase`: what the rank has been doing since. `step`:
+    the last step begun, 0 before the first. `usual`: median seconds between beats of this phase; None if unknown or
+    irregular. `learnt`: the medians of all phases measured by this attempt. `of`: a key for what they depend on."""
 
     number: int
     phase: str
@@ -43,11 +42,11 @@ class Beat:
 
 
 class Beats(Callback):
-    """Writes the beats of this rank; the first one at once, in the phase "start"."""
+    """Writes the beats of this rank. The first is written at once, in the phase "start"."""
 
     def __init__(self, file: Path):
         self._descriptor: int | None = None
-        with contextlib.suppress(OSError):  # a disk without room for another file: the launcher sees CPU time only
+        with contextlib.suppress(OSError):  # full disk: the launcher sees only the CPU time
             file.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         self._phases, self._number, self._step = ["start"], 0, 0
@@ -61,13 +60,13 @@ class Beats(Callback):
         self._carried = dict(beat.learnt) if beat and beat.of == of else {}
 
     def enter(self, phase: str) -> None:
-        """The rank begins something else."""
+        """Begin the phase `phase`."""
         self._part_done()
         self._phases = [phase]
         self._write()
 
     def phase(self, name: str | None) -> None:
-        self._timed = self._timed and name != "compile"  # the first step waited for its data only
+        self._timed = self._timed and name != "compile"  # the time so far was spent waiting for data
         self._part_done()
         if name is None:
             self._phases.pop()
@@ -99,7 +98,7 @@ class Beats(Callback):
     def _write(self) -> None:
         phase = self._phases[-1]
         learnt = {name: round(statistics.median(x), 3) for name, x in self._seconds.items() if len(x) >= LEARNT_AFTER}
-        known = phase == "step" or self._seconds.get(phase)  # a first batch waits for the compiler
+        known = phase == "step" or self._seconds.get(phase)  # a first evaluated batch waits for the compiler
         usual = learnt.get(phase, self._carried.get(phase) if known else None)
         self._number += 1
         if self._descriptor is None:
@@ -115,7 +114,7 @@ def beat_name(environment: Mapping[str, str]) -> str:
 
 
 def read_beat(file: Path) -> Beat | None:
-    """The last beat of a rank; None if it has not yet beaten, or is writing."""
+    """Return the last beat of a rank; None if there is none yet or it is just being written."""
     try:
         return Beat(**parse_json(file.read_bytes(), data=True))
     except (OSError, MalformedText, TypeError):

@@ -1,4 +1,4 @@
-"""The display of a run: a progress bar on a terminal, plain lines elsewhere, both made from rank 0's events."""
+"""Display a run from rank 0's events: a progress bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ms_codegeex.base.printing import print_error, visible
 
 
 def duration(seconds: float | None) -> str:
-    """`75` -> `1:15`, `None` (unknown) -> `?`."""
+    """Format seconds as minutes and seconds: `75` -> `1:15`, `None` (unknown) -> `?`."""
     if seconds is None:
         return "?"
     minutes, rest = divmod(int(seconds), 60)
@@ -22,7 +22,7 @@ def duration(seconds: float | None) -> str:
 
 
 def figures(event: dict[str, Any]) -> str:
-    """A step's figures in one line."""
+    """Return a step's figures in one line."""
     parts = ["loss not finite" if event["loss"] is None else f"loss {event['loss']:.3f}"]
     if event["validation_loss"] is not None:
         parts.append(f"validation {event['validation_loss']:.3f}")
@@ -41,18 +41,18 @@ def figures(event: dict[str, Any]) -> str:
 
 
 class Display:
-    """Follows a progress file; `poll` shows the events that were added since the last call."""
+    """Follows a progress file. `poll` shows the events added since the last call."""
 
     def __init__(self, progress: Path, steps: int, lines: int = 30):
         self.progress, self.steps, self.position = progress, steps, 0
         self.terminal = sys.stderr.isatty()
-        self.every = max(1, steps // lines)  # plain lines: about this many in all
+        self.every = max(1, steps // lines)  # steps between plain lines; about `lines` in all
         self.bar: tqdm | None = None
         self.waiting: tuple[str, float] | None = None
-        self.figures: tuple[str, ...] = ()  # of the last step, the most important ones first
+        self.figures: tuple[str, ...] = ()  # of the last step, most important first
 
     def poll(self) -> list[dict[str, Any]]:
-        """Show new events, and return them; on a terminal also how long the current wait lasts."""
+        """Show and return new events. On a terminal, also show how long the current wait has lasted."""
         events = []
         if self.progress.exists():
             with self.progress.open("rb") as stream:
@@ -69,13 +69,13 @@ class Display:
         return events
 
     def status(self, text: str) -> None:
-        """Show the beginning of something that takes a while."""
+        """Show that something begins that takes a while."""
         self.waiting = (text, time.monotonic())
         if not self.terminal:
             print_error(f"{text} …")
 
     def close(self) -> None:
-        """Leave the terminal tidy."""
+        """End the progress bar."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None
@@ -104,7 +104,7 @@ class Display:
             self._step(event)
 
     def _step(self, event: dict[str, Any]) -> None:
-        self.steps = event["step"] + event["steps_left"]  # an estimate if the run's length is given in tokens
+        self.steps = event["step"] + event["steps_left"]  # an estimate if the length is given in tokens
         compiled = ""
         if self.waiting and "compiling" in self.waiting[0]:
             compiled = f"  (compiled in {duration(time.monotonic() - self.waiting[1])})"

@@ -1,4 +1,4 @@
-"""What MindSpore and CANN write about faulty hardware into the logs of workers. Imports no engine."""
+"""Find what MindSpore and CANN write about faulty hardware into the logs of workers. Imports no engine."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 
 from ms_codegeex.runs.files.run_directory import RunDirectory
 
-SECONDS = 10.0  # between two looks at the logs; MindSpore's own detector looks as often
-TAIL = 1 << 16  # bytes at the end of a log in which the cause of a failure is looked for
-LONGEST = 300  # characters of a line that are kept
-# MindSpore 2.9, silent_detector.cc: a gradient far from its average (`name` is its weight); the third on a rank within
-# 8 hours; a wrong matrix product; and, on every rank but read from rank 0 only, whether there was one anywhere
+SECONDS = 10.0  # between two reads of the logs, as often as MindSpore's detector checks
+TAIL = 1 << 16  # bytes at the end of a log that are searched for the cause of a failure
+LONGEST = 300  # characters kept of a line
+# Messages of MindSpore 2.9 (silent_detector.cc): a gradient far from its average (`name` is its weight); the third on a
+# rank within 8 hours; a wrong matrix product; whether any rank had one (in every rank's log, read only from rank 0's)
 _FINDINGS = re.compile(
     rb"(?:Silent detect strike detected|Feature value detection strikes out on rank|CheckSum detects MatMul error on "
     rb"rank|Global CheckSum result is)\b[^\n]*"
 )
 _OF_ALL = b"Global"
-_CAUSES_OF_DEATH = {  # in words
+_CAUSES_OF_DEATH = {  # pattern in a log -> cause in words
     rb"\[HcclWatchDog\]|Hcom Monitor thread got hccl error": "HCCL's watchdog saw a collective fail (cluster.watchdog)",
     rb"\bEI0002\b": "a collective waited longer than cluster.execute_timeout for another rank (EI0002)",
     rb"\bEI0006\b": "another rank did not connect within cluster.connect_timeout (EI0006)",
@@ -29,15 +29,15 @@ _CAUSES_OF_DEATH = {  # in words
 
 
 class SilentCheckWatch:
-    """Looks for findings of `cluster.silent_check` in the logs of all ranks, and makes them events of the run. Only
-    server 0, which writes the events, has one."""
+    """Turns findings of `cluster.silent_check` in the logs of all ranks into events of the run. Only server 0, which
+    writes the events, has one."""
 
     def __init__(self, run: RunDirectory):
         self.run, self.next_check = run, 0.0
-        self.read: dict[Path, int] = {}  # bytes
+        self.read: dict[Path, int] = {}  # log -> bytes read
 
     def check(self) -> None:
-        """Read what was added to the logs, now and then."""
+        """Call `look` every `SECONDS`."""
         if time.monotonic() >= self.next_check:
             self.look()
             self.next_check = time.monotonic() + SECONDS
@@ -49,7 +49,7 @@ class SilentCheckWatch:
             for line in _FINDINGS.findall(self._added(log)):
                 if rank == "0" or not line.startswith(_OF_ALL):
                     message = line[:LONGEST].decode("utf-8", "replace")
-                    with contextlib.suppress(OSError):  # a full disk
+                    with contextlib.suppress(OSError):  # the disk may be full
                         self.run.add_event("silent check", rank=int(rank), message=message)
 
     def _added(self, log: Path) -> bytes:
@@ -66,7 +66,7 @@ class SilentCheckWatch:
 
 
 def cause_in(log: Path) -> str | None:
-    """Why a rank ended, if the end of its log has one of the known reports."""
+    """Return why a rank ended, if one of the known reports is at the end of its log, else None."""
     with contextlib.suppress(OSError), log.open("rb") as stream:
         stream.seek(max(0, log.stat().st_size - TAIL))
         tail = stream.read()

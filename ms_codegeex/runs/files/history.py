@@ -1,7 +1,7 @@
-"""The history of a run, from its directory: steps, attempts, faults, and goodput; and the page of one or several runs
-that `monitor --report` writes.
+"""Read the history of a run from its directory (steps, attempts, faults, goodput), and write the page of `monitor
+--report` about one or several runs.
 
-Imports no engine and changes nothing, so it may be read during the run.
+Imports no engine and changes nothing, so it is safe during the run.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from ms_codegeex.runs.files.records import read_events, read_log
 from ms_codegeex.runs.files.resolved_config import read_config
 from ms_codegeex.runs.files.run_directory import RunDirectory
 
-WATCHED = ("profile", "stress check", "silent check")  # events
-REASONS = ("finished", "stopped", "failed", "not finite", "rewind", "interrupted", "lost", "running")  # by colour
+WATCHED = ("profile", "stress check", "silent check")  # kinds of events
+REASONS = ("finished", "stopped", "failed", "not finite", "rewind", "interrupted", "lost", "running")  # index: colour
 SHOWN_FAULTS = 50
 
-FAULT_ROWS, FAULT_TOKENS = 8, 120  # that are shown of its batch
-SILENT_SECONDS = 120.0  # without a sign of life, apart from ten steps
+FAULT_ROWS, FAULT_TOKENS = 8, 120  # shown of a fault's batch: sequences, and tokens of each
+SILENT_SECONDS = 120.0  # a run is lost after this time, or ten steps if longer, without a sign of life
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt: when it began and ended (seconds since 1970), its steps, and why it ended. `reason` is that of its
-    `end` event; `running`; or `lost` if the command was killed or is silent."""
+    """One attempt: its begin and end (seconds since 1970), its steps, and why it ended. `reason` is that of its `end`
+    event, "running", or "lost" if the command was killed or has gone silent."""
 
     number: int
     begin: float
@@ -48,7 +48,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class History:
-    """A run as its files show it now. `log`: the lines that are still valid; `time`: when the files were read."""
+    """A run as its files showed it at `time`. `log`: the lines that are still valid."""
 
     path: Path
     config: RunConfig
@@ -68,12 +68,12 @@ class History:
 
     @property
     def step_seconds(self) -> float | None:
-        """Median seconds of a step, without those that compiled."""
+        """Median seconds of a step, without steps that compiled."""
         return _step_seconds(self.log)
 
     @property
     def goodput(self) -> float | None:
-        """The time of valid steps, each at the run's median, divided by the wall-clock time since the first start."""
+        """Valid steps times the run's median step time, divided by the wall-clock time since the first start."""
         if not self.attempts or self.step_seconds is None:
             return None
         passed = self.attempts[-1].end - self.attempts[0].begin
@@ -81,7 +81,7 @@ class History:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Median over the last 100 logged steps that did not compile."""
+        """Median rate of the last 100 logged steps that did not compile."""
         rates = [line["tokens_per_second"] for line in self.log if not line["compiling"]]
         rates = [rate for rate in rates if rate is not None][-100:]
         return statistics.median(rates) if rates else None
@@ -95,7 +95,7 @@ class History:
 
     @property
     def out_of_patience(self) -> str:
-        """In words, if `training.patience` has ended the run; "" otherwise."""
+        """A sentence if `training.patience` ended the run, otherwise ""."""
         event = next((event for event in reversed(self.events) if event["event"] in ("out of patience", "start")), None)
         if event is None or event["event"] == "start":
             return ""
@@ -119,7 +119,7 @@ def read_history(path: Path) -> History:
 
 
 def batch_text(history: History, first: int) -> str:
-    """The beginnings of the texts of the batch that starts with this sample. `UserError` if its data is missing."""
+    """Return the beginnings of the texts in the batch that starts at sample `first`. `UserError` without its data."""
     from ms_codegeex.data.datasets.opening import training_data
     from ms_codegeex.data.inspection import open_dataset
 
@@ -132,7 +132,7 @@ def batch_text(history: History, first: int) -> str:
 
 
 def clock(when: float) -> str:
-    """A time in seconds since 1970, for readers."""
+    """Format a time in seconds since 1970 as local date and time."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
 
 
@@ -196,7 +196,7 @@ def _overview(histories: Mapping[str, History]) -> Html:
 
 
 def overview(history: History) -> dict[str, str]:
-    """A run's figures by the heads of their columns: a row of a table."""
+    """Return a run's figures as a table row: column head -> text."""
     loss, validation, rate = history.last("loss"), history.last("validation_loss"), history.tokens_per_second
     counts = history.counts
     return {
@@ -268,7 +268,7 @@ def _faults(history: History, texts: Callable[[History, int], str]) -> Html:
 def _batch_text(history: History, event: Mapping[str, Any], texts: Callable[[History, int], str]) -> Html:
     try:
         return text(texts(history, event["samples"][0]), keep="\n\t")
-    except UserError as error:  # the dataset has been moved
+    except UserError as error:  # for example, the dataset was moved
         return text(str(error))
 
 

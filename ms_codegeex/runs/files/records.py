@@ -1,7 +1,7 @@
-"""Reads log.jsonl and events.jsonl. All attempts of a run append to both.
+"""Read log.jsonl and events.jsonl, to which all attempts of a run append.
 
-The files may be damaged, or come from someone else: a line of another form than a run writes is skipped, so what is
-returned has the keys and types that its readers rely on. Imports no engine.
+The files may be damaged or come from someone else. Lines that a run would not write are skipped, so the returned
+records have the keys and types that readers rely on. Imports no engine.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _is(*kinds: type) -> Callable[[object], bool]:
 
 
 _Rules = Mapping[str, Callable[[object], bool]]
-# keys of a line of the log, and what they are if they are left out, as they were in older versions
+# Keys of log lines and events, and checks of their values; `_ABSENT` has the values of keys that older logs lack
 _LOG: _Rules = {"step": _is_count}
 _NUMBERS = (
     *("loss", "validation_loss", "learning_rate", "gradient_norm", "loss_scale", "tokens", "tokens_per_second", "mfu"),
@@ -67,8 +67,8 @@ _OF_EVENT: Mapping[str, _Rules] = {
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The valid lines of a log.jsonl, by step. Each line replaces earlier lines of its step and of later steps, which
-    are from before a restart or a rewind."""
+    """Return the valid lines of a log.jsonl, in order of steps. Each line replaces earlier lines of its own or later
+    steps, which come from before a restart or a rewind."""
     records: list[dict[str, Any]] = []
     for record in _lines(path):
         if not _obeys(record, _LOG, _OPTIONAL_LOG):
@@ -80,7 +80,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """All events of a run, each with the number of its attempt, from 1."""
+    """Return all events of a run, each with the number of its attempt, from 1."""
     attempt, events = 0, []
     for event in _lines(path):
         if _obeys(event, _EVENT, _OPTIONAL_EVENT) and _obeys(event, _OF_EVENT.get(event["event"], {}), {}):

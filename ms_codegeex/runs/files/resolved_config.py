@@ -1,4 +1,4 @@
-"""The resolved configuration of a run, in its directory: written when the run is opened, read by every rank."""
+"""The resolved configuration in a run directory, written when the run is opened and read by every rank."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def write_config(run: RunDirectory, config: RunConfig) -> None:
 
 
 def read_config(run: RunDirectory) -> RunConfig:
-    """Read and check it; a `UserError` names the file, or says that `run` is not a run directory."""
+    """Read and check the run's configuration. `UserError` if the file is invalid, or `run` is not a run directory."""
     try:
         values = read_yaml_file(run.config)
     except FileNotFoundError:

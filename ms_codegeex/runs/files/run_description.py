@@ -1,4 +1,4 @@
-"""Describes runs: as plain values, and as lines for people."""
+"""Describe runs, as plain values and as lines for people."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ms_codegeex.runs.files.run_directory import RunDirectory
 
 
 def describe_run(directory: Path) -> dict[str, Any]:
-    """A run's model and data, its progress, its checkpoints (files and sizes checked, not hashed) and its artefacts."""
+    """Return a run's model, data, progress, checkpoints (file sizes checked, hashes not) and artefacts."""
     run = RunDirectory(directory)
     config = read_config(run)
     log = read_log(run.log)
@@ -37,7 +37,7 @@ def describe_run(directory: Path) -> dict[str, Any]:
 
 
 def run_lines(run: dict[str, Any]) -> Iterator[str]:
-    """`describe_run` for people."""
+    """Yield the result of `describe_run` as lines for people."""
     config = run["config"]
     model, data, training = config["model"], config["data"], config["training"]
     yield f"model: {model['family']} {model['preset'] or ''}, {run['parameters']:,} parameters"

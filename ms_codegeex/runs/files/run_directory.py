@@ -1,4 +1,4 @@
-"""The files of a run directory: the one module that knows their names."""
+"""Names of the files in a run directory; no other module knows them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ms_codegeex.runs.files.records import read_events
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The files of one run below `path`."""
+    """The files of the run in `path`."""
 
     path: Path
 
@@ -66,5 +66,5 @@ class RunDirectory:
 
 
 def event_line(event: str, content: Mapping[str, Any]) -> str:
-    """A line of events.jsonl: the event now; its time is in seconds since 1970."""
+    """Return a line of events.jsonl for an event that happens now; its time is in seconds since 1970."""
     return json.dumps({"event": event, "time": time.time(), **finite(content)})

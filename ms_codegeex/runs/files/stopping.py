@@ -1,9 +1,9 @@
-"""How a run ends before its last step: on a signal, after which its ranks end with the same step and save it; or by an
-error that a worker leaves for its launcher in `logs/error.json`, after which checkpoints may be set aside.
+"""Ways in which a run ends before its last step: a signal, after which all ranks end at the same step and save it; or
+an error that a worker leaves for its launcher in `logs/error.json`, after which checkpoints may be set aside.
 
-When the launcher gets SIGINT, SIGTERM or SIGUSR1, it writes a request. Rank 0 sees it after a step and announces the
-next step as the last. No rank can finish that step without rank 0, so by then every rank can read the announcement. In
-the same way rank 0 announces that all save.
+On SIGINT, SIGTERM or SIGUSR1, the launcher writes a request. Rank 0 sees it after a step and announces the next step as
+the last. No rank can finish that step without rank 0, so by then every rank can read the announcement. Rank 0 announces
+saves in the same way.
 
 Imports no engine.
 """
@@ -25,16 +25,16 @@ from ms_codegeex.formats.checkpoint import SETTLED_STEPS, DamagedFile, set_doubt
 from ms_codegeex.runs.files.records import read_events, read_log
 from ms_codegeex.runs.files.run_directory import RunDirectory
 
-STEP_KEYS = {Divergence: "not_finite", ReplicaFailure: "corrupted_after"}  # where an error's step is written
+STEP_KEYS = {Divergence: "not_finite", ReplicaFailure: "corrupted_after"}  # error -> key of its step in error.json
 KINDS: tuple[Any, ...] = (*STEP_KEYS, Rewind, RunFailure, DamagedFile, UserError)
-SAVES = ("saving", "saved", "save failed")  # events of rank 0
-ON_ALL_RANKS = (Divergence, ReplicaFailure, Rewind)  # all ranks end with it, after the same step
+SAVES = ("saving", "saved", "save failed")  # rank 0's events about a save
+ON_ALL_RANKS = (Divergence, ReplicaFailure, Rewind)  # errors with which all ranks end, after the same step
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopExit(SystemExit):
-    """The run was stopped by a signal. The exit status is 128 + its number, as in a shell: never that of success."""
+    """The run was stopped by a signal. The exit status is 128 + its number, as in a shell, so never that of success."""
 
     def __init__(self, name: str):
         super().__init__(128 + signal.Signals[name])
@@ -46,8 +46,8 @@ def stop_at_once(number: int, _frame: object) -> None:
 
 
 class StopRequest:
-    """The launcher's side: passes a signal on to the workers. When `grace` has passed, in seconds for them to save, or
-    at a second signal, the workers are ended."""
+    """The launcher's side: passes a signal on to the workers. They are ended once the `grace` seconds for saving have
+    passed, or at a second signal."""
 
     def __init__(self, run: RunDirectory, grace: float):
         self.run, self.grace = run, grace
@@ -56,9 +56,9 @@ class StopRequest:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Handle the signals in the block. If this server or another one has received a signal, the block ends with
-        `StopExit`. A failure in the meantime is only printed, because it must not start the run again."""
-        heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # as of nohup
+        """Handle the signals during the block. If this or another server receives one, the block ends with `StopExit`.
+        A failure after that is only printed, because it must not restart the run."""
+        heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # ignored ones stay so
         handlers = {number: signal.signal(number, self._handle) for number in heard}
         try:
             yield
@@ -81,13 +81,13 @@ class StopRequest:
         print_error(f"{name}: the run saves a checkpoint and ends; a second one ends it at once")
 
     def _ask(self) -> None:
-        with contextlib.suppress(UserError):  # a full disk: `check` tries again
+        with contextlib.suppress(UserError):  # the disk may be full: `check` tries again
             write_json(self.run.stop_request, {"signal": self.name})
 
     def check(self) -> None:
-        """`StopExit` when the grace is over."""
+        """Raise `StopExit` when the grace period is over."""
         if self.since is not None and not self.run.stop_request.exists():
-            self._ask()  # the disk was full
+            self._ask()  # the first try failed on a full disk
         if self.since is not None and time.monotonic() - self.since > self.grace:
             print_error(f"{self.name}: not saved within {self.grace:g} s (checkpoint.grace)")
             raise StopExit(self.name)
@@ -105,7 +105,7 @@ class LastStep:
         return self.leads and self.run.stop_request.exists()
 
     def reached(self, step: int) -> bool:
-        """Whether the step that has ended is the last one."""
+        """Return whether `step`, which has just ended, is the last one."""
         if self.step is None and self.requested:
             with contextlib.suppress(UserError):  # a full disk: tried again after the next step
                 write_json(self.run.last_step, {"step": step + 1})
@@ -116,13 +116,13 @@ class LastStep:
 
 
 class NextSave:
-    """The saves that rank 0 announces, one step ahead. `leads`: whether this is rank 0, which decides."""
+    """Saves that rank 0 announces one step ahead. `leads`: whether this is rank 0, which decides."""
 
     def __init__(self, run: RunDirectory, leads: bool):
         self.file, self.leads = run.next_save, leads
 
     def reached(self, step: int, due: bool) -> bool:
-        """Whether all ranks save after the step that has ended. `due`: whether rank 0 would like to."""
+        """Return whether all ranks save after `step`, which has just ended. `due`: whether rank 0 wants to save."""
         announced = _read(self.file)
         if self.leads and due and (announced is None or announced["step"] <= step - 1):
             with contextlib.suppress(UserError):  # a full disk: tried again after the next step
@@ -135,23 +135,23 @@ def _read(path: Path) -> Any:
 
 
 def leave_error(run: RunDirectory, error: UserError | RunFailure, since: int) -> None:
-    """Leave a worker's error; `since` is the step that its job started from."""
+    """Leave a worker's error for the launcher. `since`: the step that its job started from."""
     kind = next(kind for kind in KINDS if isinstance(error, kind))
     step = {STEP_KEYS[kind]: error.step} if kind in STEP_KEYS else {}
-    with contextlib.suppress(UserError):  # a full disk, which the launcher reports
+    with contextlib.suppress(UserError):  # the disk may be full, which the launcher reports
         write_json(run.error, {"message": str(error), "kind": kind.__name__, "since": since, **step})
 
 
 def left_error(run: RunDirectory) -> UserError | RunFailure:
-    """The error that a worker has left."""
+    """Return the error that a worker has left."""
     error = read_json(run.error)
     kind = next(kind for kind in KINDS if kind.__name__ == error["kind"])
     return kind(error["message"], error[STEP_KEYS[kind]]) if kind in STEP_KEYS else kind(error["message"])
 
 
 def save_under_way(run: RunDirectory) -> bool:
-    """Whether rank 0 still saves although a worker has left an error. The others wait for that if all ranks end with
-    this error; otherwise rank 0 may wait for them."""
+    """Return whether rank 0 is still saving although a worker has left an error. If all ranks end with that error, the
+    others wait for the save. Otherwise they must not, since rank 0 may be waiting for them."""
     if not isinstance(left_error(run), ON_ALL_RANKS):
         return False
     kinds = [event["event"] for event in read_events(run.events)]
@@ -159,11 +159,11 @@ def save_under_way(run: RunDirectory) -> bool:
 
 
 def set_doubtful_checkpoints_aside(run: RunDirectory) -> None:
-    """Set checkpoints aside if the last job ended because its ranks held different copies; or because numbers were not
-    finite, and it had saved them so shortly before that their weights may be the reason."""
-    with contextlib.suppress(UserError):  # there is no error
+    """Set checkpoints aside if the last job ended because its ranks held different copies, or because numbers were not
+    finite. In the latter case, only checkpoints saved so shortly before that their weights may be the cause."""
+    with contextlib.suppress(UserError):  # no error was left
         error = read_json(run.error)
-        if error.get("noted"):  # both the end of that job and the start of the next one call this
+        if error.get("noted"):  # called both at the end of that job and at the start of the next
             return
         aside = []
         if error.get("not_finite") is not None:

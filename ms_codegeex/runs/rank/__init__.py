@@ -1,1 +1,1 @@
-"""What one rank of a run does."""
+"""The program of one rank of a run."""

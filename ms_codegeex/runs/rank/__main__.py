@@ -1,8 +1,8 @@
 """One rank of a run, as a program: `python -m ms_codegeex.runs.rank RUN_DIRECTORY [LAUNCHER_PID [CHECKPOINT]]`.
 
-Everything else is in the run directory; the engine says how many ranks there are and which one this is. The rank joins
-the others, opens data and callbacks, trains, evaluates, and writes the result. A run that starts from a model runs
-`from_model.py` instead, which opens that and hands it over.
+All other input is in the run directory; the engine knows how many ranks there are and which one this is. The rank joins
+the others, opens data and callbacks, trains, evaluates, and writes the result. For a run that starts from a model,
+`from_model.py` is run instead; it opens the model and calls `main`.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ if TYPE_CHECKING:
     from ms_codegeex.training.observers import Callback
     from ms_codegeex.training.trainer import Trainer
 
-WITHOUT_EFFECT = ("output", "cluster", "checkpoint", "logging", "profile")  # top-level keys
-# tensors by our names, and what is known of the model that they are from
+WITHOUT_EFFECT = ("output", "cluster", "checkpoint", "logging", "profile")  # on times of steps
+# tensors by our names, and the description of their model
 Weights = tuple[Mapping[str, "LazyTensor"], "ModelDescription"]
 SLOWER = "MindSpore's own operators train, which takes about twice as long"
 
 
 def first_weights(config: RunConfig, checkpoint: Checkpoint | None) -> Weights:
-    """Those of a run without a model: first values where it begins; a checkpoint has all tensors."""
+    """Return the weights of a run without a model: initial values, or none if a `checkpoint` has all."""
     from ms_codegeex.data.description import ModelDescription, recorded_description
     from ms_codegeex.training.first_values import first_values
 
@@ -68,11 +68,11 @@ def run(
     launcher: str | None = None,
     weights_of: Callable[[RunConfig, Checkpoint | None], Weights] = first_weights,
 ) -> None:
-    """Train from `checkpoint` or from the beginning, evaluate, and write the result. `beats` tell the command what this
-    rank is doing; `launcher`: its process id. `weights_of`: what the run starts from."""
+    """Train from `checkpoint` or from the beginning, evaluate, and write the result. `beats` tell the launcher, whose
+    process id is `launcher`, what this rank is doing. `weights_of` returns the weights to start from."""
     config = read_config(run_directory)
     if config.device == "gpu":
-        prepare()  # before the imports that follow, because most of them import MindSpore
+        prepare()  # before the imports below, most of which import MindSpore
     from ms_codegeex.data.datasets.opening import content_hashes, held_out_data, training_data, validation_data
     from ms_codegeex.runs.rank.callbacks import callbacks_of
     from ms_codegeex.runs.rank.joining import join, kept_peak, stress_check
@@ -88,7 +88,7 @@ def run(
     stress_check(config, run_directory, rank)
     beats.enter("opening of the data")
     held_out = held_out_data(config)
-    hashes = content_hashes(config.data) if rank == 0 else {}  # before training: a path may hold other data later
+    hashes = content_hashes(config.data) if rank == 0 else {}  # before training: the data at a path may change later
     data = RunData(training_data(config), validation_data(config), hashes)
     callbacks = [beats, *callbacks_of(config, run_directory, rank, checkpoint)]
     beats.enter("building")
@@ -101,17 +101,17 @@ def run(
         trainer.status(f"continuing from step {checkpoint.step}")
     if config.model.weights and not trainer.progress.step:
         before = {"validation_loss_before": trainer.validation_loss(), "held_out_before": trainer.losses_on(held_out)}
-        if rank == 0:  # kept for the summary, however often the run is interrupted
+        if rank == 0:  # kept for the summary, even if the run is interrupted
             write_json(run_directory.before, finite(before))
     trainer.run()
-    if not trainer.stopped:  # otherwise the next attempt continues
+    if not trainer.stopped:  # a stopped run continues in the next attempt
         result = _result(trainer, run_directory, held_out)
         if rank == 0:
             write_json(run_directory.result, finite(result))
 
 
 def left_out(config: RunConfig, run: RunDirectory) -> list[int]:
-    """The first samples of the batches that earlier attempts have left out."""
+    """Return the first samples of the batches that earlier attempts have excluded."""
     if config.faults.policy != "rewind":
         return []
     return [event["left_out"] for event in read_events(run.events) if event["event"] == "rewind"]
@@ -124,7 +124,7 @@ def _result(trainer: Trainer, run: RunDirectory, held_out: Mapping[str, Sequence
     if best and best[0] != last and (there := run.checkpoints / step_name(best[0])).is_dir():
         kept = there
         trainer.restore(Checkpoint(kept))
-    began = read_json(run.before) if run.before.is_file() else {}  # losses of the model that the run started from
+    began = read_json(run.before) if run.before.is_file() else {}  # losses of the initial model
     return {
         "parameters": config.model.sizes.parameter_count(),
         **trainer.final_figures(),
@@ -144,16 +144,14 @@ def _result(trainer: Trainer, run: RunDirectory, held_out: Mapping[str, Sequence
 
 
 def times_key(config: RunConfig) -> str:
-    """A name for the times that an attempt has learnt: another attempt uses them if it trains with the same settings on
-    the same machine."""
+    """Return a key for learnt times. Other attempts with the same settings on the same machine reuse them."""
     settings = {key: value for key, value in config.to_dict().items() if key not in WITHOUT_EFFECT}
     inputs = {"settings": settings, "machine": platform.node()}
     return json_digest(inputs)[:32]
 
 
 def compiled_operators(config: RunConfig, callbacks: Sequence[Callback]) -> Path | None:
-    """The library of operators that the run trains with; None if it has none, which the callbacks hear of if it is for
-    want of a compiler."""
+    """Return the run's library of compiled operators, or None; if only a compiler is missing, warn callbacks."""
     from ms_codegeex.training.operators import missing_operators, operators_library
 
     library = operators_library(config, _threads(os.environ.get("OMP_NUM_THREADS", "")))
@@ -164,14 +162,14 @@ def compiled_operators(config: RunConfig, callbacks: Sequence[Callback]) -> Path
 
 
 def _threads(variable: str) -> int:
-    """Threads of this process, which the launcher has set; all cores for what OpenMP alone understands."""
+    """Return the number of threads that the launcher has set; all cores for values that only OpenMP understands."""
     return int(variable) if variable.isdecimal() and int(variable) else available_cores()
 
 
 def main(weights_of: Callable[[RunConfig, Checkpoint | None], Weights] = first_weights) -> int:
-    """Exit status 0 if this rank has finished its part; otherwise 2, with a one-line error left for the launcher."""
+    """Run this rank. Return 0 if it has done its part, else 2, after leaving a one-line error for the launcher."""
     faulthandler.register(STACKS, all_threads=True)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # some schedulers send it to every process; the launcher answers it
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # some schedulers send it to all processes; only the launcher acts
     die_with_parent(int(sys.argv[2]) if len(sys.argv) > 2 else None)
     run_directory, since, rank = RunDirectory(Path(sys.argv[1])), 0, os.environ.get("RANK_ID", "0")
     try:
@@ -182,8 +180,8 @@ def main(weights_of: Callable[[RunConfig, Checkpoint | None], Weights] = first_w
     except (UserError, RunFailure) as error:
         print_error(str(error))
         leave_error(run_directory, error, since)
-        # the end of one worker ends them all, so this one waits until rank 0 has saved; the launcher says how long
-        with contextlib.suppress(UserError, OSError):  # a full disk has no room for the error
+        # the end of one worker ends all, so wait until rank 0 has saved; the launcher sets a limit
+        with contextlib.suppress(UserError, OSError):  # on a full disk, the error may be missing
             while save_under_way(run_directory):
                 time.sleep(0.1)
         return 2

@@ -1,4 +1,4 @@
-"""Background saving: a separate copy of the state in memory."""
+"""Copy the training state in memory, for saving in the background."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ms_codegeex.base.host import available_cores
 from ms_codegeex.formats.checkpoint_writing import Slice
 
 ALIGNMENT = 64  # bytes
-PART_BYTES = 4 << 20  # that one thread copies at once
-COPYING_THREADS = 4  # at most; one alone does not reach the speed of the memory
+PART_BYTES = 4 << 20  # copied at once by one thread
+COPYING_THREADS = 4  # at most; a single thread does not saturate the memory
 
 
 def saves_in_background(background: bool, every: int | None, keep_best: bool) -> bool:
@@ -22,13 +22,13 @@ def saves_in_background(background: bool, every: int | None, keep_best: bool) ->
 
 
 class HostCopy:
-    """A copy of the state: the engine's arrays are live, so later steps would change what is written. Its memory is
-    allocated and touched once; the first touch takes many times as long as a copy into it. It is one piece, which the
-    system can map with large pages."""
+    """A copy of the training state. Without it, later steps would change the engine's arrays while they are written.
+    Its memory is one block, which the system can map with large pages. It is allocated and touched only once, because
+    the first touch takes many times as long as copying."""
 
     def __init__(self) -> None:
         self.buffers: dict[str, np.ndarray] = {}
-        self.shares: list[list[tuple[str, slice]]] = []  # for each thread: tensors, and which of their bytes
+        self.shares: list[list[tuple[str, slice]]] = []  # per thread: tensor names and byte ranges
         self.threads = ThreadPoolExecutor(COPYING_THREADS, "copy")
         self.ready = False
 
@@ -50,7 +50,7 @@ class HostCopy:
         self.ready = True
 
     def snapshot(self, slices: Mapping[str, Slice]) -> dict[str, Slice]:
-        """The same slices with their present content, in separate memory."""
+        """Return the slices with their present content, in separate memory."""
         if not self.ready:
             self.reserve(slices)
 
@@ -68,7 +68,7 @@ def _bytes(array: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class SavedCheckpoint:
-    """A checkpoint that was published, and a problem that occurred after that."""
+    """A published checkpoint, and a problem that occurred afterwards."""
 
     path: Path
     problem: str | None = None
@@ -76,7 +76,7 @@ class SavedCheckpoint:
 
 @dataclass(frozen=True)
 class PendingSave:
-    """A save that has begun. `save`: its name among the ranks. `best`: the checkpoint with the lowest validation loss,
+    """A save that has begun. `save`: its name among the ranks. `best`: the checkpoint with the lowest validation loss
     once this one is published."""
 
     step: int

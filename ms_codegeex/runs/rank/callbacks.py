@@ -1,4 +1,4 @@
-"""The callbacks of a rank: on rank 0 log, TensorBoard events and loss curve; what saves its training and stops it."""
+"""The callbacks of a rank: log, TensorBoard events and loss curve on rank 0; saving and stopping."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from ms_codegeex.runs.rank.saving import Checkpoints, SaveClock, Writers
 from ms_codegeex.training.observers import Callback, StepRecord
 from ms_codegeex.training.trainer import Trainer
 
-FIRST_STEP = "first step:"  # begins a line in the log of every worker
+FIRST_STEP = "first step:"  # prefix of a line in every worker's log
 FLUSH_SECONDS = 30.0
-TRAINED_BYTES = 12  # of a trained weight and its moments, in a checkpoint
+TRAINED_BYTES = 12  # per trained weight in a checkpoint, including its moments
 DRAWING_SHARE = 50  # at most a 50th of a run's time goes into drawing
 
 
 class Eta:
-    """Estimates the seconds left from a moving average of step times, without the first step, which compiles."""
+    """Estimates the remaining seconds from a moving average of step times, without the first step, which compiles."""
 
     def __init__(self) -> None:
         self.average: float | None = None
         self.steps = 0
 
     def update(self, seconds: float, steps_left: int) -> float | None:
-        """Seconds left after a step of `seconds`; None until a step without compilation has been seen."""
+        """Return the remaining seconds after a step of `seconds`; None until a step without compilation was seen."""
         self.steps += 1
         if self.steps > 1:
             self.average = seconds if self.average is None else 0.9 * self.average + 0.1 * seconds
@@ -50,8 +50,8 @@ class Eta:
 
 
 class JsonLog(Callback):
-    """Writes log.jsonl, one line per logged step, and the events that the display reads. A full disk does not end a
-    run: lines wait until there is room, and the user is warned once."""
+    """Writes log.jsonl, with a line for each logged step, and the events that the display reads. A full disk does not
+    end a run: lines wait until there is room, and the user is warned once."""
 
     def __init__(self, run: RunDirectory, every: int):
         self.every, self.attempt = every, run.attempt
@@ -66,13 +66,13 @@ class JsonLog(Callback):
         self._event({"event": "status", "text": text, "time": time.time()})
 
     def warning(self, text: str) -> None:
-        """Show a warning, and print it into the worker's log."""
-        with contextlib.suppress(OSError):  # that log may be on the full disk too
+        """Show a warning and print it to the worker's log."""
+        with contextlib.suppress(OSError):  # that log may be on a full disk too
             print_error(f"warning: {text}")
         self._event({"event": "warning", "text": text, "time": time.time()})
 
     def step(self, trainer: Trainer, record: StepRecord) -> None:
-        """Show every step; log every `logging.every`-th and each that was evaluated, skipped or the last."""
+        """Show every step. Log every `logging.every`-th step, and each that was evaluated, skipped or the last."""
         record.eta_seconds = self.eta.update(record.step_seconds, trainer.steps_left)
         line = {**finite(asdict(record)), "attempt": self.attempt}
         self._event({"event": "step", "steps_left": trainer.steps_left, "ending": trainer.ending, **line})
@@ -87,32 +87,31 @@ class JsonLog(Callback):
 
 
 class StopOnRequest(Callback):
-    """Ends the run after a step that all ranks agree on. Every rank has one, in front of its other callbacks. `last`:
-    the request, and the step that rank 0 announces in a file. `agree`: whether any rank says yes; for several servers,
-    whose file systems may show a file late."""
+    """Ends the run after a step on which all ranks agree. Every rank has one, before its other callbacks. `last`: the
+    request, and the step that rank 0 announces in a file. `agree` returns whether any rank says yes; it is for several
+    servers, whose file systems may show a file late."""
 
     def __init__(self, last: LastStep, agree: Callable[[bool], bool] | None = None):
         self.last, self.agree = last, agree
 
     def step(self, trainer: Trainer, record: StepRecord) -> None:
-        """Stop if this was the last step; after one that is skipped nothing is saved, so not then."""
+        """Stop if this was the last step, unless it was skipped, because nothing is saved after a skipped step."""
         last = self.agree(self.last.requested) if self.agree else self.last.reached(record.step)
         if last and not record.skipped:
             trainer.stop()
 
 
 class FirstStep(Callback):
-    """Prints the figures of a rank's first step into its log: those of rank 0 say nothing of other stages' memory."""
+    """Prints the figures of a rank's first step to its log. Other stages may need other memory than rank 0's."""
 
     def step(self, trainer: Trainer, record: StepRecord) -> None:
-        """Print them after the first step."""
         if record.compiling:
             figures = {"rank": trainer.rank, "seconds": record.step_seconds, "memory_bytes": record.memory_bytes}
             print_error(f"{FIRST_STEP} {json.dumps(figures)}")
 
 
 class EventLog(Callback):
-    """Appends what happens in a run to events.jsonl. A full disk delays the lines and does not end the run."""
+    """Appends events of the run to events.jsonl. A full disk delays the lines but does not end the run."""
 
     def __init__(self, run: RunDirectory):
         self.file = AppendedFile(run.events)
@@ -125,8 +124,8 @@ class EventLog(Callback):
 
 
 class TensorBoard(Callback):
-    """Writes scalar events with tensorboardX, which needs neither TensorFlow nor PyTorch. They are written in this
-    thread: the library's own thread waits for ever once its disk has been full."""
+    """Writes scalar events with tensorboardX, which needs neither TensorFlow nor PyTorch. They are written in the
+    calling thread, because the library's own thread hangs for ever once its disk has been full."""
 
     def __init__(self, directory: Path, first_step: int):
         with without_torch():
@@ -136,7 +135,7 @@ class TensorBoard(Callback):
         directory.mkdir(parents=True, exist_ok=True)
         self.writer = EventsWriter(str(directory / "events"))
         self.flushed = time.monotonic()
-        # readers then drop what an earlier job wrote for this step and later ones
+        # makes readers drop an earlier job's events for this step and later ones
         self.writer.write_event(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
         self.failed = False
 
@@ -168,7 +167,7 @@ class TensorBoard(Callback):
 
 
 class LossPlot(Callback):
-    """Draws loss.png from log.jsonl, now and then and at the end."""
+    """Draws loss.png from log.jsonl at intervals and at the end."""
 
     def __init__(self, run: RunDirectory, every_seconds: float = 30.0):
         self.run, self.every_seconds, self.drawn = run, every_seconds, time.monotonic()
@@ -178,7 +177,7 @@ class LossPlot(Callback):
         try:
             plot_loss(self.run.log, self.run.plot)
             self.warned = False
-        except UserError as error:  # a full disk
+        except UserError as error:  # for example, a full disk
             if not self.warned:
                 trainer.warn(str(error))
             self.warned = True
@@ -189,7 +188,7 @@ class LossPlot(Callback):
         if began - self.drawn > self.every_seconds:
             self._draw(trainer)
             self.drawn = time.monotonic()
-            self.every_seconds = max(self.every_seconds, DRAWING_SHARE * (self.drawn - began))  # a log grows
+            self.every_seconds = max(self.every_seconds, DRAWING_SHARE * (self.drawn - began))  # the log grows
 
     def end(self, trainer: Trainer) -> None:
         if not trainer.stopped:
@@ -197,7 +196,7 @@ class LossPlot(Callback):
 
 
 def plot_loss(log: Path, picture: Path) -> None:
-    """Draw training and validation loss over steps, with the learning rate below."""
+    """Draw training and validation loss over steps, with the learning rate below. Does nothing for an empty log."""
     records = read_log(log)
     if not records:
         return
@@ -222,7 +221,7 @@ def plot_loss(log: Path, picture: Path) -> None:
 
 
 def _over_ranks(number: float) -> float:
-    """The sum of a number, exact in FP32, over all ranks; called by all of them."""
+    """Return the sum over all ranks of a number that is exact in FP32. All ranks must call this."""
     import mindspore as ms
     from mindspore import Tensor, ops
 
@@ -230,13 +229,13 @@ def _over_ranks(number: float) -> float:
 
 
 class Votes:
-    """What rank 0 asks of the ranks of several servers after a step, in one number: to stop, to save by the `clock`."""
+    """Requests of several servers' ranks after a step, summed in one number: to stop, or to save by the `clock`."""
 
     def __init__(self, clock: SaveClock | None, leads: bool):
         self.clock, self.leads, self.save = clock, leads, False
 
     def stop(self, asks: bool) -> bool:
-        """Whether the run stops; `asks`: whether this rank has found a request."""
+        """Return whether the run stops; sets `save`. `asks`: whether this rank has found a request to stop."""
         due = self.clock is not None and self.leads and self.clock.due()
         total = int(_over_ranks(asks + 2 * due))
         self.save = total >= 2
@@ -257,9 +256,9 @@ def _job_name(config: RunConfig, rank: int) -> str:
 
 
 def callbacks_of(config: RunConfig, run: RunDirectory, rank: int, checkpoint: Checkpoint | None) -> list[Callback]:
-    """The callbacks of this rank, in the order of their calls."""
+    """Return the callbacks of this rank, in calling order."""
     start = checkpoint.step if checkpoint else 0
-    several = run.servers.is_dir() and config.devices > 1  # their file systems may show a file late
+    several = run.servers.is_dir() and config.devices > 1  # their file systems are slow to show a file
     leads, count = rank == 0, config.devices if config.partitioned else 1
     clock = _save_clock(config, count)
     votes = Votes(clock, leads) if several else None
@@ -296,5 +295,5 @@ def callbacks_of(config: RunConfig, run: RunDirectory, rank: int, checkpoint: Ch
         total = _over_ranks if config.devices > 1 else float
         callbacks.append(Profile(config, run.profile / f"rank_{rank}", rank, total))
     if rank == 0:
-        callbacks.append(EventLog(run))  # the last one, because the others report events at their end
+        callbacks.append(EventLog(run))  # last, because the others report events when they end
     return callbacks

@@ -1,5 +1,4 @@
-"""The program of one rank of a run that starts from a model: `__main__.py`, with the readers of all formats that a
-model may have."""
+"""The program of one rank of a run that starts from a model: `__main__.py`, plus the readers of all model formats."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A rank's first steps: choose the device and the engine's options, join the other ranks, and find the peak FLOP/s of a
-device, the reference for MFU."""
+"""A rank's first steps: choose the device and engine options, join the other ranks, and find a device's peak FLOP/s,
+the reference for MFU."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ms_codegeex.base.reading import read_json
 from ms_codegeex.config import RunConfig
 from ms_codegeex.runs.files.run_directory import RunDirectory
 
-STRESS_FAULT = 2  # what MindSpore's stress test returns for faulty hardware; 1: not done, 0: passed
+STRESS_FAULT = 2  # MindSpore's stress test: faulty hardware; 1: not done, 0: passed
 WAKE_SECONDS = 1.0
 FREE_SECONDS = 120.0
 FREE_MEMORY = """
@@ -32,7 +32,7 @@ cann.aclInit(None)
 failed = cann.aclrtSetDevice(int(sys.argv[1])) or cann.aclrtGetMemInfo(hbm, ctypes.byref(free), ctypes.byref(total))
 print(0 if failed else free.value)
 """
-# Variables of MindSpore and CANN with which a chip that has infinities saturates.
+# Variables of MindSpore and CANN that make arithmetic saturate on a chip that has infinities.
 SATURATING = (
     ("MS_ASCEND_CHECK_OVERFLOW_MODE", "SATURATION_MODE"),
     ("INF_NAN_MODE_ENABLE", "0"),
@@ -41,9 +41,9 @@ SATURATING = (
 
 
 def join(config: RunConfig) -> tuple[RunConfig, int, str | None]:
-    """Choose device and graph mode and join the other ranks. Returns the configuration with the hardware that the
-    driver reports, this rank, and the communication group of the tied word embedding. A process that is to use GPUs is
-    prepared before it imports MindSpore (`cuda.libraries.prepare`)."""
+    """Choose the device and graph mode, and join the other ranks. Return the configuration with the hardware that the
+    driver reports, this rank, and the communication group of the tied word embedding. A process that uses GPUs must
+    have called `cuda.libraries.prepare` before importing MindSpore. `RunFailure` if the number of ranks is wrong."""
     hide_rank_table()
     import mindspore as ms
     from mindspore import communication
@@ -52,12 +52,12 @@ def join(config: RunConfig) -> tuple[RunConfig, int, str | None]:
     from ms_codegeex.parallel.gradients import sixteen_bits, use_gradient_functions
 
     ms.set_context(mode=ms.GRAPH_MODE)
-    if os.environ.get("MS_ROLE") == "MS_SCHED":  # it computes nothing, and msrun gives it no device
+    if os.environ.get("MS_ROLE") == "MS_SCHED":  # the scheduler computes nothing, and msrun gives it no device
         ms.set_device("CPU")
     else:
         if config.device == "cpu":
             ms.set_device("CPU")
-        else:  # every launcher, msrun too, says which
+        else:  # set by every launcher, including msrun
             ms.set_device({"gpu": "GPU", "ascend": "Ascend"}[config.device], int(os.environ["DEVICE_ID"]))
         config = _on_this_device(config)
     if config.devices == 1:
@@ -75,11 +75,11 @@ def join(config: RunConfig) -> tuple[RunConfig, int, str | None]:
 
 @contextlib.contextmanager
 def woken() -> Iterator[None]:
-    """Wake the main thread from `sleep` every `WAKE_SECONDS` in the block. A rank on a CPU looks up the others'
-    addresses, and sleeps for three seconds if one is missing, which it is because ranks come here up to a second apart
-    (MindSpore 2.9). It looks 19 times, so a rank may still be 19 seconds late."""
+    """Wake the main thread from `sleep` every `WAKE_SECONDS` during the block. In MindSpore 2.9, a CPU rank that looks
+    up the others' addresses sleeps for three seconds if one is missing, and one usually is, since ranks arrive up to a
+    second apart. It looks 19 times, so ranks may still be 19 seconds late."""
     before = signal.signal(signal.SIGALRM, lambda *_: None)
-    signal.siginterrupt(signal.SIGALRM, False)  # what is not a sleep goes on
+    signal.siginterrupt(signal.SIGALRM, False)  # other system calls continue
     signal.setitimer(signal.ITIMER_REAL, WAKE_SECONDS, WAKE_SECONDS)
     try:
         yield
@@ -106,21 +106,21 @@ def _on_this_device(config: RunConfig) -> RunConfig:
                 wrong = f"hides overflows, for which a run on {hardware} looks by infinities"
                 others = " and ".join(other for other, _ in SATURATING if other != name)
                 raise UserError(f"{name}={value}: {wrong}; unset it, and {others} if they are set")
-    chosen = config.parallel.hardware or config.cluster.device_memory  # an unnamed GPU keeps its default
+    chosen = config.parallel.hardware or config.cluster.device_memory  # an unnamed GPU keeps the engine's default
     if config.device != "cpu" and chosen:
         blocks = {"increase_size": f"{POOL_BLOCK / GIB}GB"} if config.device == "ascend" else {}
         ms.runtime.set_memory(max_size=f"{_memory_limit(config) / GIB:g}GB", **blocks)
     fuses = "graph_kernel" in chosen_kernels(config)
-    if config.device == "cpu" and fuses:  # jit_level O1 fuses nothing there (MindSpore 2.9), the deprecated switch does
+    if config.device == "cpu" and fuses:  # jit_level O1 fuses nothing on a CPU (MindSpore 2.9)
         ms.set_context(enable_graph_kernel=True)
-    elif config.device == "ascend" or fuses:  # a 910 would take O2, which hands the graph to GE
+    elif config.device == "ascend" or fuses:  # a 910's default is O2, which hands the graph to GE
         ms.set_context(jit_config={"jit_level": "O1" if fuses else "O0"})
     return config
 
 
 def _memory_limit(config: RunConfig) -> int:
-    """Bytes of this rank's device for the engine's pool, in whole blocks. `UserError` if they are not free, which a
-    line in the log says if they are fewer than the plan assumes."""
+    """Return the bytes of this rank's device for the engine's pool, in whole blocks. Prints a line if they are fewer
+    than planned. `UserError` if that much memory is not free."""
     from ms_codegeex.config.chosen_hardware import memory_limit, running_on
 
     planned, free = running_on(config).usable_memory, _free_memory() if config.device == "ascend" else None
@@ -137,8 +137,8 @@ def _memory_limit(config: RunConfig) -> int:
 
 
 def _free_memory() -> int | None:
-    """Bytes that are free on this rank's Ascend; None if CANN does not say. It answers only for a device in use, and
-    MindSpore takes no limit for one, so another process asks."""
+    """Return the free bytes of this rank's Ascend device; None if CANN does not say. A subprocess asks: CANN answers
+    only for a device in use, and MindSpore accepts no limit for such a device."""
     with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
         command = [sys.executable, "-c", FREE_MEMORY, os.environ["DEVICE_ID"]]
         how = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "check": True}
@@ -148,7 +148,7 @@ def _free_memory() -> int | None:
 
 def stress_check(config: RunConfig, run: RunDirectory, rank: int) -> None:
     """Test this rank's device, and the links inside its server, as `cluster.stress_check` says. `RunFailure` if the
-    hardware is at fault, `UserError` if CANN could not do the test."""
+    hardware is faulty, `UserError` if CANN could not run the test."""
     if config.device != "ascend" or config.cluster.stress_check == "none":
         return
     import mindspore as ms
@@ -161,7 +161,7 @@ def stress_check(config: RunConfig, run: RunDirectory, rank: int) -> None:
     for test, what in tests.items():
         try:
             code = tools.stress_detect(test)
-        except RuntimeError as error:  # such as a function that this CANN does not have
+        except RuntimeError as error:  # for example, this CANN lacks the function
             code = first_line(error)
         if code == STRESS_FAULT:
             remedy = "run `ascend-dmi` there, and have the device replaced if that finds it too"
@@ -173,7 +173,7 @@ def stress_check(config: RunConfig, run: RunDirectory, rank: int) -> None:
             cause = "this CANN may not have it, or 10 GiB of device memory may not be free"
             ways = "see why in the worker's log, with GLOG_v=2 in the environment, or set it to none"
             raise UserError(f"cluster.stress_check: {wrong}: {cause}; {ways}")
-    ms.runtime.reset_peak_memory_stats()  # the run's peak begins after the test
+    ms.runtime.reset_peak_memory_stats()  # the run's peak excludes the test
     if rank == 0:
         with contextlib.suppress(OSError):  # a full disk
             run.add_event("stress check", passed=[*tests.values()], seconds=time.time() - began)
@@ -182,10 +182,10 @@ def stress_check(config: RunConfig, run: RunDirectory, rank: int) -> None:
 def measure_matmul_peak(
     ranks: int = 1, size: int = 1024, seconds: float = 0.6, precision: str = "fp32", at_once: int = 1
 ) -> float:
-    """FLOP/s of matrix products while all ranks measure at once: the reference for MFU on a CPU or GPU. The result is
-    the best over `seconds`, since other programs only slow it down. It is measured after a barrier, because the ranks
-    of one machine share its cores. With `at_once` above 1, that many products are started before the rank waits for the
-    last of them. No result is copied from the device, which would take longer than the product."""
+    """Return the FLOP/s of matrix products while all ranks measure at once, the reference for MFU on a CPU or GPU. The
+    result is the best during `seconds`, since other programs can only slow it down. It is measured after a barrier,
+    because the ranks of one machine share its cores. With `at_once` above 1, that many products are started before the
+    rank waits, and no result is copied from the device, since that would take longer than the product."""
     import mindspore as ms
     import numpy as np
     from mindspore import Tensor, ops
@@ -197,7 +197,7 @@ def measure_matmul_peak(
     if ranks > 1:
         ops.AllReduce()(Tensor(np.zeros(1, np.float32))).asnumpy()
     end = time.perf_counter() + seconds
-    while not times or time.perf_counter() < end:  # at least once, also where the machine stood still
+    while not times or time.perf_counter() < end:  # at least once, even if the machine stalled
         began = time.perf_counter()
         for _ in range(at_once):
             product = matmul(a, a)
@@ -210,8 +210,8 @@ def measure_matmul_peak(
 
 
 def matmul_peak(config: RunConfig) -> float:
-    """Peak FLOP/s of a device in the precision of the run, the reference for MFU: published for an Ascend, otherwise
-    measured."""
+    """Return the peak FLOP/s of a device in the run's precision, the reference for MFU: published for an Ascend,
+    otherwise measured."""
     from ms_codegeex.config.chosen_hardware import running_on
 
     precision = config.training.precision
@@ -223,9 +223,9 @@ def matmul_peak(config: RunConfig) -> float:
 
 
 def kept_peak(config: RunConfig, run: RunDirectory, rank: int, launcher: str | None) -> float:
-    """The same, measured once for all attempts of a command. Either all ranks measure or none does, since they
-    synchronise while measuring; so rank 0 writes the file only afterwards. On several servers, the file system may show
-    it only to some ranks, so there each attempt measures."""
+    """Return `matmul_peak`, measured once for all attempts of a command. Ranks synchronise while measuring, so either
+    all measure or none does; rank 0 therefore writes the file only afterwards. The file system of several servers may
+    show the file to some ranks only, so there every attempt measures."""
     if launcher is None or config.device == "ascend" or run.servers.is_dir():
         return matmul_peak(config)
     of = {"command": [platform.node(), launcher], "devices": config.devices, "precision": config.training.precision}

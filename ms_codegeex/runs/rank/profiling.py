@@ -1,4 +1,4 @@
-"""Profiles some steps of a run: MindSpore Profiler writes what a rank's device did, for MindStudio Insight."""
+"""Profile some steps of a run. MindSpore Profiler writes what a rank's device did, for MindStudio Insight."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ MARKER_DOMAIN = "ms-codegeex"
 
 
 class Profile(Callback):
-    """Profiles the steps of `profile.steps` on some ranks. Every rank has one, after what saves: a run that is stopped
-    has little time, and a profile that is cut short takes what is left. MindSpore's profiler logs its errors and goes
-    on, so a missing result is noticed here. `folder`: of this rank's profiles, one for each attempt that trains some of
-    the steps. `total`: the sum of a number over all ranks, called by all of them."""
+    """Profiles the steps of `profile.steps` on some ranks. Every rank has one, after the saving callbacks: a stopped
+    run has little time, and an interrupted profile takes what is left of it. MindSpore's profiler only logs its errors,
+    so missing results are detected here. `folder`: this rank's profiles, one for each attempt that trains some of the
+    steps. `total` returns the sum of a number over all ranks, which must all call it."""
 
     def __init__(self, config: RunConfig, folder: Path, rank: int, total: Callable[[int], float]):
         self.config, self.folder, self.total = config, folder, total
@@ -27,7 +27,7 @@ class Profile(Callback):
         self.before = len(self._results())
 
     def begin(self, trainer: Trainer) -> None:
-        """Start with the first of the steps that this attempt trains; mark the beginning of each."""
+        """Start at the first of the steps that this attempt trains, and mark the beginning of each step."""
         step = trainer.progress.step + 1
         if step not in self.steps:
             return
@@ -40,7 +40,7 @@ class Profile(Callback):
             self.marker = profiler.mstx.range_start(f"step {step}", runtime.current_stream(), MARKER_DOMAIN)
 
     def step(self, trainer: Trainer, record: StepRecord) -> None:
-        """Mark the end of the step; after the last one, write the files."""
+        """Mark the end of the step. After the last one, write the files."""
         if record.step not in self.steps:
             return
         self._mark_end()
@@ -49,11 +49,11 @@ class Profile(Callback):
         if record.step == self.steps[-1]:
             trainer.status("writing the profile")
             self._stop()
-            # all wait for those that write: in the next step, that might look like a hang
+            # all ranks wait here for the writing ones; a wait in the next step might look like a hang
             self._report(trainer, int(self.total(self._missing())))
 
     def leave(self, trainer: Trainer) -> None:
-        """Write the files if the run ends, or fails, before the last of the steps."""
+        """Write the files if the run ends or fails before the last of the steps."""
         if self.first:
             self._mark_end()
             self._stop()

@@ -1,7 +1,7 @@
-"""Compares the copies of weights and moments that ranks hold, which finds silent data corruption.
+"""Detect silent data corruption by comparing the copies of weights and moments that ranks hold.
 
-Copies are equal bit for bit, because all ranks apply the same sums to them. Every `every` steps each rank writes the
-hashes of its copies. Rank 0 compares them after the next step; by then every rank has written its own.
+Copies are equal bit for bit, because all ranks apply the same sums to them. Every `every` steps, each rank writes the
+hashes of its copies. Rank 0 compares them after the next step, when every rank has written its own.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from ms_codegeex.training.trainer import Trainer
 
 class ReplicaCheck(Callback):
     """Compares the copies every `every` steps; every rank has one. The ranks share `folder`, for the hashes. `start`:
-    the step that this attempt continues from, at which all copies were read from one checkpoint."""
+    the step that this attempt continues from, when all copies were read from one checkpoint."""
 
     def __init__(self, folder: Path, every: int, ranks: int, start: int):
         self.folder, self.every, self.ranks = folder, every, ranks
-        self.equal, self.left = start, 0  # the last step with equal copies; the step of the hashes left since then
+        self.equal, self.left = start, 0  # last step with equal copies; step of hashes to compare (0: none)
 
     def step(self, trainer: Trainer, record: StepRecord) -> None:
-        """Leave the hashes, or compare those of the step before. `ReplicaFailure` if copies differ."""
+        """Write this rank's hashes, or compare those of the previous step. `ReplicaFailure` if copies differ."""
         if self.left and trainer.rank == 0:
             self._compare(trainer)
         self.left = 0
@@ -42,7 +42,7 @@ class ReplicaCheck(Callback):
 
     def _compare(self, trainer: Trainer) -> None:
         files = [self._file(self.left, rank) for rank in range(self.ranks)]
-        if not all(file.exists() for file in files):  # a disk was full
+        if not all(file.exists() for file in files):  # some rank's disk was full
             return
         difference = first_difference([read_json(file) for file in files])
         if difference is not None:
@@ -56,7 +56,7 @@ class ReplicaCheck(Callback):
 
 
 def hashes(trainer: Trainer) -> dict[str, str]:
-    """Hashes of the weights and moments of this rank, by name and the slice of the full tensor that it holds."""
+    """Return hashes of this rank's weights and moments, by name and slice of the full tensor."""
     placement, digests = trainer.rank_state.place, {}
     for name, parameter in trainer.rank_state.tensors().items():
         window = placement.window(name)
@@ -67,7 +67,7 @@ def hashes(trainer: Trainer) -> dict[str, str]:
 
 
 def first_difference(digests: list[dict[str, str]]) -> str | None:
-    """Describes the first tensor, by name, of which a rank's bits differ from the other holders'; None if all agree."""
+    """Describe the first tensor, by name, of which ranks hold different bits; None if all agree."""
     for name in sorted({name for rank in digests for name in rank}):
         holders = {rank: held[name] for rank, held in enumerate(digests) if name in held}
         counts = Counter(holders.values()).most_common()

@@ -1,4 +1,4 @@
-"""The learning rates of a run that continues with another length: its checkpoint has the schedule that it followed."""
+"""The learning rates of a run that continues with another length; its checkpoint records the earlier schedule."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from ms_codegeex.formats.checkpoint import Checkpoint
 
 
 def trained_schedule(checkpoint: Checkpoint) -> tuple[ScheduleConfig, Transition | None]:
-    """The schedule of the run that wrote a checkpoint, with all its numbers."""
+    """Return the schedule, with all numbers filled in, and the transition of the run that wrote a checkpoint."""
     state = checkpoint.state
     known = {field.name for field in fields(ScheduleConfig)}
     given = {key: value for key, value in state["config"]["training"]["schedule"].items() if key in known}
-    recorded = state.get("schedule") or {}  # missing from checkpoints of versions whose numbers were always given
+    recorded = state.get("schedule") or {}  # missing from old checkpoints, whose numbers were always given
     transition = recorded.get("transition")
     return ScheduleConfig(**given).over(recorded.get("steps", 1)), transition and Transition(**transition)
 
 
 def transition_from(config: RunConfig, checkpoint: Checkpoint) -> Transition | None:
-    """How the learning rate goes from that of the checkpoint to the schedule of this run's length. The same length
-    keeps the transition that it has. If the run states the cosine's steps, or other rates, these apply at once."""
+    """Return how the learning rate moves from the checkpoint's schedule to that of this run's length. With the same
+    length, the checkpoint's transition is kept. None if the run states the cosine's steps or other rates, which apply
+    at once."""
     (before, earlier), now = trained_schedule(checkpoint), config.schedule
     if before == now:
         return earlier
@@ -34,8 +35,7 @@ def transition_from(config: RunConfig, checkpoint: Checkpoint) -> Transition | N
 
 
 def schedule_notes(config: RunConfig, checkpoint: Checkpoint | None) -> Iterator[str]:
-    """What a user should know of the learning rates of a run that begins, or continues from a checkpoint: that they do
-    not fit its length, or how they go over to it."""
+    """Yield notes on a run's learning rates: that they do not fit its length, or how they move to a new schedule."""
     done = checkpoint.state["optimizer_step"] if checkpoint else 0
     if note := misfit(config.training.schedule, config.steps, done):
         yield note

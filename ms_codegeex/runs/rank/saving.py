@@ -1,11 +1,11 @@
-"""When a run saves checkpoints, and which it keeps.
+"""Decide when a run saves checkpoints and which it keeps.
 
-A run says after which steps it saves; otherwise rank 0 decides by the clock (`SaveClock`). Neither changes what the run
-computes. A run that diverges must not replace its sound checkpoints. So nothing is saved after a skipped step, and
-pruning always keeps one that was followed by ten steps, or was evaluated.
+A run states the steps after which it saves; otherwise rank 0 decides by the clock (`SaveClock`). Neither changes what
+the run computes. A diverging run must not replace its sound checkpoints. So nothing is saved after a skipped step, and
+pruning always keeps one checkpoint that was evaluated or that ten more steps followed.
 
-Saving continues in the background while the next steps compute. All ranks decide in the same way: they save after the
-same steps, wait for the previous save, and try again after a failed one at a step that rank 0 announces.
+Saving continues in the background during the next steps. All ranks decide alike: they save after the same steps, wait
+for the previous save, and after a failure try again at a step that rank 0 announces.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ from ms_codegeex.training.faults import LOWER_RATE
 from ms_codegeex.training.observers import Callback, StepRecord
 from ms_codegeex.training.trainer import Trainer
 
-RETRY_STEPS = 10  # after a save that failed
+RETRY_STEPS = 10  # until the next try after a failed save
 STREAK = 3  # skipped steps in a row; one or two are normal while the loss scale adapts
-HEAD_START_SECONDS = 0.01  # for the next step, which would otherwise wait for the thread to release the interpreter
-UNKNOWN = math.inf  # the step of the next try, until rank 0 has announced it
-CLOCK_SECONDS = 30.0  # between two saves by the clock, at least
+HEAD_START_SECONDS = 0.01  # the next step starts first, or it would wait for the thread to release the interpreter
+UNKNOWN = math.inf  # value of `next_try` until rank 0 announces it
+CLOCK_SECONDS = 30.0  # minimum time between two saves by the clock
 CLOCK_SHARE = 100  # at most a hundredth of a run's time goes into saving by the clock
-DISK_RATE = 500e6  # bytes a second, until a save has been measured
+DISK_RATE = 500e6  # bytes/s, assumed until a save has been measured
 
 
 class SaveClock:
-    """When a run saves that does not say after which steps. `bytes_written`: of one save by one rank."""
+    """Decides when to save in a run that states no steps for it. `bytes_written`: those of one save by one rank."""
 
     def __init__(self, bytes_written: int, now: Callable[[], float] = time.monotonic):
         self.now, self.cost, self.spent = now, bytes_written / DISK_RATE, 0.0
         self.began = self.last = now()
 
     def due(self) -> bool:
-        """Whether a save now would leave the share that may go into saving."""
+        """Return whether a save now would stay within the time share for saving."""
         now = self.now()
         return now - self.last >= CLOCK_SECONDS and CLOCK_SHARE * (self.spent + self.cost) <= now - self.began
 
     def saved(self, since: float) -> None:
-        """A save has ended that steps have waited for, or its beginning."""
+        """Record a save for which, or for whose beginning, steps have waited since the time `since`."""
         self.last = self.now()
         self.cost = self.last - since
         self.spent += self.cost
@@ -58,21 +58,20 @@ class SaveClock:
 
 @dataclass(frozen=True)
 class Writers:
-    """The ranks that write a checkpoint. `job` is the same on all of them and unique among jobs in the folder."""
+    """The ranks that write a checkpoint. `job` is the same on all of them and unique among the jobs in the folder."""
 
     count: int = 1
     job: str = "0"
 
 
 class Checkpoints(Callback):
-    """Saves to `root` every `every` steps (0 or None: not by steps) and at the end, and keeps the newest `keep`
-    checkpoints and one that is settled; also those of steps that `keep_every` divides, and with `keep_best` the one
-    with the lowest validation loss, which may be that of step 0. A save that is due on a skipped step waits for the
-    next finite one. The run continues from `restored`. `background`: the next steps compute while a copy of the state
-    is written. If tensors are sharded, every rank has this callback and writes its own shards (`writers`). Data-
-    parallel replicas are equal, so there only rank 0 writes. `clock`: saves also when it says so; a run that ends at
-    its last step removes these again. `agreed(step, due)`: whether all writers save after the step, since each has a
-    clock of its own."""
+    """Saves to `root` every `every` steps (0 or None: not by steps) and at the end. It keeps the newest `keep`
+    checkpoints and a settled one, those of steps that `keep_every` divides, and with `keep_best` the one with the
+    lowest validation loss, which may be that of step 0. A save due on a skipped step waits for the next finite one. The
+    run continues from `restored`. `background`: the next steps compute while a copy of the state is written. If tensors
+    are sharded, every rank has this callback and writes its own shards (`writers`). Data-parallel replicas are equal,
+    so there only rank 0 writes. `clock` requests further saves; a run that ends at its last step removes these again.
+    `agreed(step, due)` returns whether all writers save after the step, since each has its own clock."""
 
     def __init__(
         self,
@@ -91,34 +90,33 @@ class Checkpoints(Callback):
         self.root, self.every, self.keep, self.writers = root, every, keep, writers or Writers()
         self.clock, self.agreed, self.by_clock = clock, agreed, set[int]()
         self.due = self.timely = False
-        self.begun = False  # whether a step of this job was finite
-        self.skipped = 0  # in a row, after the first finite step: before it the loss scale is still adapting
+        self.begun = False  # whether a step of this job has been finite
+        self.skipped = 0  # in a row, since the first finite step; until then the loss scale is adapting
         self.saved: int | None = None
-        self.next_try: float = 0  # step, after a save that failed
+        self.next_try: float = 0  # step of the next try after a failed save
         self.keep_best, self.keep_every = keep_best, keep_every
         self.best: Path | None = None
         self.copy = HostCopy() if saves_in_background(background, every, keep_best) else None
-        self.thread, self.saves = ThreadPoolExecutor(1, "checkpoint"), 0  # the process waits for it before it exits
+        self.thread, self.saves = ThreadPoolExecutor(1, "checkpoint"), 0  # the process waits for this thread at exit
         self.pending: PendingSave | None = None
-        self.failed: PendingSave | None = None  # the last save, if it has failed and the next try is not known
+        self.failed: PendingSave | None = None  # the last save, if it failed and the next try is not yet announced
         if keep_best and restored is not None and restored.state.get("best"):
             self.best = root / step_name(restored.state["best"][0])
-        self.trusted = 0  # the run has begun from this step
+        self.trusted = 0  # the step that the run began from
         if restored is not None and restored.path.resolve().parent == root.resolve():
             self.saved = self.trusted = restored.step
 
     def start(self, trainer: Trainer) -> None:
-        """Save the model that the run starts from, the best one until a step is better."""
+        """With `keep_best`, save the initial model, which is the best until a step is better."""
         if self.keep_best:
             with trainer.phase("save"):
                 self._begin(trainer, None)
                 self._finish_save(trainer)
 
     def step(self, trainer: Trainer, record: StepRecord) -> None:
-        """Save if a save is due."""
         self.begun = self.begun or not record.skipped
         self.skipped = self.skipped + 1 if record.skipped and self.begun else 0
-        if self.copy is not None and not self.copy.ready:  # in the first step, which takes long anyway
+        if self.copy is not None and not self.copy.ready:  # during the first step, which is slow anyway
             with trainer.phase("save"):
                 self.copy.reserve(trainer.rank_state.slices())
         self._poll(trainer)
@@ -138,10 +136,10 @@ class Checkpoints(Callback):
                 self.timely = False
 
     def end(self, trainer: Trainer) -> None:
-        """Save the last step unless it is saved. `Divergence` if it ends with skipped steps and has saved before."""
+        """Save the last step unless saved. `Divergence` if the run ends with skipped steps and has saved before."""
         self.leave(trainer)
         present = self.saved == trainer.progress.step
-        if trainer.stopped and not trainer.finished:  # there is little time, and the run continues later
+        if trainer.stopped and not trainer.finished:  # time is short, and the run continues later
             if not present and not self.skipped:
                 self._save_now(trainer)
             return
@@ -163,7 +161,7 @@ class Checkpoints(Callback):
                 trainer.warn(f"{missing}; the run ends with its last step instead")
 
     def leave(self, trainer: Trainer) -> None:
-        """Wait for a save that has begun, also after an error."""
+        """Wait for a save that has begun, even after an error."""
         if self.pending is not None:
             with trainer.phase("save"):
                 self._finish_save(trainer)
@@ -198,7 +196,7 @@ class Checkpoints(Callback):
         rank, count = trainer.rank, self.writers.count
 
         def work() -> SavedCheckpoint:
-            """In the thread: write, publish, and delete what is no longer needed."""
+            """In the thread: write, publish, and delete checkpoints that are no longer needed."""
             if copy:
                 time.sleep(HEAD_START_SECONDS)
             written = write_checkpoint(self.root, step, tensors, state, rank=rank, world_size=count, save=save)
@@ -240,7 +238,7 @@ class Checkpoints(Callback):
         return True
 
     def _failed(self, trainer: Trainer, pending: PendingSave, error: UserError) -> None:
-        """Try again later: a full disk must not end a run before its last step."""
+        """Schedule another try: a full disk must not end a run before its last step."""
         again = trainer.progress.step + RETRY_STEPS
         self.due = True
         if self.writers.count == 1:
@@ -251,9 +249,9 @@ class Checkpoints(Callback):
         trainer.warn(f"{error}; the run continues and tries again in about {RETRY_STEPS} steps")
 
     def _prune(self, best: Path | None, settled: int, last: bool = False) -> str | None:
-        """Delete old checkpoints, but not the best one and those of steps that `keep_every` divides. Those up to step
-        `settled` are settled, as is the one from which the run has begun. `last`: the run has ended, so those that were
-        saved by the clock go, too."""
+        """Delete old checkpoints, except the best one and those of steps that `keep_every` divides. Those up to step
+        `settled` are settled, as is the one that the run began from. `last`: the run has ended, so those saved by the
+        clock are deleted too. Return the problem, if any."""
 
         def is_protected(path: Path) -> bool:
             return path == best or bool(self.keep_every and step_of(path) % self.keep_every == 0)

@@ -1,4 +1,4 @@
-"""What a run starts from: the model of `model.weights`, and the first values of `training.initial`."""
+"""The weights that a run starts from: the model of `model.weights`, and the initial values of `training.initial`."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def absolute_weights(config: RunConfig) -> RunConfig:
 
 
 def weights_of(config: RunConfig, begins: bool = True) -> Mapping[str, LazyTensor]:
-    """The tensors that a run starts from, by our names: those of `model.weights`, without those of `model.fresh`, and
-    those that `training.initial` describes. With `lora.frozen` int8 or int4 also what their matrices are rounded to.
-    Numbers are read later. The tensors of `lora.weights` are included only if the run `begins`; later its checkpoint
-    has them.
+    """Return the tensors that a run starts from, by our names: those of `model.weights` without those of `model.fresh`,
+    and those that `training.initial` describes. With `lora.frozen` int8 or int4, also what their matrices are rounded
+    to. Values are read lazily. The tensors of `lora.weights` are included only if the run `begins`; later its
+    checkpoint has them.
 
     Raises:
         UserError: there is no model, its family or a size differs from the run's and may not grow, adapters have no
@@ -58,8 +58,8 @@ def weights_of(config: RunConfig, begins: bool = True) -> Mapping[str, LazyTenso
 
 
 def start_of(config: RunConfig, checkpoint: Checkpoint | None) -> tuple[Mapping[str, LazyTensor], ModelDescription]:
-    """The tensors that a rank needs besides those of the checkpoint that it continues from: adapters need their model
-    then, too. And what is known of the model."""
+    """Return the tensors that a rank needs in addition to its checkpoint's, and the description of the model. Adapters
+    need their model even when they continue from a checkpoint."""
     if checkpoint is not None:
         known = recorded_description(checkpoint.state, checkpoint.path)
         return weights_of(config, begins=False) if config.lora.rank else {}, known
@@ -71,11 +71,11 @@ def start_of(config: RunConfig, checkpoint: Checkpoint | None) -> tuple[Mapping[
 
 
 def check_weights(config: RunConfig, dataset: Path) -> str | None:
-    """Check `model.weights` before any worker starts. Returns a note for the user if the model or the dataset does not
-    record its tokenizer.
+    """Check `model.weights` before any worker starts. Return a note for the user if the model or the dataset does not
+    record its tokenizer, or if settings differ from the model's; otherwise None.
 
     Raises:
-        UserError: as for `weights_of`, or the dataset's ids have other meanings for the model.
+        UserError: as for `weights_of`, or if the dataset's ids have other meanings for the model.
     """
     if config.model.weights is None:
         weights_of(config)
@@ -124,7 +124,7 @@ def _check_tokenizers(
 
 
 def _starting_adapters(config: RunConfig, source: Source) -> Mapping[str, LazyTensor]:
-    """The tensors of `lora.weights`, which must be those that the run trains."""
+    """Return the tensors of `lora.weights`. `UserError` unless they are the ones that the run trains."""
     lora = config.lora
     if lora.weights is None:
         return {}
@@ -146,15 +146,15 @@ def _starting_adapters(config: RunConfig, source: Source) -> Mapping[str, LazyTe
 
 
 def _fitting_source(model: ModelConfig, ids: int = 0, say: Callable[[str], object] = print_once) -> Source:
-    """The model at `model.weights`. `ids`: how many of them the dataset has. `say` gets what the user has to
-    know; the ranks need not repeat what the command said before."""
+    """Return the model at `model.weights`. `ids`: the number of token ids in the dataset. `say` receives notes for the
+    user; the ranks need not repeat those that the command already printed."""
     source = open_source(Path(str(model.weights)), say=say)
     _check_sizes(model, str(source.path), source.family.name, source.config, ids)
     return source
 
 
 def _check_sizes(model: ModelConfig, where: str, family: str, theirs: Any, ids: int = 0) -> None:
-    """`UserError` unless a model of these sizes can start from the one at `where`."""
+    """Raise `UserError` unless a model of these sizes can start from the one at `where`."""
     if family != model.family:
         raise UserError(
             f"model.weights: {where} is a {family} model, the run's is {model.family}; use a configuration of that "
@@ -173,7 +173,7 @@ def _check_sizes(model: ModelConfig, where: str, family: str, theirs: Any, ids: 
         return
     grown = [name for name, size in GROWABLE.items() if size in odd and size in larger]
     ways = [" ".join(odd.values())]
-    if "vocab_size" in odd and model.sizes.eos_token_id >= theirs.vocab_size:  # it would have no row
+    if "vocab_size" in odd and model.sizes.eos_token_id >= theirs.vocab_size:  # the end token would have no row
         ways[0] += f" model.eos_token_id={theirs.eos_token_id}"
     if grown:
         rest = [word for name, word in odd.items() if name not in larger]

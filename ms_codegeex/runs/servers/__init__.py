@@ -1,1 +1,1 @@
-"""How the processes of a run are placed on servers, started and watched. Imports no engine."""
+"""Place the processes of a run on servers, start them and watch them. Imports no engine."""

@@ -1,4 +1,4 @@
-"""The attempts of a run: how each ended, and when the next one begins. Imports no engine."""
+"""Restart a run's attempts after failures, and record how each ended. Imports no engine."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from ms_codegeex.runs.files.records import read_log, read_steps
 from ms_codegeex.runs.files.run_directory import RunDirectory
 from ms_codegeex.runs.files.stopping import StopExit
 
-MAX_SECONDS = 60.0  # between two attempts
+MAX_SECONDS = 60.0  # longest pause between two attempts
 
 
 def with_restarts(run: RunDirectory, restarts: int, rewinds: int, attempt: Callable[[int], None]) -> None:
-    """Call `attempt` with 0, 1, … until one does not fail. A run that goes back to leave a batch out starts again at
-    once, `rewinds` times from the same checkpoint; one that has found its checkpoint to be damaged, from the one
-    before. After other failures, `restarts` attempts follow in all. Failures that would recur (the user's mistakes,
-    numbers that are not finite) end the run. If an attempt ends at the same step as the previous one and has saved
-    nothing, there is a pause, which doubles each time."""
-    idle, failed, gone_back = 0, 0, 0  # attempts in a row without progress; failures; returns to one checkpoint
+    """Call `attempt` with 0, 1, … until one does not fail. After a `Rewind`, which excludes a batch, the run starts
+    again at once, `rewinds` times from the same checkpoint. After a `DamagedFile`, it starts from the checkpoint
+    before. After other failures, there are `restarts` more attempts in all. Failures that would recur (user errors,
+    numbers that are not finite) end the run. If an attempt ends at the same step as the previous one without saving, a
+    pause follows, which doubles each time."""
+    idle, failed, gone_back = 0, 0, 0  # attempts in a row without progress; failures; rewinds to the same checkpoint
     step = _reached(run, _last_step(run))
     for number in itertools.count():
         before, checkpoint = step, _newest(run)
@@ -34,7 +34,7 @@ def with_restarts(run: RunDirectory, restarts: int, rewinds: int, attempt: Calla
             return attempt(number)
         except Divergence:
             raise
-        except DamagedFile as damage:  # the attempt has set it aside
+        except DamagedFile as damage:  # the attempt has already set it aside
             print_error(f"skipped: {damage}")
         except Rewind as back:
             if not rewinds:
@@ -56,7 +56,7 @@ def with_restarts(run: RunDirectory, restarts: int, rewinds: int, attempt: Calla
 
 @contextlib.contextmanager
 def recorded_end(run: RunDirectory) -> Iterator[None]:
-    """Write the end of the attempt, and its reason, into events.jsonl. After a SIGKILL there is none."""
+    """Append the end of the attempt in this block, with its reason, to events.jsonl. A SIGKILL leaves none."""
     content = {"reason": "interrupted"}
     try:
         yield
@@ -78,7 +78,7 @@ def recorded_end(run: RunDirectory) -> Iterator[None]:
 
 
 def resumed(config: RunConfig, run: RunDirectory) -> RunConfig:
-    """The configuration of a later attempt: it continues from the run's own checkpoints once there are any."""
+    """Return the configuration of a later attempt, which continues from the run's own checkpoints if there are any."""
     if not list_checkpoints(run.checkpoints):
         return config
     return replace(config, checkpoint=replace(config.checkpoint, resume="auto"))

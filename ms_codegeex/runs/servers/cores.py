@@ -1,7 +1,8 @@
-"""Which cores the process of each device is pinned to: those of the device's own NUMA node, if this machine says which.
+"""Choose the cores that each device's process is pinned to: those of the device's NUMA node, if this machine reports
+it.
 
-On a server of eight Ascend devices the first ones may belong to the last node, so a device's number says nothing about
-it. `npu-smi` gives each device's address on the PCI bus, the kernel the node of that address.
+On a server with eight Ascend devices, the first ones may belong to the last node, so a device's number does not tell
+its node. `npu-smi` reports each device's PCI address, and the kernel the node of that address.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from ms_codegeex.base.host import available_cores
 
 SYSFS = Path("/sys")
-SECONDS = 30.0  # for all answers of npu-smi
+SECONDS = 30.0  # limit for all calls of npu-smi together
 
 
 def core_blocks(cores: Sequence[int], count: int) -> list[list[int]]:
@@ -26,7 +27,7 @@ def core_blocks(cores: Sequence[int], count: int) -> list[list[int]]:
 
 
 def core_list(cores: Sequence[int]) -> str:
-    """`[0, 1, 2, 5]` -> `0-2,5`, the notation of taskset and msrun."""
+    """Format cores as taskset and msrun do: `[0, 1, 2, 5]` -> `0-2,5`."""
     parts: list[list[int]] = []
     for core in cores:
         if parts and core == parts[-1][-1] + 1:
@@ -37,19 +38,19 @@ def core_list(cores: Sequence[int]) -> str:
 
 
 def listed_cores(text: str) -> list[int]:
-    """`0-2,5` -> `[0, 1, 2, 5]`, as the kernel writes them too; an empty text has none."""
+    """Parse a list of cores in the kernel's notation: `0-2,5` -> `[0, 1, 2, 5]`. An empty text has none."""
     bounds = [[int(end) for end in part.split("-")] for part in text.strip().split(",") if part]
     return [core for ends in bounds for core in range(ends[0], ends[-1] + 1)]
 
 
 def usable_cores() -> list[int]:
-    """Numbers of the cores this process may use."""
+    """Return the numbers of the cores that this process may use."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(available_cores()))
 
 
 def cores_of_devices(devices: Sequence[int], cores: Sequence[int]) -> list[list[int]]:
-    """The cores for each device's process, disjoint: its share of its NUMA node's, or if any node is unknown or has too
-    few cores, blocks of all cores in the order of the devices."""
+    """Return disjoint cores for each device's process: a share of the cores of its NUMA node. If any node is unknown or
+    has too few cores, return blocks of all cores in the order of the devices."""
     nodes = {device: _node(bus) for device, bus in _buses(devices).items()}
     if None in nodes.values() or len(nodes) < len(devices):
         return core_blocks(cores, len(devices))
@@ -67,7 +68,7 @@ def _buses(devices: Sequence[int]) -> dict[int, str]:
     if os.environ.get("ASCEND_RT_VISIBLE_DEVICES"):
         return {}
     buses, end = {}, time.monotonic() + SECONDS
-    # number of the card, of its chip, of the device ("-": none), and the chip's name
+    # columns: card number, chip number, device number ("-": none), chip name
     for card, chip, device in re.findall(r"^\s*([0-9]+)\s+([0-9]+)\s+([0-9]+)\s", _answer(end, "info", "-m"), re.M):
         if int(device) in devices:
             board = _answer(end, "info", "-t", "board", "-i", card, "-c", chip)

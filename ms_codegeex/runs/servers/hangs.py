@@ -1,16 +1,16 @@
-"""Notices ranks that are alive and do nothing, which neither the engine nor the system reports; says where they are.
+"""Detect ranks that are alive but idle, which neither the engine nor the system reports, and say where they are stuck.
 
-Each rank beats whenever it begins or ends something (`beats.py`). The launcher also sees in /proc whether a process is
-stopped, and how much it computes, reads and writes. From that follow two rules:
+Each rank beats whenever it begins or ends something (`beats.py`). In /proc, the launcher sees whether a process is
+stopped, and how much it computes, reads and writes. Two rules follow:
 
-- A process that is stopped for `STOPPED_SECONDS` is at fault, in whatever phase it is.
-- A rank is *quiet* if it has not beaten for longer than its phase allows. Where the run has learnt how long a part of
-  the phase takes, that is a multiple of the median, and at least `QUIET_SECONDS`. Elsewhere a rank that has computed,
-  read or written something is not quiet: compiling and loading may take as long as they need. There a rank may also
-  wait for its accelerator, which leaves no trace, for `DEVICE_SECONDS`. Ranks wait for each other, so only when all are
-  quiet does the run hang.
+- A process that is stopped for `STOPPED_SECONDS` is at fault, whatever its phase.
+- A rank is *quiet* if it has not beaten for longer than its phase allows. If the run has learnt how long a part of the
+phase takes, the limit is a multiple of the median, and at least `QUIET_SECONDS`. Otherwise a rank that has computed,
+read or written something is not quiet, because compiling and loading may take any time; and with an accelerator,
+waiting for which leaves no trace, the limit is `DEVICE_SECONDS`. Ranks wait for each other, so the run hangs only when
+all are quiet.
 
-The ranks then write the stacks of their threads into their logs. Imports no engine.
+The ranks then write their threads' stacks into their logs. Imports no engine.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from ms_codegeex.runs.servers.workers import STOPPED, Workers
 
 QUIET_SECONDS = 40.0
 DEVICE_SECONDS = 600.0  # for a first step, or to connect all devices of a cluster
-UNTIMED_STAGE = "stress check"  # which takes an unknown time on a device
+UNTIMED_STAGE = "stress check"  # takes an unknown time on a device
 STOPPED_SECONDS = 15.0
-BUSY_CPU_SECONDS = 0.5  # and …
-BUSY_BYTES = 1 << 20  # … bytes read or written within QUIET_SECONDS, more than an idle rank's heartbeats need
-SETTLED_SECONDS = 5.0  # without a beat, before it matters what else a rank does
+BUSY_CPU_SECONDS = 0.5  # in QUIET_SECONDS: an idle rank's heartbeats need less
+BUSY_BYTES = 1 << 20  # read or written in the same time
+SETTLED_SECONDS = 5.0  # without a beat, before other activity is examined
 STANDS_OUT = "the others wait for"
-LOOK_SECONDS = 1.0  # between two looks; a launcher that was stopped itself counts no more than twice that
-STACK_SECONDS = 2.0  # for the ranks to write their stacks
-SHOWN_FRAMES = 3  # in a message
+LOOK_SECONDS = 1.0  # between two checks; at most twice that counts, in case the launcher itself was stopped
+STACK_SECONDS = 2.0  # time that ranks get to write their stacks
+SHOWN_FRAMES = 3  # of each stack, in a message
 _STACK = re.compile(r"^(?:Current thread|Thread) 0x[0-9a-f]+ \(most recent call first\):\n((?:  File .*\n?)+)", re.M)
 _FRAME = re.compile(r'File "(?P<path>.*)", line (?P<line>\d+) in (?P<function>.*)')
 
 
 @dataclass
 class _Pulse:
-    """What is known of a process: its last beat; how much it had done some seconds after its last sign of life; for how
-    many seconds it has been quiet and stopped."""
+    """What is known of a process: its last beat; the work it had done some seconds after its last sign of life; how
+    many seconds it has been quiet, and stopped."""
 
     beat: Beat | None = None
     done: tuple[float, int] | None = None
@@ -55,19 +55,19 @@ class _Pulse:
 
 
 class HangWatch:
-    """Looks at the ranks of this server; times are counted from look to look. `folder` has their beats, and `logs` the
-    marks of ranks that have finished their part. A rank is quiet after `multiple` times the median; 0: a hang is never
-    noticed. `on_device`: the ranks compute on accelerators."""
+    """Checks the ranks of this server; time is added up from check to check. `folder` has their beats, and `logs` the
+    marks of ranks that have finished their part. A rank is quiet after `multiple` times the median; 0 disables the
+    watch. `on_device`: the ranks compute on accelerators."""
 
     def __init__(self, workers: Workers, folder: Path, logs: Path, multiple: float, on_device: bool = False):
         self.workers, self.folder, self.logs, self.multiple = workers, folder, logs, multiple
         self.unknown = DEVICE_SECONDS if on_device else QUIET_SECONDS
         self.pulses: dict[int, _Pulse] = {}
         self.last = time.monotonic()
-        self.reported = ""  # while all are quiet
+        self.reported = ""  # the report, while all are quiet
 
     def stopped(self) -> str:
-        """The error if a process has been stopped for too long, else ""; call it often."""
+        """Return the error if a process has been stopped for too long, else "". Call it often."""
         if not self.multiple or (now := time.monotonic()) - self.last < LOOK_SECONDS:
             return ""
         elapsed, self.last = min(now - self.last, 2 * LOOK_SECONDS), now
@@ -83,7 +83,7 @@ class HangWatch:
         return f"a process was stopped and did not continue: {self._report(at_fault)}" if at_fault else ""
 
     def _feel(self, process: psutil.Process, pulse: _Pulse, elapsed: float) -> None:
-        """Look for signs of life since the last one."""
+        """Update `pulse` with new signs of life."""
         beat, before = read_beat(self.folder / f"{self.workers.ranks[process.pid]}.json"), pulse.beat
         pulse.quiet += elapsed
         if beat is not None and beat != before:
@@ -97,7 +97,7 @@ class HangWatch:
             pulse.done, pulse.quiet = None, 0.0
 
     def quiet(self) -> str:
-        """The report if all ranks of this server that have not finished are quiet, else ""."""
+        """Return the report if all unfinished ranks of this server are quiet, else ""."""
         finished = self._finished()
         ranks = [pid for pid, rank in self.workers.ranks.items() if rank not in finished]
         missing = len(self.workers.ranks) < self.workers.count
@@ -121,7 +121,7 @@ class HangWatch:
         logs = {pid: self.logs / f"worker_{rank}.log" for pid, rank in self.workers.ranks.items()}
         sizes = {pid: log.stat().st_size if log.exists() else 0 for pid, log in logs.items()}
         for pid in logs:
-            # before its first beat, this signal would end it; a stopped one writes as soon as it continues
+            # before a rank's first beat, STACKS would kill it; SIGCONT lets a stopped rank write its stacks
             if self.pulses.get(pid, _Pulse()).beat is not None:
                 with contextlib.suppress(psutil.Error):
                     self.workers.workers[pid].send_signal(STACKS)
@@ -145,7 +145,7 @@ class HangWatch:
         return behind[0] if len(behind) == 1 < len(steps) else None
 
     def _describe(self, pid: int, frames: list[re.Match[str]]) -> str:
-        """A process, its phase and step, its state, and the innermost calls of its main thread."""
+        """Describe a process: phase, step, state, and the innermost calls of its main thread."""
         if (rank := self.workers.ranks.get(pid)) is None:
             return self.workers.label(pid)
         pulse = self.pulses.get(pid, _Pulse())
@@ -157,7 +157,7 @@ class HangWatch:
 
 
 def _done(process: psutil.Process) -> tuple[float, int]:
-    """Seconds of CPU time of a process and those that it has started, such as compilers, and bytes read and written."""
+    """Return the CPU seconds of a process and its children, such as compilers, and the bytes read and written."""
     seconds, count = 0.0, 0
     for each in (process, *process.children(recursive=True)):
         with contextlib.suppress(psutil.Error):
@@ -172,7 +172,7 @@ def _done(process: psutil.Process) -> tuple[float, int]:
 
 
 def _frames(log: Path, start: int) -> list[re.Match[str]]:
-    """The main thread's calls, innermost first, from the stacks after `start`."""
+    """Return the main thread's calls, innermost first, from the stacks after byte `start` of the log."""
     with contextlib.suppress(OSError), log.open("rb") as stream:
         stream.seek(start)
         stacks = _STACK.findall(stream.read().decode("utf-8", "replace"))

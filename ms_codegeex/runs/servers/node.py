@@ -1,4 +1,4 @@
-"""One server's part of a job, from the configuration and a rank table or scheduler address to its processes.
+"""Derive one server's part of a job, and its processes, from the configuration and a rank table or scheduler address.
 
 `train` starts the same processes that `train --dry-run` prints.
 """
@@ -27,21 +27,21 @@ from ms_codegeex.runs.servers.rank_table import RankTable, awaited_rank_table, c
 from ms_codegeex.runs.servers.workers import WorkerSpec
 
 LOCAL = "127.0.0.1"
-SCHEDULER_PORT = 8118  # where a job of several servers does not choose one; msrun's own default
-NODE_SECONDS = "600"  # how long others wait for a rank, for example during a slow save
-# Seconds until a rank asks the scheduler again, at random between these. MindSpore's own 3 and 5 keep thousands of
-# ranks apart; on one server they only make every start three seconds longer.
+SCHEDULER_PORT = 8118  # default for jobs of several servers, as in msrun
+NODE_SECONDS = "600"  # how long the others wait for a silent rank, for example during a slow save
+# Range of random seconds until a rank asks the scheduler again. MindSpore's defaults of 3 and 5 keep thousands of ranks
+# apart; on one server they only delay every start by three seconds.
 RETRY_SECONDS = {"MS_RETRY_INTERVAL_LOWER": "0", "MS_RETRY_INTERVAL_UPPER": "1"}
-# Recovery of single ranks: msrun asks MindCluster's agent for it, which needs callbacks of MindSpore's `Model.train`.
+# Makes msrun ask MindCluster's agent to recover single ranks, which needs callbacks of MindSpore's `Model.train`.
 RECOVERY = "MS_ENABLE_TFT"
-EXECUTE_SECONDS = 7200  # how long a collective waits, so the first one for the rank that compiles longest
-CONNECT_SECONDS = {False: 2000, True: 6000}  # how long HCCL waits for the slowest rank; True: with a pipeline
+EXECUTE_SECONDS = 7200  # timeout of a collective; the first waits for the slowest compiler
+CONNECT_SECONDS = {False: 2000, True: 6000}  # how long HCCL waits for the slowest rank, by: is there a pipeline
 
 
 @dataclass(frozen=True)
 class Node:
-    """One server's part of a job: server `rank` of `count`, its global `ranks` and the `devices` they use. `table`: the
-    rank table that chose the devices. `master`: host and port of the scheduler of several servers."""
+    """One server's part of a job: server `rank` of `count`, its global `ranks`, and the `devices` that they use.
+    `table`: the rank table that chose the devices. `master`: the scheduler's host and port, for several servers."""
 
     rank: int
     count: int
@@ -64,8 +64,8 @@ def resolve_node(
     master: str | None = None,
     dry_run: bool = False,
 ) -> Node:
-    """This server's part of the job. `master` is `HOST:PORT`; a `UserError` names the flag or key that does not fit.
-    Waits for a rank table that its writer has not completed, but not for a dry run."""
+    """Return this server's part of the job. `master` is `HOST:PORT`. Waits for a rank table that its writer has not
+    completed, except in a dry run. `UserError` names the flag or key that does not fit."""
     check_kind(config)
     _check_device(config, rank_table, nodes)
     if rank_table is not None:
@@ -128,7 +128,7 @@ def _node_of_table(
     devices = tuple(device.device_id for device in server.devices)
     address = None
     if count > 1:
-        first = table.servers[0]  # its id is a name where the table gives the address elsewhere
+        first = table.servers[0]  # if `host_ip` is given, the id may be a name
         address = (first.extra.get("host_ip", first.server_id), SCHEDULER_PORT) if master is None else _master(master)
     return Node(rank, count, server.ranks, devices, server.server_id, Path(path).absolute(), address)
 
@@ -149,8 +149,8 @@ def _master(text: str) -> tuple[str, int]:
 def engine_environment(
     config: RunConfig, node: Node, log_directory: Path, blocks: Sequence[Sequence[int]] = ()
 ) -> dict[str, str]:
-    """Variables for every worker of this server; except for PYTHONPATH and `RECOVERY`, one that the user has set wins.
-    `blocks`: the cores that each worker is pinned to."""
+    """Return the variables for every worker of this server. Variables set by the user take precedence, except
+    PYTHONPATH and `RECOVERY`. `blocks`: the cores that each worker is pinned to."""
     threads = min(map(len, blocks)) if blocks else len(usable_cores()) // len(node.ranks)
     values = {"MS_NODE_TIMEOUT": NODE_SECONDS, "GLOG_v": "3", "OMP_NUM_THREADS": str(max(1, threads))}
     if config.device == "ascend":
@@ -185,15 +185,15 @@ def _watching(config: RunConfig) -> dict[str, str]:
     values = {"MS_ENABLE_THM": f"{{HCCL_WATCHDOG:{config.cluster.watchdog:d}}}"}
     if config.cluster.silent_check:
         values["MS_NPU_ASD_CONFIG"] = "enable:true,with_checksum:true"
-        values["MS_SUBMODULE_LOG_v"] = "{ME:2,DEBUG:2}"  # it reports by warnings, which GLOG_v hides
+        values["MS_SUBMODULE_LOG_v"] = "{ME:2,DEBUG:2}"  # the check reports by warnings, which GLOG_v hides
     return values
 
 
 def node_processes(
     config: RunConfig, node: Node, run: RunDirectory, command: Sequence[str], port: int | None = None
 ) -> list[WorkerSpec]:
-    """The processes of this server. `command`: Python's arguments for each worker. `port`: where the workers meet when
-    `node.needs_port`."""
+    """Return the processes of this server. `command`: Python's arguments for each worker. `port`: where the workers
+    meet if `node.needs_port`."""
     if node.table is not None or (node.count == 1 and (config.devices == 1 or config.device == "cpu")):
         return _own_processes(config, node, run, command, port)
     logs = tuple(run.logs / f"worker_{rank}.log" for rank in node.ranks)
@@ -209,10 +209,10 @@ def node_processes(
         f"--log_dir={run.logs}",
         f"--cluster_time_out={_start_timeout(config)}",
         "--join=True",
-        f"--tail_worker_log={config.devices}",  # no worker: a `tail -f` would outlive a killed msrun
+        f"--tail_worker_log={config.devices}",  # a number that no worker has: a `tail -f` would outlive a killed msrun
         *_bind(node, blocks),
     ]
-    folder = str(Path(sys.executable).parent)  # msrun starts `python` from PATH
+    folder = str(Path(sys.executable).parent)  # msrun takes `python` from PATH
     log = run.logs / (f"msrun_{node.rank}.log" if node.count > 1 else "msrun.log")
     label = f"ranks {node.ranks.start} to {node.ranks.stop - 1} on {node.name}, logs {logs[0]} …"
     program = str(Path(folder) / "msrun")
@@ -250,7 +250,7 @@ def _resolved(host: str) -> str:
 def _bind(node: Node, blocks: Sequence[Sequence[int]]) -> list[str]:
     if not blocks:
         return []
-    lists = [core_list(block).split(",") for block in blocks]  # msrun wants one range in each text
+    lists = [core_list(block).split(",") for block in blocks]  # msrun takes one range per text
     pinned = {f"device{device}": texts for device, texts in zip(node.devices, lists, strict=True)}
     return [f"--bind_core={json.dumps(pinned, separators=(',', ':'))}"]
 
@@ -265,11 +265,11 @@ def _pinned(config: RunConfig, node: Node) -> list[list[int]]:
 def _own_processes(
     config: RunConfig, node: Node, run: RunDirectory, command: Sequence[str], port: int | None
 ) -> list[WorkerSpec]:
-    """One process per rank, and the scheduler through which they meet if there are several. On one server msrun would
-    start the same, but would first spend seconds on importing the engine. With a rank table, each has its own directory
-    because the compiler leaves files in the working directory. The ranks meet through a scheduler all the same:
-    MindSpore 2.9 no longer starts from a rank table. The table's part is to state which rank computes on which device
-    of which server; msrun would number the devices itself."""
+    """Return one process per rank, and if there are several, the scheduler through which they meet. On one server msrun
+    would start the same, but only after spending seconds on importing the engine. With a rank table, each process has
+    its own directory, because the compiler leaves files in the working directory. The table only states which rank
+    computes on which device of which server, which msrun would number itself; MindSpore 2.9 no longer starts from a
+    rank table, so the ranks meet through a scheduler all the same."""
     blocks = _pinned(config, node) if node.table is not None else []
     words, shared = (sys.executable, *command), engine_environment(config, node, run.logs, blocks)
     specs, meeting = _scheduler(config, node, run, words, shared, port)

@@ -1,4 +1,4 @@
-"""What `train --dry-run` prints: the processes of this server as a list or as JSON, or a script that starts the run."""
+"""Output of `train --dry-run`: the processes of this server as a list or as JSON, or a script that starts the run."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def processes_as_json(directory: Path, specs: Sequence[WorkerSpec]) -> str:
 
 
 def start_script(words: Sequence[str], node: Node, *_: object) -> str:
-    """A script of the shell that is `train` with these words, in this folder, with this Python. Of several servers each
-    runs it with its own number."""
+    """Return a shell script that runs `train` with these words, in this folder, with this Python. On several servers,
+    each runs the script with its own number as the argument."""
     lines = ["#!/bin/sh"]
     if node.count > 1:
         lines.append(f"# This starts server {node.rank} of {node.count}; with a number as its argument, that server.")
@@ -47,10 +47,10 @@ def start_script(words: Sequence[str], node: Node, *_: object) -> str:
 
 
 def list_of_processes(directory: Path, specs: Sequence[WorkerSpec]) -> str:
-    """What all processes share, once; then a line for each with what differs. Paths are relative to the run."""
+    """Return what all processes share, then a line for each with the differences. Paths are relative to the run."""
     names = dict.fromkeys(name for spec in specs for name in spec.environment)
     variables = {name: [spec.environment.get(name, "") for spec in specs] for name in names}
-    words = list(zip(*(spec.command for spec in specs), strict=True))  # the same program, so as many words
+    words = list(zip(*(spec.command for spec in specs), strict=True))  # the same program, so equally many words
     settings = [f"{name}={_quoted(values[0])}" for name, values in variables.items() if _equal(values)]
     if folder := specs[0].program_folder:
         settings.append(f'PATH={_quoted(folder)}:"$PATH"')

@@ -1,8 +1,8 @@
 """HCCL rank tables: which rank runs on which device of which server. Version 1.2 also says which servers form a super
 pod, whose devices (Ascend 910C) are connected beyond their servers.
 
-This module reads them, makes them from `hccn.conf` files or address lists, merges and checks them. A problem is a
-`UserError` that gives its position in the JSON file, unlike the messages of the communication library.
+This module reads, checks and merges them, and makes them from `hccn.conf` files or address lists. A `UserError` gives
+the position of a problem in the JSON file, unlike the messages of the communication library.
 """
 
 from __future__ import annotations
@@ -28,25 +28,24 @@ if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
 
 KEYS = ("version", "server_count", "server_list", "super_pod_list", "status")
-UNFINISHED, WAIT_SECONDS = "initializing", 0.5  # a table's status before its writer is ready, and how often to look
+UNFINISHED, WAIT_SECONDS = "initializing", 0.5  # status of an incomplete table; seconds between two reads of it
 VERSIONS = ("1.0", "1.2")  # without and with super pods
-# Tables that HCCL does not read, by a key that each has
+# Identifying key -> kind of table that HCCL does not read
 OTHERS = {
     "prefill_device_list": "a table of disaggregated serving, with devices for prefill and decode,",
     "decode_device_list": "a table of disaggregated serving, with devices for prefill and decode,",
     "server_group_list": "MindCluster's global table of groups of servers for inference",
     "rank_list": "version 2.0, of Ascend 950,",
 }
-MAX_SERVER_DEVICES = 16  # the largest servers have as many; parallel.server_devices may be lower
-SERVER_ID_LENGTH = 64  # HCCL's limit
+MAX_SERVER_DEVICES = 16  # of the largest servers; parallel.server_devices may be lower
+SERVER_ID_LENGTH = 64  # characters; HCCL's limit
 NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 JSON_TYPES = {dict: "an object", list: "a list", bool: "a boolean", int: "a number", float: "a number"}
 
 
 @dataclass(frozen=True)
 class RankTableDevice:
-    """One NPU. `device_ip` is the address of its own network port, if the table has it; `extra` holds further keys that
-    HCCL may read."""
+    """One NPU. `device_ip`: address of its network port, "" if the table lacks it. `extra`: further keys for HCCL."""
 
     device_id: int
     device_ip: str
@@ -56,7 +55,7 @@ class RankTableDevice:
 
 @dataclass(frozen=True)
 class RankTableServer:
-    """One server and those of its devices that take part, in rank order."""
+    """A server, and those of its devices that take part, in rank order."""
 
     server_id: str
     devices: tuple[RankTableDevice, ...]
@@ -70,8 +69,8 @@ class RankTableServer:
 
 @dataclass(frozen=True)
 class RankTable:
-    """A table that satisfies all rules of `parse_rank_table`; servers are in rank order. `super_pods`: the ids of the
-    servers of each, by its id; version 1.2 may have some. `extra` holds further keys, of any value."""
+    """A table that satisfies all rules of `parse_rank_table`; servers are in rank order. `super_pods`: super pod id ->
+    ids of its servers, only in version 1.2. `extra`: further keys, with any values."""
 
     servers: tuple[RankTableServer, ...]
     super_pods: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -83,7 +82,7 @@ class RankTable:
         return sum(len(server.devices) for server in self.servers)
 
     def to_json(self) -> dict[str, Any]:
-        """The table in the form that HCCL reads: every value is a string."""
+        """Return the table in the form that HCCL reads, in which every value is a string."""
         servers = [
             {
                 "server_id": server.server_id,
@@ -115,7 +114,7 @@ class RankTable:
 
 @dataclass(frozen=True)
 class _Place:
-    """A value of the file, and its JSON path."""
+    """A value in the file, and its JSON path."""
 
     value: Any
     path: str
@@ -158,7 +157,7 @@ class _Place:
         return self
 
     def objects(self) -> Iterator[_Place]:
-        """The entries of a list that must not be empty."""
+        """Return the entries of a list, which must not be empty."""
         if not isinstance(self.value, list) or not self.value:
             shown = "an empty list" if self.value == [] else self.shown()
             wrong = f"found {shown}, expected a list with at least one entry"
@@ -169,7 +168,7 @@ class _Place:
         return {key: self.get(key).text() for key in self.value if key not in known}
 
     def differ(self, seen: dict[Any, str], value: Any) -> None:
-        """`UserError` if the value was seen at an earlier position."""
+        """Raise `UserError` if the value was seen at an earlier position."""
         if value in seen:
             wrong = f"found {self.shown()} again, which {seen[value]} already has"
             raise UserError(f"{self.path}: {wrong}; give each its own")
@@ -177,14 +176,14 @@ class _Place:
 
 
 def is_address(text: str) -> bool:
-    """Whether it is an IPv4 or IPv6 address."""
+    """Whether `text` is an IPv4 or IPv6 address."""
     with contextlib.suppress(ValueError):
         return bool(ipaddress.ip_address(text))
     return False
 
 
 def _server_id(entry: _Place) -> str:
-    """Any text, as HCCL takes it; one that looks like an IP address must be one."""
+    """Return a server's id: any text, as in HCCL, except that one that looks like an IP address must be one."""
     value = entry.text()
     if not value.strip() or not value.isprintable() or len(value) > SERVER_ID_LENGTH:
         raise entry.problem(f"1 to {SERVER_ID_LENGTH} printable characters", "use the server's address")
@@ -234,11 +233,11 @@ def _check_whole(servers: Sequence[RankTableServer]) -> None:
 
 
 def parse_rank_table(value: Any) -> RankTable:
-    """The table in a decoded JSON value; a `UserError` gives the JSON path of the first broken rule."""
+    """Return the table in a decoded JSON value. `UserError` gives the JSON path of the first broken rule."""
     top = _Place(value, "").object()
     if "server_list" not in value and (key := next(filter(value.__contains__, OTHERS), None)):
         raise UserError(f"{key}: {OTHERS[key]} is not supported; make a table with `ms-codegeex rank-table make`")
-    if (status := top.get("status")).text() != "completed":  # first: unfinished tables may have nothing else
+    if (status := top.get("status")).text() != "completed":  # first, because unfinished tables may have no other key
         raise status.problem('"completed"', "the table is not ready yet; wait for its writer, or make it again")
     if "server_list" not in value and "group_list" in value:
         value = _of_groups(top)
@@ -246,7 +245,7 @@ def parse_rank_table(value: Any) -> RankTable:
     if (version := top.get("version")).text() not in VERSIONS:
         raise version.problem('"1.0" or "1.2"', "make such a table with `ms-codegeex rank-table make`")
     count = top.get("server_count")
-    pods = value.get("super_pod_list")  # inside one server or super pod, ranks need no network
+    pods = value.get("super_pod_list")  # within one server or super pod, ranks need no network
     networked = count.number() > 1 and not (isinstance(pods, list) and len(pods) == 1)
     servers = tuple(_server(entry, networked) for entry in top.get("server_list").objects())
     if count.number() != len(servers):
@@ -306,7 +305,7 @@ def _super_pods(top: _Place, servers: Sequence[RankTableServer]) -> dict[str, tu
 
 
 def read_rank_table(path: Path) -> RankTable:
-    """The table in a file; a `UserError` gives the file and the JSON path."""
+    """Return the table in a file. `UserError` gives the file and the JSON path."""
     value = read_json(path)
     if not isinstance(value, dict) or value.keys().isdisjoint((*KEYS[1:], *OTHERS, "group_list")):
         refuse_other_kind(path, value)
@@ -315,8 +314,8 @@ def read_rank_table(path: Path) -> RankTable:
 
 
 def awaited_rank_table(path: Path, seconds: float, dry_run: bool = False) -> RankTable:
-    """The table in a file whose writer may not be ready, as MindCluster's until all pods of a job are there. Prints a
-    line, and waits at most `seconds`; a dry run takes what the file has."""
+    """Return the table in a file that its writer may not have completed, as MindCluster does until all pods of a job
+    exist. Prints a line and waits at most `seconds`; a dry run takes what the file has."""
     value = read_json(path)
     if _is_unfinished(value):
         would = "a run would be waiting" if dry_run else "waiting"
@@ -335,7 +334,7 @@ def _is_unfinished(value: Any) -> bool:
 
 
 def check_against_config(table: RankTable, config: RunConfig) -> None:
-    """`UserError` unless the mesh of the configuration fits the devices of the table."""
+    """Raise `UserError` unless the mesh of the configuration fits the devices of the table."""
     mesh, limit = config.mesh, config.parallel.server_devices
     if table.world != config.devices:
         wrong = f"{config.devices}, but the rank table has {table.world} in server_list"
@@ -358,7 +357,7 @@ def check_against_config(table: RankTable, config: RunConfig) -> None:
 
 
 def read_hccn_conf(path: Path) -> dict[int, str]:
-    """Device id -> address of its network port, from a driver's `hccn.conf` (`address_0=192.168.100.101` …)."""
+    """Return device id -> network address, from a driver's `hccn.conf` (`address_0=192.168.100.101` …)."""
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
@@ -389,7 +388,8 @@ def read_hccn_conf(path: Path) -> dict[int, str]:
 
 
 def make_rank_table(servers: Sequence[tuple[str, Mapping[int, str]]]) -> RankTable:
-    """A table of `(server_id, {device id: address})` with ranks in that order; a broken rule is a `UserError`."""
+    """Return a table of `(server_id, {device id: address})` pairs, with ranks in that order. `UserError` if a rule is
+    broken."""
     made = (
         RankTableServer(server_id, tuple(RankTableDevice(number, addresses[number], 0) for number in sorted(addresses)))
         for server_id, addresses in servers
@@ -398,8 +398,8 @@ def make_rank_table(servers: Sequence[tuple[str, Mapping[int, str]]]) -> RankTab
 
 
 def merge_rank_tables(tables: Sequence[RankTable]) -> RankTable:
-    """All servers of the tables in that order, with new ranks; a broken rule is a `UserError`. Tables of one super pod
-    name it alike. Further keys are kept if all tables have the same value."""
+    """Return a table with all servers in the given order and new ranks. Equal ids of super pods mean the same super
+    pod. Further keys are kept if all tables have the same value. `UserError` if a rule is broken."""
     if len({(table.version, bool(table.super_pods)) for table in tables}) > 1:
         raise UserError("version: some tables are 1.2 or have super pods, others not; make all of one version")
     pods: dict[str, tuple[str, ...]] = {}

@@ -1,9 +1,9 @@
-"""How the servers of one job find and watch each other: through small files in the run directory that they share.
+"""Let the servers of one job find and watch each other, through small files in their shared run directory.
 
 Server 0 opens the run and names the checkpoint; the others join it. Each server keeps incrementing a counter in its own
 file. If a file stops changing, its server is dead; a file left by an earlier job never changes. So no clocks are
-compared and no locks are needed. Server 0 watches all others, and they watch only server 0: one failure ends every
-server in seconds.
+compared and no locks are needed. Server 0 watches all others, and they watch only server 0, so one failure ends every
+server within seconds.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ MESSAGE_CHARACTERS = 2000
 
 
 class Rendezvous:
-    """One server's view of the job in `folder`; leaving the context tells the other servers how it ended here.
-    `checkpoint`: path to continue from; given on server 0, read by the others on entering. Entering raises `RunFailure`
-    if server 0 does not start a job in time."""
+    """One server's view of the job in `folder`. Leaving the context tells the other servers how this one ended.
+    `checkpoint`: the path to continue from, given on server 0 and read by the others on entering. Entering raises
+    `RunFailure` if server 0 does not start a job in time."""
 
     def __init__(self, folder: Path, rank: int, count: int, checkpoint: str | None = None):
         self.folder, self.rank, self.count, self.checkpoint = folder, rank, count, checkpoint
         self.job, self.beats, self.next_beat = "", 0, 0.0
         self.state = "running"
-        self.seen: dict[int, tuple[Any, float]] = {}  # a server's last file and when it last changed
+        self.seen: dict[int, tuple[Any, float]] = {}  # a server's last beat, and when it last changed
         self.finished: set[int] = set()
-        self.quiet = ""  # what is known of the ranks here, while all are quiet
-        self.quiet_servers: dict[int, str] = {}  # the same of other servers
+        self.quiet = ""  # report on this server's ranks, while all are quiet
+        self.quiet_servers: dict[int, str] = {}  # the same for other servers
 
     def _file(self, rank: int) -> Path:
         return self.folder / f"{rank:06d}.json"
@@ -78,7 +78,7 @@ class Rendezvous:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if self.state == "done" and kind is not None and issubclass(kind, StopExit):
-            return  # its workers have saved and ended
+            return  # this server's workers have saved and ended
         if kind is not None:
             self.state = "failed"
             with contextlib.suppress(UserError):  # a full disk must not hide what happened
@@ -92,13 +92,13 @@ class Rendezvous:
         self._write()
 
     def beat(self, quiet: str = "") -> str:
-        """Report that this server is alive and check the others; `RunFailure` if one has failed or gone silent.
-        `quiet`: what is known of the ranks here if all are quiet. Returns what is known of all if those of every server
-        are, on server 0; otherwise nothing, because they may wait for others."""
+        """Report that this server is alive and check the others. `RunFailure` if one has failed or gone silent.
+        `quiet`: the report on this server's ranks if all are quiet. On server 0, if the ranks of every server are
+        quiet, return all reports; otherwise "", because quiet ranks may be waiting for others."""
         if time.monotonic() < self.next_beat:
             return ""
         self.quiet = quiet
-        with contextlib.suppress(UserError):  # a hiccup of the file system; if it lasts, this server goes silent
+        with contextlib.suppress(UserError):  # a transient file-system error; if it lasts, this server goes silent
             self._write()
         for rank in range(1, self.count) if self.rank == 0 else (0,):
             if rank not in self.finished:
@@ -116,7 +116,7 @@ class Rendezvous:
         if content is None or content["job"] != self.job:
             if rank == 0 and content is not None:
                 raise RunFailure("server 0 has begun another job in this run directory, so this ends; start it again")
-            # A server may take its time to join; but this server's workers cannot have finished without its workers.
+            # A server may join late, but not after this server's workers are done, which need that server's workers.
             if rank == 0 or rank in self.seen or self.state == "done":
                 self._silent(rank, self.seen.get(rank, (None,))[0], now)
             return
@@ -142,7 +142,7 @@ class Rendezvous:
 
 @contextlib.contextmanager
 def meeting(run: RunDirectory, node: Node, checkpoint: Checkpoint | None = None) -> Iterator[Rendezvous | None]:
-    """The other servers of the job, which learn the checkpoint from server 0; None if there are none."""
+    """Meet the other servers of the job, which learn the checkpoint from server 0. Yields None if there are none."""
     if node.count == 1:
         yield None
         return

@@ -1,4 +1,4 @@
-"""Supervises the workers of this server: starts them, shows their progress, and ends all when one fails.
+"""Supervise the workers of this server: start them, show their progress, and end all when one fails.
 
 Imports no engine.
 """
@@ -28,15 +28,15 @@ from ms_codegeex.runs.servers.node import Node, node_processes
 from ms_codegeex.runs.servers.rendezvous import Rendezvous
 from ms_codegeex.runs.servers.workers import Workers, WorkerSpec
 
-PORTS = range(21000, 31000)  # below the usual ephemeral range, so that no outgoing connection takes one in between
+PORTS = range(21000, 31000)  # below the usual ephemeral range, so no outgoing connection can take one meanwhile
 POLL_SECONDS = 0.1
-GRACE_SECONDS = 5.0  # for a worker that has finished or failed to exit
-DISK_SECONDS, DISK_ROOM = 2.0, 64 * 1024  # bytes; less than a few lines of a log and a block or two of metadata
+GRACE_SECONDS = 5.0  # that a finished or failed worker has for exiting
+DISK_SECONDS, DISK_ROOM = 2.0, 64 * 1024  # bytes for a few log lines and some metadata; with less, a disk is full
 
 
 @contextlib.contextmanager
 def reserved_port() -> Iterator[int]:
-    """A free local port that no other run takes while the block runs: one lock file per port, and a bind to test it."""
+    """Yield a free local port, tested by binding it, and locked against other runs by a file during the block."""
     start = os.getpid() % len(PORTS)
     for offset in range(len(PORTS)):
         port = PORTS[(start + offset) % len(PORTS)]
@@ -74,7 +74,7 @@ def worker_command(
 def planned_processes(
     config: RunConfig, run: RunDirectory, node: Node, checkpoint: Checkpoint | None
 ) -> list[WorkerSpec]:
-    """The processes that `run_workers` would start on this server; their argument `$$` is the launcher's process id."""
+    """Return the processes that `run_workers` would start here; `$$` stands for the launcher's process id."""
     command = worker_command(config, run, "$$", checkpoint and checkpoint.path)
     with reserved_port() if node.needs_port else contextlib.nullcontext() as port:
         return node_processes(config, node, run, command, port)
@@ -83,7 +83,7 @@ def planned_processes(
 def run_workers(
     config: RunConfig, run: RunDirectory, checkpoint: Checkpoint | None, node: Node, others: Rendezvous | None = None
 ) -> None:
-    """Run this server's workers to their end. If a worker dies here or on one of the `others`, all end at once and
+    """Run this server's workers to their end. If a worker dies here or on one of the `others`, all end at once, and
     `RunFailure` quotes the end of its log. Any other exception also ends all. After Ctrl-C (SIGINT), SIGTERM or SIGUSR1
     they save first, and `StopExit` is raised."""
     display, count = Display(run.progress, config.steps), len(node.ranks)
@@ -106,7 +106,7 @@ def run_workers(
         if node.rank == 0:
             display.poll()
         display.close()
-        if node.rank == 0:  # no worker is left that could publish another one
+        if node.rank == 0:  # now no worker can publish another checkpoint
             set_doubtful_checkpoints_aside(run)
 
 
@@ -121,23 +121,23 @@ def _watch(
     silent: SilentCheckWatch | None,
 ) -> None:
     """Return when all workers have finished their part. `UserError` or `RunFailure` if one has failed or hangs,
-    `StopExit` if the time after a signal has passed."""
+    `StopExit` if the grace period after a signal is over."""
     finished_at, error_at, count, disk = None, None, workers.count, _DiskWatch(run)
-    # Servers of one job share the folder. With one server all marks are its own, whatever RANK_ID was set to before.
+    # Servers of one job share the folder. With one server all marks are its own, whatever RANK_ID it inherited.
     mine = {f"done_{rank}.json" for rank in node.ranks} if node.count > 1 else None
     while True:
         if len(workers.workers) < count:  # searching for processes costs more than checking known ones
             workers.refresh()
         ended, launcher_ended = workers.ended(), workers.launcher_ended()
-        # read after `ended`: a worker leaves its mark before it ends
+        # read after `ended`, because a worker leaves its mark before it ends
         done = sum(mine is None or mark.name in mine for mark in run.logs.glob("done_*.json"))
-        if node.rank == 0:  # the others would repeat what server 0 shows
+        if node.rank == 0:  # other servers would repeat the display
             display.poll()
         if done == count:
             finished_at = finished_at or time.monotonic()
             if others and others.state == "running":
                 others.done()
-            # a worker may hang in its exit handlers, but its work is done
+            # a worker may hang in its exit handlers although its work is done
             here = ended == count or time.monotonic() - finished_at > GRACE_SECONDS
             if here and (others is None or others.all_finished()):
                 return
@@ -151,7 +151,7 @@ def _watch(
             why = workers.failure() + disk.reason()
             raise RunFailure(f"a worker ended before its work was done, so the others were stopped: {why}")
         if stop.since is not None:
-            workers.resume_stopped()  # they have to save, too
+            workers.resume_stopped()  # suspended workers must save too
         if at_fault := hang.stopped():
             raise RunFailure(at_fault)
         quiet = hang.quiet()
@@ -167,18 +167,18 @@ def _watch(
 
 
 class _DiskWatch:
-    """Notices when the disk of the run is full: its workers then have no room left to report it."""
+    """Notices when the run's disk is full, because its workers then have no room to report it."""
 
     def __init__(self, run: RunDirectory):
         self.folder, self.alive, self.next_check, self.full = run.path, run.progress, 0.0, False
 
     def check(self) -> None:
-        """Print a warning when the disk has become full."""
+        """Print a warning when the disk becomes full."""
         if time.monotonic() < self.next_check:
             return
         self.next_check = time.monotonic() + DISK_SECONDS
         with contextlib.suppress(OSError):
-            os.utime(self.alive)  # `monitor` sees that the run lives, also while it compiles
+            os.utime(self.alive)  # shows `monitor` that the run is alive, even while it compiles
         before, self.full = self.full, self._is_full()
         if self.full and not before:
             print_error(f"warning: the disk of {self.folder} is full; the log waits for room")
@@ -189,5 +189,5 @@ class _DiskWatch:
         return False
 
     def reason(self) -> str:
-        """The end of an error message: a full disk as the probable reason, or nothing."""
+        """Return the end of an error message that names a full disk as the probable reason, or ""."""
         return f"\nthe disk of {self.folder} is full; free some space" if self._is_full() else ""

@@ -1,8 +1,8 @@
 """The workers of a run on this machine: started through msrun or directly, watched as processes, ended together.
 
-msrun alone notices a dead worker only by a heartbeat of 31 s, waits for ever on a used port and leaves its workers
-running when it is killed. So the run chooses and reserves the port and watches the workers itself; `hangs.py` notices
-those that are alive and do nothing. Imports no engine.
+msrun alone notices a dead worker only by a heartbeat of 31 s, waits for ever on a used port, and leaves its workers
+running when it is killed. So the launcher chooses and reserves the port and watches the workers itself; `hangs.py`
+detects those that are alive but idle. Imports no engine.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ QUOTED_LINES = 12
 
 @dataclass(frozen=True)
 class WorkerSpec(ProcessSpec):
-    """A worker, or msrun, which starts workers. `worker_logs`: the logs of all workers that it is or starts; for a
-    worker, only its own `log`."""
+    """A worker, or msrun, which starts workers. `worker_logs`: logs of all workers that it is or starts."""
 
     worker_logs: tuple[Path, ...] = ()
 
@@ -36,10 +35,10 @@ class WorkerSpec(ProcessSpec):
 
 
 class Workers(ProcessGroup):
-    """The processes of `specs` and all that they start; a context that starts them and, at its end, ends them all.
-    `count`: how many workers there will be; `workers`: those found so far, by process id (`refresh`); `ranks`: theirs
-    in the whole job; `statuses`: exit statuses of processes that have ended, where they could be read; `stopped`:
-    workers that were suspended when they were last seen alive."""
+    """The processes of `specs` and all their descendants, in a context that starts them and finally ends them all.
+    `count`: the number of workers expected. `workers`: those found so far, by process id (`refresh`). `ranks`: their
+    ranks in the whole job. `statuses`: exit statuses of ended processes, where readable. `stopped`: workers that were
+    suspended when last seen alive."""
 
     def __init__(self, specs: Sequence[WorkerSpec]):
         super().__init__()
@@ -65,8 +64,8 @@ class Workers(ProcessGroup):
         self.workers[process.pid], self.ranks[process.pid] = process, rank
 
     def refresh(self) -> None:
-        """Find the processes that have been started since the last call. A new process shows its environment only after
-        a moment, so one that is not yet known as a worker is examined again."""
+        """Find the processes started since the last call. A new process shows its environment only after a moment, so
+        processes that are not known as workers are examined again."""
         super().refresh()
         launchers = {root.pid for spec, root in zip(self.specs, self.roots, strict=False) if not spec.is_worker}
         for process in [process for pid, process in self.family.items() if pid not in self.workers]:
@@ -75,14 +74,14 @@ class Workers(ProcessGroup):
                     self._add(process, environment.get("RANK_ID", "?"))
 
     def label(self, pid: int) -> str:
-        """A process in words: its rank, or what it was started as."""
+        """Name a process by its rank, or by what it was started as."""
         if pid in self.ranks:
             return f"rank {self.ranks[pid]}"
         names = [spec.label for spec, root in zip(self.specs, self.roots, strict=False) if root.pid == pid]
         return names[0].partition(",")[0] if names else f"process {pid}"
 
     def resume_stopped(self) -> None:
-        """Let processes that were stopped continue, for example to save: otherwise all wait for them."""
+        """Let stopped processes continue, for example to save; otherwise all wait for them."""
         for process in self.family.values():
             with contextlib.suppress(psutil.Error):
                 if process.status() == psutil.STATUS_STOPPED:
@@ -110,8 +109,8 @@ class Workers(ProcessGroup):
         return ended
 
     def failure(self) -> str:
-        """The known facts about a failure, for an error message: the rank that failed first and how it ended; the
-        scheduler's own line, and the end of that rank's log."""
+        """Return the known facts about a failure, for an error message: the rank that failed first and how it ended,
+        the scheduler's report, and the end of that rank's log."""
         lost, report = self._scheduler_line()
         at_fault = self._at_fault(lost)
         parts = [f"rank {self.ranks[pid]} {self._fate(pid)}" for pid in at_fault]
@@ -166,8 +165,8 @@ def _quoted(log: Path) -> str:
 
 
 def zombie_status(pid: int) -> int | None:
-    """The exit status of a process that has ended but that its parent has not yet waited for, which Linux shows to
-    processes of the same user; None if it cannot be read."""
+    """Return the exit status of an ended process that its parent has not yet waited for; Linux shows it to processes of
+    the same user. None if it cannot be read."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         if fields[0] == "Z":
