@@ -185,7 +185,7 @@ def ask(port):
     known = set(sys.modules)
     client = http.client.HTTPConnection("127.0.0.1", port)
     body = json.dumps({"prompt": "x", "stream": True})
-    client.raw("POST", "/infill", body, {"Content-Type": "application/json"})
+    client.request("POST", "/infill", body, {"Content-Type": "application/json"})
     response = client.getresponse()
     response.read()
     print(json.dumps([response.status, sorted(set(sys.modules) - known)]), flush=True)
