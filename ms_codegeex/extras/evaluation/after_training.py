@@ -195,9 +195,8 @@ def continued(generator: Generator, prompts: Sequence[Beginning], limit: int, dr
 
 
 def _merit(answer: Answer) -> tuple[bool, float]:
-    """Whether the answer is a body that ends, and the mean log-probability of its tokens."""
-    scores = [token.score for token in answer.tokens]
-    return answer.finish != "length" and answer.text.strip() != "", sum(scores) / max(len(scores), 1)
+    """Whether the answer is a body that ends, and its log-probability."""
+    return answer.finish != "length" and answer.text.strip() != "", sum(token.score for token in answer.tokens)
 
 
 def parses(text: str, prompt: str) -> bool:

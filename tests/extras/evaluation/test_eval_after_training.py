@@ -250,7 +250,7 @@ def test_the_likeliest_answer_that_ends_is_the_sample(model, monkeypatch):
     [text] = continued(generator, [Beginning("def f(x):\n")], 40, 12, 7)
     ended = [each for each in kept if each.finish != "length" and each.text.strip()]
     assert 0 < len(ended) < len(kept) == 12 and any(each.text == "" for each in kept)
-    scores = {each.text: np.mean([token.score for token in each.tokens]) for each in ended}
+    scores = {each.text: sum(token.score for token in each.tokens) for each in ended}
     assert text == "def f(x):\n" + max(scores, key=scores.__getitem__)
     kept.clear()
     [text] = continued(generator, [Beginning("def f(x):\n")], 2, 3, 7)
