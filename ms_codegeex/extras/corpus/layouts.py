@@ -46,7 +46,6 @@ class RecordLayout:
         return [name for name, value in record.items() if name in used and not absent(value) and value != ""]
 
     def fits(self, record: Mapping[str, Any]) -> bool:
-        """Return whether a record has this layout."""
         for key in self.by:
             use, _, form = key.partition("[")
             found = self.values(record, use).values()

@@ -80,7 +80,6 @@ class Summary:
         return sums
 
     def add(self, other: Summary) -> None:
-        """Add the sums over other documents."""
         for number, names in other.packages.items():
             self._name(number, names)
         for name in ("languages", "lengths", "redacted", "licences", "by_licence", "records"):
