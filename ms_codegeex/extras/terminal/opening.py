@@ -1,4 +1,4 @@
-"""Which model `complete` and `chat` ask: the options, and what they open."""
+"""The model that `complete` and `chat` ask: the options that choose it, and opening it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
     Model = RemoteModel | TerminalModel
 
-LOCAL = ("threads", "exact", "cpu_level")  # how a model in this process runs
+LOCAL = ("threads", "exact", "cpu_level")  # options of a model in this process
 
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which model; a server's has a key and a name."""
+    """Which model to ask. `api_key_file` and `name` are for a server."""
 
     url: str = option("a server with OpenAI's API", "URL", "http://127.0.0.1:8000", either="model")
     model: Path | None = option("instead of a server: a model directory, run or checkpoint", "DIR", either="model")
@@ -37,7 +37,7 @@ MODEL = (ModelOptions, OptionGroup(EngineOptions, LOCAL, title="with --model"))
 
 
 def open_model(arguments: argparse.Namespace, slots: int = 1, special_tokens: bool = False) -> Model:
-    """The requested model; `slots` answers are computed at once in this process, where `special_tokens` is as in
+    """Open the requested model. In this process, it computes `slots` answers at once, and `special_tokens` is as in
     `ServedModel`."""
     options, engine = given(ModelOptions, arguments), given(EngineOptions, arguments)
     if options.model is None:

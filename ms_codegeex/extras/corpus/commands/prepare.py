@@ -76,12 +76,12 @@ OPTIONS = (
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prepare the dataset and print what is in it."""
+    """Make the dataset and print a summary of it."""
     _refuse_urls(arguments)
     recipe = _recipe(arguments)
     if _exchange(arguments) or _tune(arguments):
         return
-    # Nothing here multiplies matrices. Without NumPy's threads, the worker processes can be forked from this one.
+    # No matrix is multiplied here, and without NumPy's threads the worker processes can be forked from this one.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from ms_codegeex.extras.corpus.prepare import RunOptions, prepare_dataset, prepare_remote
 
