@@ -51,8 +51,7 @@ SHARD_VERSION = 16
 
 @dataclass(frozen=True)
 class PrepareRequest:
-    """The `inputs` as given, their `roots`, and the settings that decide the dataset. The rest is as in
-    `RunOptions`."""
+    """The `inputs` as given, their `roots`, and the settings that decide the dataset; see also `RunOptions`."""
 
     inputs: Inputs
     roots: Sequence[Root]
@@ -70,8 +69,7 @@ class PrepareRequest:
 @dataclass(frozen=True)
 class FoundInput:
     """The units to read; `size`, the `files` and `bytes` of everything found; those of the `sampled` files (None:
-    `max_bytes` is applied to documents later); `events` on files that are not read; counts of what was dropped so
-    far."""
+    `max_bytes` is applied to documents later); `events` on files that are not read; counts of what was dropped."""
 
     units: list[Unit]
     size: dict[str, int]

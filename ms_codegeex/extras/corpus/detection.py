@@ -106,8 +106,7 @@ def _languages_by() -> dict[str, Mapping[str, Language]]:
 
 @functools.cache
 def _rules(suffix: str) -> tuple[tuple[Sequence[Any], Language | None], ...]:
-    """Return the rules of an ambiguous suffix: the patterns that must all be found, and the language (None:
-    unknown)."""
+    """Return the rules of an ambiguous suffix: patterns that must all be found, and language (None: unknown)."""
     content, known = shipped_table(_FILE), _languages_by()["name"]
     pairs = (pair for rule in content["rules"][suffix] for pair in rule.items())
     return tuple((_compiled(pattern, content["patterns"]), known.get(name)) for name, pattern in pairs)
@@ -239,8 +238,7 @@ def needs_head(path: PurePath | str) -> bool:
 
 def detect(path: PurePath | str, head: bytes = b"") -> Language | None:
     """Return the language of a file, or None if it is unknown; one without a tag line is not one of the 96. Only the
-    last part of `path` counts. `head`: the first `HEAD_BYTES`, for ambiguous suffixes, modes of editors and `#!`
-    lines."""
+    last part of `path` counts. `head`: the first `HEAD_BYTES`, for ambiguous suffixes, modes and `#!` lines."""
     suffix = _by_name(PurePath(path).name)
     if isinstance(suffix, Language):
         return suffix if suffix.name != _PLAIN else None

@@ -97,8 +97,7 @@ def _exact_pairs(rows: np.ndarray) -> np.ndarray:
 
 
 def exact_duplicates(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows of uint64 `[documents, n]` that repeat an earlier one, ascending, and the first row each
-    repeats."""
+    """Return rows of uint64 `[documents, n]` that repeat an earlier one, ascending, and the first that each repeats."""
     order = np.lexsort(keys.T)  # stable: equal rows keep their order
     ordered = keys[order]
     fresh = np.ones(order.size, bool)

@@ -50,9 +50,9 @@ _AFTER = (b"", b" ", b"\n", b"a", b"1", b'"', b"''", b'""', b"*", b"-", b"/")
 @dataclass(frozen=True, eq=False)  # hashed by identity, as a cache key of `_rest_of`
 class _Patterns:
     """The patterns of a comment style. `run` matches consecutive one-line comments, `directive` a line with a
-    directive, `past` code that a header may follow, `owners` a line that only names owners; `header` (a part of a
-    licence header) and `legal` are RE2's. `blocks`: opening, opening with indentation, closing text. `code`: bytes that
-    begin no comment."""
+    directive, `past` code that a header may follow, `owners` a line that only names owners; `header`, a part of a
+    licence header, and `legal` are RE2's. `blocks`: opening, the same with indentation, closing. `code`: bytes that
+    begin none."""
 
     run: re.Pattern[bytes]
     directive: re.Pattern[bytes]

@@ -48,8 +48,7 @@ def _shingle_hashes(words: Sequence[bytes | str], length: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=1)
 def _permutations() -> tuple[np.ndarray, np.ndarray]:
-    """Return odd factors and summands, uint32 `[PERMUTATIONS, 1]`: factor * x + summand permutes the 32-bit numbers
-    x."""
+    """Return odd factors and summands, uint32 `[PERMUTATIONS, 1]`: factor * x + summand permutes the uint32 numbers."""
     numbers = np.frombuffer(hashlib.shake_128(b"MinHash").digest(8 * PERMUTATIONS), "<u4").astype(np.uint32)
     factors, summands = numbers.reshape(2, PERMUTATIONS, 1)
     return factors | np.uint32(1), summands
@@ -141,6 +140,5 @@ def band_keys(signatures: np.ndarray, bands: int) -> np.ndarray:
 
 
 def are_similar(signatures: np.ndarray, others: np.ndarray, threshold: float) -> np.ndarray:
-    """Return whether rows of two arrays of signatures agree in a share `threshold` of their places, bool
-    `[documents]`."""
+    """Return whether rows of two arrays of signatures agree in a share `threshold` of places, bool `[documents]`."""
     return np.mean(signatures == others, axis=1) >= threshold

@@ -220,7 +220,7 @@ class CorpusRecipe:
 
 
 def read_recipe(name: str) -> CorpusRecipe:
-    """Return the recipe in a YAML file, or the shipped one of that name. `UserError`: there is none, or a key is
+    """Return the recipe in a YAML file, or the shipped one of that name. `UserError` if there is none or it is
     wrong."""
     from ms_codegeex.config.validation import check_tree, validated
     from ms_codegeex.config.values import read_yaml

@@ -72,8 +72,8 @@ def places(data: bytes, what: Sequence[str]) -> list[Hit]:
 def redact(
     data: bytes, what: Sequence[str], found: Sequence[Hit] | None = None
 ) -> tuple[bytes, tuple[tuple[str, int], ...]]:
-    """Return `data` (UTF-8) with every `what` replaced, and the number of places of each kind. `found`: its
-    `places`."""
+    """Return `data` (UTF-8) with everything in `what` replaced, and the number of places of each kind. `found`: the
+    `places` of the text, if they are known already."""
     found, pieces, end = places(data, what) if found is None else found, [], 0
     for start, stop, kind in found:
         pieces += [data[end:start], EMAIL if kind == "email" else SECRET]
@@ -122,9 +122,8 @@ def _changes(kinds: bytes) -> float:
 
 @functools.cache
 def _weights() -> Mapping[bytes, int]:
-    """Return how strongly two adjacent bytes suggest words, in bits; random characters are below 0. Two letters count
-    by how often words contain them; a letter next to a digit or to `_`, `-` or `.`, and a change of case have fixed
-    values."""
+    """Return how strongly two adjacent bytes suggest words, in bits; random characters are below 0. Letters count by
+    how often words have the pair; a change of case and a letter next to a digit, `_`, `-` or `.` have fixed values."""
     lower, weights = bytes(range(97, 123)), {}
     for first, row in zip(lower, shipped_table(_RULES / "places.yaml")["bigrams"], strict=True):
         for second, digit in zip(lower, row, strict=True):

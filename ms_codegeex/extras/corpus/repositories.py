@@ -46,9 +46,8 @@ def check_marks(tokenizer: Tokenizer, limit: int | None) -> None:
 def join_files(
     documents: Documents, placed: Iterable[Placed], tokenizer: str, limit: int, phases: Phases
 ) -> tuple[list[Placed], dict[str, int]]:
-    """Join the files that are `placed` in a split into documents of at most `limit` tokens; a larger file is a document
-    of its own. Return the shards to write, first those with documents outside repositories, and the numbers
-    `COUNTS`."""
+    """Join the files that are `placed` in a split into documents of at most `limit` tokens; a larger file is its own
+    document. Return the shards to write, first those with documents outside repositories, and the numbers `COUNTS`."""
     keyed = KeyedRows(phases.directory, "files", len(phases.blocks), _FILE, len(phases.blocks))
     phases.by_block(keyed.phase, _files, save=keyed.write)
     paths = [result_path(phases.directory, f"joined-{limit}", part) for part in range(keyed.parts)]

@@ -176,8 +176,7 @@ def _large_packages(
 
 
 def _numbers(names: Iterable[str], seed: int) -> np.ndarray:
-    """Return the first 64 bits of each name's hash, uint64 `[names]`. Even of 10^8 names, no two are likely to
-    agree."""
+    """Return the first 64 bits of each name's hash, uint64 `[names]`: two of 10^8 names are unlikely to agree."""
     hashes = np.frombuffer(b"".join([hash_key(seed, name) for name in names]), ">u8")  # four numbers each
     return hashes[::4].astype(np.uint64)
 

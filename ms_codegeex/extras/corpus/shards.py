@@ -56,8 +56,7 @@ class ShardJob:
 
 
 def shard_name(key: str, unit: Unit) -> str:
-    """Return a shard's name without ending: a hash of `key` and the unit with its files' times, so it is never
-    stale."""
+    """Return a shard's name without ending: a hash of `key` and unit, with its files' times, so it is never stale."""
     return hashlib.sha256(f"{key} {unit!r}".encode()).hexdigest()[:40]
 
 

@@ -1,5 +1,4 @@
-"""Counts of the input: every file and every record is counted once. The verbs print the counts, JSON files hold
-them."""
+"""Counts of the input: each file and each record is counted once. The verbs print the counts, JSON files hold them."""
 
 from __future__ import annotations
 
@@ -152,8 +151,7 @@ def _first(reason: str, entry: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def read_documents(units: Iterable[Unit], reading: ReadingSettings, tally: Tally) -> Iterator[Document]:
-    """Yield the documents of units, with a file's units in a row. `tally` counts the rest, and what `prepare` would
-    drop."""
+    """Yield the documents of units, a file's units in a row. `tally` counts the rest, and what `prepare` would drop."""
     lines, seen = 0, set[bytes]()
     for unit in units:
         records = unit.part is not None

@@ -222,8 +222,7 @@ def _lines(texts: Iterable[str]) -> Iterator[str]:
 
 class _Texts:
     """The texts below `roots` until `max_bytes` are read: source files in the order of a hash, as `prepare` samples
-    them, then the documents of archives in order. `read` is the number of bytes so far; `interrupted` is set by
-    Ctrl-C."""
+    them, then the documents of archives in order. `read` is the bytes so far; Ctrl-C sets `interrupted`."""
 
     def __init__(self, roots: Sequence[Root], settings: TokenizerSettings, search: Search, tally: Tally):
         self._roots, self._settings, self._search, self._tally = tuple(roots), settings, search, tally

@@ -105,8 +105,7 @@ def archive_kind(name: str) -> str | None:
 
 
 def record_parts(path: Path | RemotePath, size: int, part_bytes: int = PART_BYTES) -> list[ArchivePart] | BadInput:
-    """Divide a file of records, of `size` bytes, into parts to be read independently, or return why it cannot be
-    read."""
+    """Divide a file of records, of `size` bytes, into independent parts, or return why it cannot be read."""
     kind = archive_kind(path.name)
     with contextlib.suppress(OSError), path.open("rb") if isinstance(path, Path) else io.BytesIO() as stream:
         head = stream.read(_HEAD)

@@ -48,9 +48,9 @@ class NoModelList(UserError):
 
 
 def chosen_model(client: openai.OpenAI, url: str, name: str | None, flag: str, remedy: str) -> Mapping[str, Any]:
-    """Return the entry of the model called `name`; for None, of the only one that is not an adapter (those have a
-    `parent`). Raises `NoModelList` (with `remedy`) if the server at `url` sends no list, `UserError` if `flag` must
-    name another one."""
+    """Return the entry of the model called `name`; for None, of the only one that is not an adapter (without `parent`).
+    Raises `NoModelList` (with `remedy`) if the server at `url` sends no list, `UserError` if `flag` must name
+    another."""
     import openai
 
     try:
@@ -81,8 +81,7 @@ class OtherAnswer(BrokenAnswer):
 
 def answer(client: openai.OpenAI, route: str, body: Mapping[str, Any]) -> Iterator[AnswerPart]:
     """Yield the parts of an answer as they come; those of `chat/completions` come from messages. Fields of `body` that
-    are None are omitted. Raises the client's own errors, and `BrokenAnswer` if the server does not finish the
-    answer."""
+    are None are omitted. Raises the client's own errors, and `BrokenAnswer` if the server does not finish it."""
     import httpx
 
     sent = {name: value for name, value in body.items() if value is not None}

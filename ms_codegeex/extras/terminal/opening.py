@@ -37,8 +37,7 @@ MODEL = (ModelOptions, OptionGroup(EngineOptions, LOCAL, title="with --model"))
 
 
 def open_model(arguments: argparse.Namespace, slots: int = 1, special_tokens: bool = False) -> Model:
-    """Open the requested model. In this process, it computes `slots` answers at once, and `special_tokens` is as in
-    `ServedModel`."""
+    """Open the requested model. `slots` and `special_tokens` are for one in this process, as in `TerminalModel`."""
     options, engine = given(ModelOptions, arguments), given(EngineOptions, arguments)
     if options.model is None:
         refuse(arguments, EngineOptions, "is for a model in this process (--model DIR)", LOCAL)
