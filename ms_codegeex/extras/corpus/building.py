@@ -51,7 +51,7 @@ SHARD_VERSION = 16
 
 @dataclass(frozen=True)
 class PrepareRequest:
-    """The `inputs` as given, their `roots`, and the settings that decide the dataset; see also `RunOptions`."""
+    """What to prepare: `inputs` as given, their `roots`, and the settings. The rest is as in `RunOptions`."""
 
     inputs: Inputs
     roots: Sequence[Root]
@@ -68,8 +68,8 @@ class PrepareRequest:
 
 @dataclass(frozen=True)
 class FoundInput:
-    """The units to read; `size`, the `files` and `bytes` of everything found; those of the `sampled` files (None:
-    `max_bytes` is applied to documents later); `events` on files that are not read; counts of what was dropped."""
+    """What the search found: the `units` to read; `size`, the `files` and `bytes` of everything; those of the `sampled`
+    files (None: `max_bytes` is applied to documents later); `events` on files not read; `tally`, what was dropped."""
 
     units: list[Unit]
     size: dict[str, int]
@@ -81,14 +81,15 @@ class FoundInput:
 def ready_workers(
     workers: int, roots: Sequence[Root], tokenizer: str, cluster: Cluster | None
 ) -> contextlib.AbstractContextManager[Callable]:
-    """Return `map` in processes that share this one's tokenizer (spawned ones load it), or on the cluster."""
+    """Return a context manager that provides `map`: in processes that share this one's tokenizer (spawned ones load
+    it), or on the cluster."""
     if cluster is not None:
         return cluster.mapper()
     return open_mapper(min(workers, _most_units(roots, workers)), functools.partial(_load_early, tokenizer))
 
 
 def _most_units(roots: Sequence[Root], workers: int) -> int:
-    """Return the most units that a few local files can make, so no worker is idle; for any other input, `workers`."""
+    """Return the most units that a few local files can make, to start no idle worker; otherwise `workers`."""
     paths = [root.path for root in roots]
     if not all(isinstance(path, Path) and path.is_file() for path in paths):
         return workers
@@ -97,7 +98,7 @@ def _most_units(roots: Sequence[Root], workers: int) -> int:
 
 def _load_early(tokenizer: str) -> None:
     generator_of(b"", "")
-    with contextlib.suppress(UserError):  # this process reports it
+    with contextlib.suppress(UserError):  # reported when this process loads it
         shards.load_encoder(tokenizer)
 
 
@@ -221,7 +222,7 @@ def _search(request: PrepareRequest, output: Path, progress: ProgressBar) -> Fou
     real = (Path(os.path.realpath(path)) for path in written if os.path.lexists(path))
     leave_out = frozenset(path for path in real if any(path.is_relative_to(place) for place in local))
     units, events, size = (request.search or find_units)(tuple(request.roots), reading, leave_out)
-    # Nor is the work directory input. The search has not entered it, because its name begins with a dot.
+    # The work directory is no input either. The search has not entered it, because its name begins with a dot.
     events = [event for event in events if PurePosixPath(event.source).name != work_path(output).name]
     corpus = FoundInput(units, size, None, events, Tally())
     for event in events:

@@ -34,7 +34,7 @@ _CPP_PART = re.compile(
 
 _BEHIND = re.compile(rb"\(\?<[=!][^()]*\)")
 _SHEBANG = re.compile(rb"#![ \t]*(\S+)((?:[ \t]+\S+)*)")
-# A shell script that runs another program on itself, as its text may be valid in both; and nix-shell's option.
+# A shell script that runs another program with its own text, or nix-shell's option that names a program.
 _EXEC = re.compile(
     rb"(?m)^[ \t]*(?:eval[ \t]+|':'[ \t]*//;[ \t]*)?['\"]*exec['\"]*[ \t]+['\"]?(?:\S*/)?(?:env[ \t]+)?([\w.]+)"
     rb"[^\n(`]*\$(?:0|\{0|\{BASH_SOURCE(?:\[0\])?)\}?[\"'\s][^\n]*\$[@{*]|^#!.*nix-shell.*[ \t]-i[ \t]+([\w.]+)"
@@ -63,7 +63,7 @@ _LEAST_LETTERS, _LEAST_SHARE, _TIMES = 10, (0.55, 0.66), 1.4
 _CONTROLS = re.compile("[\0-\x08\x0e-\x19\x1c-\x1f\x7f]")
 # Signs that a text is not in Latin-1 or Windows-1252: other scripts have words of three and more letters, Latin-2 has
 # letters in place of signs, the code pages of DOS and the Macintosh have them in place of quotation marks. Two accented
-# capitals that end a word in capitals are half-width letters of Shift-JIS, but occur in French (CRÉÉ).
+# capitals that end a word in capitals are half-width letters of Shift-JIS, but also occur in French (CRÉÉ).
 _DOUBTFUL = re.compile(
     rb"[\0-\x08\x0e-\x19\x1c-\x1f\x7f]|[\x80-\xff]{3}|[\xc2\xc3][\x80-\xbf]|"
     rb"[\x81-\x84\x86-\x90\x98\x9a-\x9f\xa4\xa6\xa8\xaf\xb8\xd0\xdd\xde\xf0\xfd-\xff]|"
@@ -128,7 +128,7 @@ def _compiled(pattern: str | list[str], named: Mapping[str, list[str]]) -> Seque
 
 @functools.cache
 def linear_pattern(pattern: bytes) -> Any:
-    """Return a compiled RE2 pattern over bytes, which is searched for in time linear in the text's length."""
+    """Return a compiled RE2 pattern over bytes, which searches in time linear in the text's length."""
     import re2
 
     return re2.compile(pattern, linear_options())
@@ -139,7 +139,7 @@ def linear_options() -> Any:
     import re2
 
     options = re2.Options()
-    options.log_errors = False  # they are raised anyway
+    options.log_errors = False  # errors are raised anyway
     options.encoding, options.max_mem = re2.Options.Encoding.LATIN1, 64 << 20  # less memory makes RE2 slower
     return options
 
@@ -177,7 +177,7 @@ def as_utf8(data: bytes, errors: str = "strict") -> tuple[bytes, str]:
 
 
 def _encoding_by_letters(data: bytes) -> str:
-    """Return the encoding whose frequent letters are most of the text's, far ahead of any other, or an empty text."""
+    """Return the encoding in which its language's frequent letters prevail, far ahead of others; empty if none."""
     shares = []
     for name, listed in shipped_table(_ENCODINGS_FILE).items():
         try:
@@ -222,7 +222,7 @@ def _by_name(name: str) -> Language | str:
     named = by["/"].get(name) or by["/"].get(name.lower())
     if named is not None:
         return named
-    for suffix in (name[place:] for place in range(1, len(name)) if name[place] == "."):  # .bashrc has none
+    for suffix in (name[place:] for place in range(1, len(name)) if name[place] == "."):  # .bashrc has no suffix
         found = by["."].get(suffix) or by["."].get(suffix.lower())
         if found is not None:
             return found
@@ -237,8 +237,8 @@ def needs_head(path: PurePath | str) -> bool:
 
 
 def detect(path: PurePath | str, head: bytes = b"") -> Language | None:
-    """Return the language of a file, or None if it is unknown; one without a tag line is not one of the 96. Only the
-    last part of `path` counts. `head`: the first `HEAD_BYTES`, for ambiguous suffixes, modes and `#!` lines."""
+    """Return a file's language, or None if it is unknown. One without a tag line is not one of the 96. Only the last
+    part of `path` counts. `head` holds the first `HEAD_BYTES`, for ambiguous suffixes, editor modes and `#!` lines."""
     suffix = _by_name(PurePath(path).name)
     if isinstance(suffix, Language):
         return suffix if suffix.name != _PLAIN else None
@@ -253,7 +253,7 @@ def detect(path: PurePath | str, head: bytes = b"") -> Language | None:
         head = _C_PROSE.sub(b" ", head)
         if b"__cplusplus" in head or b"__OBJC__" in head:
             shared = _CPP_PART.sub(b"", head)
-            head = head if b";" in head and b";" not in shared else shared  # unless only that part has declarations
+            head = head if b";" in head and b";" not in shared else shared  # keep it if it has all declarations
     ruled = next((found for patterns, found in _rules(suffix) if all(it.search(head) for it in patterns)), None)
     return ruled or _by_mode(text)
 

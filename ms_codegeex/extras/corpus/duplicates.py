@@ -1,9 +1,9 @@
-"""Find documents that repeat others, in phases whose tasks need no more memory as the number of documents grows.
+"""Find documents that repeat others, in phases whose tasks use bounded memory, however many documents there are.
 
-Exact duplicates are grouped by their hashes, and the first of each group is kept. Near duplicates are decided from the
-largest document to the smallest, held-out documents first, and equal sizes in the order of the input: a document is
-dropped if it is similar to one that is kept. No two kept documents are similar, so no split of them puts a copy of
-training data into validation.
+Exact duplicates are grouped by their hashes, and the first of each group is kept. For near duplicates, documents are
+taken from the largest to the smallest, held-out documents first and equal sizes in the order of the input, and a
+document is dropped if it is similar to one that is kept. No two kept documents are similar, so no split of them puts a
+copy of training data into validation.
 
 Taking the documents strictly in this order would need a single process. But whether a document is kept depends only on
 the few documents that share a band with it, so they are decided in rounds. Each round compares the first document of
@@ -38,7 +38,7 @@ ROUNDS = 3
 EXACT = np.dtype([("key", "<u8", 4), ("number", "<i8")])
 BAND = np.dtype([("key", "<u8"), ("smaller", "<i8"), ("number", "<i8")])  # `smaller`: the document's bytes, negated
 HELD_OUT = 1 << 50  # bytes added to held-out documents, to make them larger than all others
-_PAIRS = 1 << 16  # compared at once: their signatures take 64 MiB
+_PAIRS = 1 << 16  # pairs compared at once: their signatures take 64 MiB
 
 
 @dataclass
@@ -72,8 +72,8 @@ def find_duplicates(
 ) -> dict[str, Duplicates]:
     """Return the documents to drop, by reason. Exact duplicates have the text of an earlier document, apart from line
     endings and trailing blank lines. Near duplicates have a Jaccard similarity of at least `threshold`; 0 turns them
-    off. The phases write to `directory`, called `duplicates_name`, in the work directory. `mapper` is as in `Phases`;
-    `instead` is as in `Duplicates`, and is filled for both reasons."""
+    off. The phases write to `directory`, which lies in the work directory and is named by `duplicates_name`. `mapper`
+    is as in `Phases`; `instead` is as in `Duplicates`, and is filled for both reasons."""
     phases = Phases(directory, mapper, documents.blocks())
     exact = Duplicates(Flags(len(documents)), instead=instead)
     keyed = phases.keyed("hashes", EXACT, len(documents))
@@ -111,7 +111,7 @@ def exact_duplicates(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def find_near(
     documents: Documents, left_out: Flags, threshold: float, phases: Phases, instead: np.ndarray | None = None
 ) -> Duplicates:
-    """Return the documents that are similar to a kept one. Documents `left_out` are ignored."""
+    """Return the documents that are similar to a kept one. Documents in `left_out` are ignored."""
     near, undecided, held_out = Duplicates(Flags(len(documents)), instead=instead), ~left_out, documents.held_out
     phases.by_block("signatures", _signatures)
     for number in range(ROUNDS):
@@ -119,7 +119,7 @@ def find_near(
         for compared in _by_bands(f"{number}", undecided, threshold, held_out, phases, compare_with_first):
             blocked.set(compared[:, 1])
         kept = undecided & ~blocked
-        # the second time, stored results are read
+        # This pass reads the results that the first one stored.
         for compared in _by_bands(f"{number}", undecided, threshold, held_out, phases, compare_with_first):
             pairs = compared[(compared[:, 2] == 1) & kept.at(compared[:, 0])]
             near.add(pairs[:, 1], pairs[:, 0])

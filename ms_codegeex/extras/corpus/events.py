@@ -1,4 +1,4 @@
-"""What becomes of a corpus' input that is not kept unchanged."""
+"""What becomes of corpus input that is not kept unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads text, language, licence and group of a corpus record by the names of its fields.
+"""Read text, language, licence and group of a corpus record by the names of its fields.
 
 The names are those of all corpus layouts in `layouts.yaml`. They do not contradict each other, so it does not matter
 which layout a single record has."""
@@ -20,8 +20,8 @@ KINDS = ("text", "language", "licence", "path", "group")
 """What fields hold; `group` is what the split keeps together, the repository."""
 
 _FIRST = ("language", "license", "path", "repo_name")  # preferred, if a record has several for one kind
-_PARTS_OF_FUNCTIONS = frozenset({"code", "func_code_string"})  # in CodeSearchNet, next to the whole
-_MAX_REMARKS = 100  # the input chooses the names in them
+_PARTS_OF_FUNCTIONS = frozenset({"code", "func_code_string"})  # CodeSearchNet also has the whole
+_MAX_REMARKS = 100  # bounded, because they have names from the input
 
 
 class RecordText(NamedTuple):
@@ -46,8 +46,8 @@ def decide_licence(texts: Sequence[str], reading: ReadingSettings, size: int, he
 
 
 class Fields:
-    """Reads records as `ReadingSettings` says: of each kind, the field of the given name, else the first usual one that
-    is set. `remarks` on unused fields have the number of records and the source of the first."""
+    """Reads records as `ReadingSettings` says: for each kind, the given field, else the first usual one that is set.
+    `remarks` maps a remark on unused fields to the number of records and the source of the first."""
 
     def __init__(self, reading: ReadingSettings) -> None:
         self._names, self._columns = dict[str, list[str]](), dict[str, set[str]]()
@@ -77,7 +77,7 @@ class Fields:
         return [name for name in dict.fromkeys(present) if name in wanted]
 
     def text_missing(self, present: Collection[str]) -> str:
-        """Return a message if no field with the text is among those present, otherwise an empty text."""
+        """Return a message if no field with the text is among those present, otherwise an empty string."""
         if not self._columns["text"].isdisjoint(present):
             return ""
         record = present if isinstance(present, Mapping) else dict.fromkeys(present, "?")

@@ -116,7 +116,7 @@ def _exact_rejection(data: bytes, rules: Rules) -> str | None:
 
 
 def generator_of(data: bytes, path: str = "") -> str | None:
-    """Return the program that wrote a text, as far as its first and last bytes or its file name show it by the rules of
+    """Return the program that wrote a text, judged by its first and last bytes or its file name, with the rules in
     `rules/generators.yaml`, or None."""
     marks, endings, opening, _ = _generators()
     head, name = data[:_HEAD], path.rpartition("/")[2].encode("utf-8", "replace")

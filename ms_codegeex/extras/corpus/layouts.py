@@ -22,9 +22,9 @@ class RecordLayout:
     """One form of record: `name` for users, and `source`, the programs that use it. Fields are separated by spaces, as
     in `layouts.yaml`. `task`: completion, chat, translation or corpus; other records are not prepared, and `remedy`
     says what to do. `by`: the keys of `uses` that a record of this layout must have, with `[]` as a list, with `[{}]`
-    as a list of objects. `uses`: the purpose of fields -> their names, the preferred ones first. `refused`: fields that
-    change what is trained: `fields`, `why`, and perhaps `neutral`, the values that change nothing, or `only`, the
-    values that change something; others are reported. `harmless`: fields that change nothing."""
+    as a list of objects. `uses` maps what we use a field for to the fields' names, preferred ones first. `refused`:
+    fields that change what is trained: `fields`, `why`, and perhaps `neutral`, the values that change nothing, or
+    `only`, the values that change something; others are reported. `harmless`: fields that change nothing."""
 
     name: str
     source: str
@@ -36,7 +36,7 @@ class RecordLayout:
     remedy: str = ""
 
     def values(self, record: Mapping[str, Any], use: str) -> dict[str, Any]:
-        """Return the present fields of a record that hold `use`, by name. An empty text is no list."""
+        """Return the present fields of a record that hold `use`, by name. An empty string is no list."""
         nothing = "" if use in ("messages", "history") else None
         present = [name for name in self._names.get(use, ()) if name in record or "." in name]
         return {name: it for name in present if not absent(it := value_of(record, name)) and it != nothing}
@@ -113,7 +113,7 @@ class Table:
     texts: tuple[str, ...]
 
     def of(self, record: Mapping[str, Any], task: str = "") -> RecordLayout | None:
-        """Return the first layout that fits a record, one of `task` if possible, or None."""
+        """Return the first layout that fits a record, preferably one of `task`, or None."""
         wanted = (layout for layout in self.layouts if layout.task == task and layout.fits(record))
         return next(wanted, None) or next((layout for layout in self.layouts if layout.fits(record)), None)
 

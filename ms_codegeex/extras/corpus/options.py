@@ -28,7 +28,7 @@ def _location(text: str) -> Path | RemotePath:
 
 @dataclass(frozen=True)
 class DatasetOptions:
-    """Options that every dataset has."""
+    """Options for every dataset."""
 
     output: Path | RemotePath = option(
         "dataset directory to write; its report.html shows what was kept or dropped, and why. After an "
@@ -72,7 +72,7 @@ class DatasetOptions:
 
 @dataclass(frozen=True)
 class TagOptions:
-    """How a document begins."""
+    """Options for the language tag line."""
 
     tags: str | None = option(
         "the language tag line before a document: CodeGeeX's 23, CodeGeeX2's 96, none, or a line of your own with "
@@ -85,7 +85,7 @@ class TagOptions:
 
 @dataclass(frozen=True)
 class TextOptions:
-    """Which documents a corpus gets."""
+    """Options that choose the documents of a corpus."""
 
     languages: tuple[str, ...] = option("languages (default: 23 for training, with --tags codegeex2 96)", "NAME", ())
     all_text: bool = option("also take texts of unknown languages, without a tag line", default=False)
@@ -134,7 +134,7 @@ class TextOptions:
 
 @dataclass(frozen=True)
 class RecordOptions:
-    """How records of a corpus are read."""
+    """Options for reading the records of a corpus."""
 
     text_field: str | None = option("field that holds the text", "NAME")
     language_field: str | None = option("field that names the language", "NAME")
@@ -153,7 +153,7 @@ class RecordOptions:
 
 @dataclass(frozen=True)
 class WorkOptions:
-    """Where a corpus is made."""
+    """Options for where a corpus is made."""
 
     work: Path | None = option("with a URL as --output: where the dataset is made before it is copied", "DIR")
     engine: Literal["pool", "ray"] | None = option(
@@ -168,7 +168,7 @@ CORPORA = (TextOptions, RecordOptions, WorkOptions)  # options that other datase
 
 @dataclass(frozen=True)
 class TuningOptions:
-    """How records become prompts and answers. `overlong` and `template` are for fine-tuning only."""
+    """Options that turn records into prompts and answers. `overlong` and `template` are for fine-tuning only."""
 
     task: Literal["pretrain", "completion", "chat", "translation"] = option(
         "kind of records (docs/finetune.md); pretrain: documents of a corpus", default="pretrain"
@@ -184,7 +184,7 @@ class TuningOptions:
 
 @dataclass(frozen=True)
 class ExchangeOptions:
-    """Exchange of datasets with other programs. All but `from_format` belong to `--to`."""
+    """Options for exchanging datasets with other programs. All but `from_format` belong to `--to`."""
 
     to: Literal["mindrecord", "triplet"] | None = option("write the dataset --input in this format", either="direction")
     from_format: Literal["mindrecord", "triplet"] | None = option(
@@ -220,8 +220,7 @@ class CorpusRecipe:
 
 
 def read_recipe(name: str) -> CorpusRecipe:
-    """Return the recipe in a YAML file, or the shipped one of that name. `UserError` if there is none or it is
-    wrong."""
+    """Return the recipe in a YAML file, or the shipped one of this name. Raises `UserError` for a wrong name or key."""
     from ms_codegeex.config.validation import check_tree, validated
     from ms_codegeex.config.values import read_yaml
 

@@ -217,7 +217,7 @@ class Phases:
         return KeyedRows(self.directory, phase, len(self.blocks), kind, max(1, -(-rows // PART_ROWS)))
 
     def run(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> None:
-        """Call a function on every task; each writes files in `directory`. Raises `UserError` if it cannot be made."""
+        """Call a function on every task; each writes files in `directory`. `UserError` if that cannot be created."""
         try:
             self.directory.mkdir(exist_ok=True)
         except OSError as error:

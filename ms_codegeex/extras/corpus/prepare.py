@@ -174,7 +174,7 @@ def _prepare(
 def _result(
     description: dict[str, Any], output: Path | RemotePath, cached: bool, seconds: float, options: RunOptions
 ) -> dict[str, Any]:
-    """Report and return the result of `prepare_dataset`. The rate counts the bytes read; a cached dataset has 0."""
+    """Report and return the result of `prepare_dataset`. The rate counts bytes read, and is 0 for a cached dataset."""
     if cached and options.dropped:
         problem = f"--dropped {options.dropped}: {output} is prepared already"
         raise UserError(f"{problem}; add --replace to prepare it again")

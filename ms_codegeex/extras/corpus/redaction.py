@@ -52,9 +52,9 @@ _KINDS = b"".join(  # the kind of each byte: digit, upper or lower case letter, 
 
 
 def places(data: bytes, what: Sequence[str]) -> list[Hit]:
-    """Return where a text (UTF-8) has what is replaced for `what` (of `REDACTIONS`): start, end and kind, ascending and
-    without overlaps. Kinds are `email`, with `real-email` without addresses at domains reserved for examples; `private
-    key`, `password`, `credential`, the kinds of `rules/issuers.yaml` and the names of gitleaks' rules."""
+    """Return the places in a text (UTF-8) that `what` (some of `REDACTIONS`) replaces: start, end and kind, ascending
+    and without overlaps. Kinds are `email`, with `real-email` without addresses at domains reserved for examples;
+    `private key`, `password`, `credential`, the kinds of `rules/issuers.yaml` and the names of gitleaks' rules."""
     hits: list[Hit] = []
     if "secrets" in what:
         hits += find_secrets(data)
@@ -122,8 +122,9 @@ def _changes(kinds: bytes) -> float:
 
 @functools.cache
 def _weights() -> Mapping[bytes, int]:
-    """Return how strongly two adjacent bytes suggest words, in bits; random characters are below 0. Letters count by
-    how often words have the pair; a change of case and a letter next to a digit, `_`, `-` or `.` have fixed values."""
+    """Return how strongly two adjacent bytes suggest words, in bits; values below 0 suggest random characters. Two
+    letters count by how often words contain them; a change of case and a letter next to a digit, `_`, `-` or `.` have
+    fixed values."""
     lower, weights = bytes(range(97, 123)), {}
     for first, row in zip(lower, shipped_table(_RULES / "places.yaml")["bigrams"], strict=True):
         for second, digit in zip(lower, row, strict=True):
@@ -144,7 +145,7 @@ def wordiness(value: bytes) -> int:
 
 def is_random(value: bytes) -> bool:
     """Return whether `value` looks random: hexadecimal digits, a UUID, or letters, with digits if they are of one case,
-    that form no words. Base64 of a text that does not look random is not random."""
+    that form no words. Base64 does not count if the decoded text does not look random."""
     if _HEX.match(value):
         return entropy(value) >= 3.0 and not is_placeholder(value)
     kinds = value.translate(_KINDS)
@@ -187,7 +188,7 @@ def is_phrase(value: bytes) -> bool:
 
 
 def is_mixed(value: bytes) -> bool:
-    """Return whether `value` has characters of all kinds, well mixed, as generators of passwords draw them."""
+    """Return whether `value` has characters of all kinds, well mixed, as password generators draw them."""
     kinds = value.translate(_KINDS)
     mixed = len(set(kinds)) == 4 and _changes(kinds) >= 0.5 and entropy(value) >= 3.2
     return mixed and wordiness(value) <= -3 and not is_placeholder(value) and not is_text(value)
@@ -251,10 +252,10 @@ def find_secrets(data: bytes) -> list[Hit]:
 
 @dataclass(frozen=True)
 class _Rule:
-    """A rule for a token or a value: its pattern, its least entropy, and what is searched for first: `begins`, the
-    pattern of a token's first characters; `inside`, a part of it where these may be any; or `names`, those of a
-    service. Values `allowed` are no secrets. No character that could belong to a `whole` token may follow it. If the
-    pattern has a group, only the group is replaced."""
+    """A rule for a token or a value: its `pattern`, its least `entropy`, and what is searched for first: `begins`, the
+    pattern of a token's first characters; `inside`, the pattern of a part of it, if these may be any; or `names`, the
+    names of a service. Values that match `allowed` are no secrets. After a `whole` token, no character may follow that
+    could belong to it. If the pattern has a group, only the group is replaced."""
 
     kind: str
     pattern: bytes

@@ -46,11 +46,10 @@ class NothingLeft(UserError):
 
 @dataclass(frozen=True)
 class Selection:
-    """What `select` decided. `split_by`: the unit of the split: `package`, `document` (each record on its own),
-    `folder` or `file` (packages are too few or too large), or `input` (held-out input is named). `packages`: their
-    numbers in training and in validation; upper bounds if the files of a package may be on both sides. `dropped`: for
-    each reason up to three documents, with the number of the one kept instead, or None. `remarks`: lines for the
-    user."""
+    """What `select` decided. `split_by` is the unit of the split: `package`, `document` (each record on its own),
+    `folder` or `file` (packages are too few or too large), or `input` (held-out input is named). `packages`: how many
+    training and validation have; upper bounds if the files of a package may be on both sides. `dropped`: for each
+    reason up to three documents, with the number of the one kept instead, or None. `remarks`: lines for the user."""
 
     split_by: str
     packages: tuple[int, int]
@@ -211,7 +210,8 @@ class _Groups:
     """The kept documents, in groups of a `unit`. `package`: by the hash of their package's name, or of their source if
     they have none; `folder`: those of a package by their folder in it; `file`: by their source; `input`: the first
     `held_out` documents, and the others. Training and validation never share a group. The phase `keys` stores the keys
-    of a block's documents, uint64 `[documents]`. `count` is the number of groups, `named` of those with packages."""
+    of a block's documents, uint64 `[documents]`. `count` is the number of groups, `named` that of packages among
+    them."""
 
     def __init__(self, phases: Phases, seed: int, kept: Flags, unit: str, held_out: int = 0) -> None:
         self._phases, self._kept, self.unit = phases, kept, unit
@@ -272,9 +272,9 @@ def _summed(rows: np.ndarray) -> np.ndarray:
 def choose_validation(groups: Callable[[], Iterable[np.ndarray]], share: float) -> np.ndarray:
     """Return the keys, uint64, ascending, of the groups (packages or documents) for validation: about `share` of all
     bytes. `groups()` iterates over all groups in the order of their keys, in arrays with the fields `key` and `bytes`.
-    Small groups are preferred: the first choice is among those of at most a third of the target, then of the target,
-    then of three times the target. If no choice has half the target, the closest is taken, or a single group if that is
-    closer. Neither side is left empty, unless `share` is 0, which chooses nothing."""
+    Small groups are preferred: their size is limited to a third of the target, then to the target, then to three times
+    the target. If no limit gives half the target, the closest choice is taken, or a single group if that is closer.
+    Neither side is left empty, unless `share` is 0, which chooses nothing."""
     sums = [(rows.size, int(rows["bytes"].sum())) for rows in groups()]
     target, maximum = share * sum(size for _, size in sums), sum(count for count, _ in sums) - 1
     if not target:

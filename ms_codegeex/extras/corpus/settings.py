@@ -109,7 +109,7 @@ class PrepareSettings:
     def record(self) -> dict[str, Any]:
         """Return all settings in one flat dictionary, as in dataset.json and report.json."""
         fields = {**vars(self), "reading": asdict(self.reading), "infill": self.infill and asdict(self.infill)}
-        fields["validation"] = tuple(map(str, self.validation))  # without a URL's password
+        fields["validation"] = tuple(map(str, self.validation))  # hides a URL's password
         later = {"infill": None, "near_duplicates_by": "words", "repositories": None, "validation": ()}
         for name, default in later.items():
             if fields[name] == default:  # as in datasets made before the option existed

@@ -43,9 +43,9 @@ _BLOCK = 1 << 21  # bytes of text that are encoded and written together
 
 @dataclass(frozen=True)
 class ShardJob:
-    """Settings that all units share: how input is read, the scheme of the tag lines, a tokenizer's name or directory,
-    `words` or `tokens` to compute MinHash `signatures` by (None: no signatures), whether shards list what was dropped
-    or changed, and whether the files of a repository are marked, for `repositories`."""
+    """Settings that all units share: how input is read, the scheme of the tag lines, and a tokenizer's name or
+    directory. `signatures`: compute MinHash signatures by `words` or `tokens` (None: no signatures). `listed`: shards
+    list what was dropped or changed. `marked`: the files of a repository are marked, for `repositories`."""
 
     reading: ReadingSettings
     tags: str
@@ -56,7 +56,7 @@ class ShardJob:
 
 
 def shard_name(key: str, unit: Unit) -> str:
-    """Return a shard's name without ending: a hash of `key` and unit, with its files' times, so it is never stale."""
+    """Return a shard's name without ending. It depends on `key` and the files' times, so no stale shard is found."""
     return hashlib.sha256(f"{key} {unit!r}".encode()).hexdigest()[:40]
 
 
@@ -220,7 +220,7 @@ def is_sound(path: Path) -> bool:
     return checksum == expected
 
 
-@dataclass(frozen=True, slots=True)  # there are very many
+@dataclass(frozen=True, slots=True)  # slots, as there are very many
 class Shard:
     """A finished shard: its path without ending, and the number of its documents. `mask_path`: a file that says which
     ids the loss counts (uint8, one byte per id), or None. `lines` is added to the line number at the end of every

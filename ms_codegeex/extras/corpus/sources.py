@@ -137,7 +137,7 @@ def _existing(given: Path | str) -> Path:
     try:
         named = Path(given).expanduser()
         kept = named.parent.resolve() / named.name
-        path = kept.resolve()  # a link keeps its name if its file's says less, as in data caches
+        path = kept.resolve()  # a link's name is kept if its target's says less, as in data caches
         path = kept if in_hub_cache(kept) or (path.suffix == "" and path.is_file()) else path
         exists = path.exists()
     except (OSError, RuntimeError) as error:  # a loop of links, an unknown user's home
@@ -317,7 +317,7 @@ class _Search:
         identity, package = _identity(root, self.base, path)
         if self._holds_records(root, path):
             self.archives[path] = SourceFile(identity, path, package, "", size, modified, held_out=root.held_out)
-            self.others.pop(path, None)  # left by another input that does not name the file
+            self.others.pop(path, None)  # skipped by an input that does not name it
             return
         head, records = b"", archive_kind(path.name) is not None and not path.name.lower().endswith(_JSON)
         if needs_head(path.name) and not records:

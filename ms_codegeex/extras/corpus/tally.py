@@ -75,7 +75,7 @@ class Tally:
 
     def _add(self, kind: str, reason: str, more: Mapping[str, Any]) -> None:
         entries = getattr(self, kind)
-        if kind == "noted" and reason not in entries and len(entries) >= REMARKS:  # the input chooses names in them
+        if kind == "noted" and reason not in entries and len(entries) >= REMARKS:  # reasons have names from the input
             reason = "others"
         entry = entries.setdefault(reason, {"documents": 0, "records": 0, "bytes": 0, "examples": [], "suffixes": {}})
         for name in ("documents", "records", "bytes"):
@@ -94,9 +94,9 @@ class Tally:
         return {name: {**{it: entry[it] for it in names}, "example": _first("", entry)[0]} for name, entry in left}
 
     def summed(self, kept: int, read: int | None = None) -> dict[str, Any]:
-        """Return what `print_tally` prints and JSON files hold: how many were read (None: kept or dropped ones) and
-        kept, the same for `files` and `records`, and for each reason and remark a count, the first source and its
-        detail. In `files`, `found` is the sum of the other counts."""
+        """Return what `print_tally` prints and JSON files hold: how many were read (`read`, or if None those kept or
+        dropped) and kept, the same for `files` and `records`, and for each reason and remark a count, the first source
+        and its detail. In `files`, `found` is the sum of the other counts."""
 
         def first(entries: Entries) -> dict[str, Any]:
             found = {}
@@ -151,7 +151,8 @@ def _first(reason: str, entry: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def read_documents(units: Iterable[Unit], reading: ReadingSettings, tally: Tally) -> Iterator[Document]:
-    """Yield the documents of units, a file's units in a row. `tally` counts the rest, and what `prepare` would drop."""
+    """Yield the documents of units, of which those of a file must be consecutive. `tally` counts the rest, and what
+    `prepare` would drop."""
     lines, seen = 0, set[bytes]()
     for unit in units:
         records = unit.part is not None

@@ -1,4 +1,4 @@
-"""Trains a tokenizer on the user's text.
+"""Train a tokenizer on the user's text.
 
 For CodeGeeX, CodeGen and Qwen2 it is byte-level BPE with the family's pre-tokenisation and its tokens for white space,
 or marks: the family's own class with other tables. For CodeGeeX2, whose released tokenizer may not be redistributed, it
@@ -127,8 +127,8 @@ def train_tokenizer(
 ) -> Tokenizer:
     """Train on source trees and records, read as `prepare` reads them, and write a tokenizer's directory. Equal text
     and settings give equal bytes. `search` finds the same as `find_units`; `tally` counts the texts. `share` is the
-    validation share of the corpus whose search is shared (`user_roots`). Raises `UserError` if `output` exists, an
-    input is missing, or the text is too small for this many tokens."""
+    validation share of the corpus that uses the same search (see `user_roots`). Raises `UserError` if `output` exists,
+    an input is missing, or the text is too small for this many tokens."""
     if Path(output).exists():
         raise UserError(f"--output: {output} exists; choose another directory, or remove it")
     texts = _Texts(user_roots(inputs or None, share=share), settings, search, Tally() if tally is None else tally)

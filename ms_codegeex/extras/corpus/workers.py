@@ -151,7 +151,7 @@ class Cluster(Protocol):
         """Provide a `map` that runs on them and keeps the order."""
 
     def check_nodes(self, work: Path, inputs: Sequence[Path | RemotePath]) -> int:
-        """Return their number. Raises `UserError` if one cannot work, or does not see `work` and `inputs`."""
+        """Return the number of nodes. Raises `UserError` if one cannot work, or does not see `work` or `inputs`."""
 
 
 @contextlib.contextmanager

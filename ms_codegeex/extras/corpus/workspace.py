@@ -40,7 +40,7 @@ def _open_locked(path: Path, wait: bool) -> int | None:
 def open_workspace(output: Path, waiting: Callable[[], None]) -> Iterator[Path]:
     """Provide the work directory of `output`, locked for this process; call `waiting()` first if another has it. The
     lock is on the directory itself, so it leaves no file and ends with the process. The directory stays unless it is
-    empty or `remove` was called. Raises `UserError` if it cannot be made."""
+    empty or `remove` was called. Raises `UserError` if it cannot be created."""
     path = work_path(output)
     try:
         descriptor = _open_locked(path, wait=False)

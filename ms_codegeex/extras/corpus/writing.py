@@ -33,7 +33,7 @@ def write_splits(
     directory: Path, placed: Iterable[tuple[Shard, np.ndarray]], dtype: np.dtype, masked: bool = False
 ) -> None:
     """Write `SPLIT.bin`, `SPLIT.idx` and `SPLIT.documents.parquet` for every split, and `SPLIT.mask` if `masked`.
-    `placed` has each shard, whose ids are of type `dtype`, with the splits of its documents, int8 `[documents]`."""
+    `placed` yields each shard, whose ids are of type `dtype`, with the splits of its documents, int8 `[documents]`."""
     with contextlib.ExitStack() as stack:
         prefixes = [directory / split for split in layout.SPLITS]
         writers = [stack.enter_context(IndexedWriter(prefix, dtype)) for prefix in prefixes]
@@ -106,7 +106,7 @@ class DatasetWriter:
 
     def write(self, validation_share: float, held_out: int = 0) -> dict[str, Any]:
         """Write both splits and return the entry of each in dataset.json. Validation gets the first `held_out`
-        documents, or else a share of all."""
+        documents or, if that is 0, about `validation_share` of all."""
         self._stack.close()
         shard, stored = replace(self._shard, documents=len(self)), self.directory / ".documents.npz"
         self._rows.write(stored)
@@ -139,9 +139,9 @@ def _choose(hashes: np.ndarray, share: float) -> np.ndarray:
 def write_report(
     directory: Path, summary: Summary, size: Entries, tally: Tally, settings: Entries, extra: Entries
 ) -> None:
-    """Write report.json and report.html, without times or host names: equal requests give equal bytes. `summary` covers
-    all documents, `size` is the amount of input (`files`, `documents`, `bytes`), `tally` counts what was omitted, and
-    `extra` has the entries of some datasets only."""
+    """Write report.json and report.html, without times or host names, so equal requests give equal bytes. `summary`
+    covers all documents, `size` is the amount of input (`files`, `documents`, `bytes`), `tally` counts what was
+    omitted, and `extra` has the entries of some datasets only."""
     kept = range(len(layout.SPLITS))
     report = {
         "format": layout.REPORT_FORMAT,

@@ -41,7 +41,7 @@ SERVERS = {  # chip and devices of a server -> its node's labels `accelerator-ty
 
 def job_file(kind: str, config: RunConfig, arguments: Sequence[str], rank_table: Path | None = None) -> str:
     """Return a job file of `kind` `slurm`, `volcano` or `acjob`, with the arguments of `train`. Raises `UserError` if
-    it makes no sense.
+    the configuration cannot run as such a job.
 
     A restarted job resumes from its newest checkpoint; `checkpoint.resume` says where the first start begins. In a
     template, `<word>` is a value, and a line that ends with `#only FACT` is kept for jobs with this fact."""
@@ -63,8 +63,8 @@ def job_file(kind: str, config: RunConfig, arguments: Sequence[str], rank_table:
         "resource": RESOURCES[config.device],
         "chip": chip,
         "label": CHIP_LABELS.get(chip),
-        # In an AscendJob of several servers, server 0 is the Scheduler, with devices of its own. The container of an
-        # AscendJob's pods must have this name.
+        # In an AscendJob of several servers, server 0 is the Scheduler, with devices of its own. In its pods, the
+        # container must be called `ascend`.
         "first": "Scheduler" if servers > 1 else "Worker",
         "others": servers - 1,
         "container": "ascend" if kind == "acjob" else "train",

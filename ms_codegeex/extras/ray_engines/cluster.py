@@ -33,8 +33,8 @@ class ClusterNode:
 def import_ray(option: str) -> Any:
     """Return the module `ray`. Raises `UserError`, which names the command line's `option`, if it is not installed."""
     before = os.environ.get(PROTOBUF)
-    # MindSpore needs this. The first import decides, and Ray would take the other implementation, with which MindSpore
-    # cannot be imported afterwards.
+    # MindSpore needs the implementation in Python. The first import decides, and Ray would take the other one, with
+    # which MindSpore cannot be imported afterwards.
     os.environ[PROTOBUF] = "python"
     try:
         import ray

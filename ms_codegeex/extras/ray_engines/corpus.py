@@ -19,7 +19,7 @@ from ms_codegeex.extras.shared.remote import RemotePath
 
 OPTION = "--engine ray"
 AHEAD = 3  # tasks per core that Ray has before the first of them is done
-TASK_RETRIES = 20  # a task may lose its node again and again
+TASK_RETRIES = 20  # its node may be lost each time
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class JudgingEnded(Exception):
 
 
 class RayCalls:
-    """The calls in progress on all nodes. Once `closed`, no call begins: for it, Ray would connect again."""
+    """The calls in progress on all nodes. Once `closed`, no call may begin, as Ray would reconnect for it."""
 
     def __init__(self) -> None:
         self._turn, self._running, self.closed = threading.Condition(), 0, False
@@ -91,7 +91,7 @@ def open_ray_nodes(
     """Provide an engine over all nodes of a running cluster.
 
     Args:
-        address: address of the cluster, "auto" for that of this machine.
+        address: the cluster's address; "auto" is this machine's.
         workers: programs at once on each node; None: as many as it has cores.
         build, mode, content: see `NodesEngine`.
         report: prints a line for the user.
@@ -138,7 +138,7 @@ def _started(ray: Any, workers: int | None, report: Callable[[str], None], calls
 
 
 def _runs(ray: Any, node: RayNode, answer: Any, report: Callable[[str], None]) -> bool:
-    """Return False if the node was lost before it began. Raises `UserError` if it does not run this program."""
+    """Return False if the node was lost before it began, else True. `UserError` if it does not run this program."""
     try:
         version = ray.get(answer)
     except ray.exceptions.RayError as error:

@@ -72,8 +72,8 @@ class ArchivePart:
 
 @dataclass(frozen=True)
 class BadInput:
-    """Input that gives no text: a reason from the fixed set, a line of detail, the bytes lost, and how they begin. A
-    `problem` is damaged or malformed input; otherwise a rule rejects it. `count` records are lost."""
+    """Input that gives no text: a reason from the fixed set, a line of detail, the bytes lost, and how they begin.
+    `problem`: it is damaged or malformed; otherwise a rule rejects it. `count` records are lost."""
 
     reason: str
     detail: str = ""
@@ -95,7 +95,7 @@ class ReturnKeeper(Generic[T]):
 
 
 class _EarlyEnd(Exception):
-    """Data end early. The arguments are the reason and the detail of a `BadInput`."""
+    """The data ended early. The arguments are the reason and the detail of a `BadInput`."""
 
 
 def archive_kind(name: str) -> str | None:
@@ -151,7 +151,7 @@ def read_records(
 
 
 def first_record(path: Path | RemotePath) -> dict[str, Any] | None:
-    """Return the first record of a file, in JSON of up to 16 MiB, or None if the file does not begin with a record."""
+    """Return the first record of a file (in JSON, of at most 16 MiB), or None if the file does not begin with one."""
     parts = record_parts(path, 0) if archive_kind(path.name) == "parquet" else [ArchivePart(None, 0, 0)]
     records = () if isinstance(parts, BadInput) else read_records(path, parts[0], _FIRST_RECORD_BYTES)
     record = next((record for _, record, _ in records), None)
@@ -301,7 +301,7 @@ class _RecordBuffer:
         return b"".join(self._pieces)[:_HEAD]
 
     def take(self, last: bytes = b"") -> bytes | BadInput:
-        """Return all of it, with the `last` bytes, or `BadInput` if it is too long; the next one begins."""
+        """End the record with the bytes `last` and return it, or `BadInput` if it is too long."""
         if last and not self.size and len(last) <= self._limit:
             return last
         self.add(last)

@@ -2,7 +2,7 @@
 
 A read that fails is retried, which only some of fsspec's file systems do themselves. If it keeps failing, the run ends
 and can be continued later: no data are skipped. Credentials come from the environment variables and files of fsspec and
-of the scheme's library. No text that leaves this file contains the credentials in a URL."""
+of the scheme's library. Credentials in a URL itself are never part of a text that leaves this file."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class RemotePath:
         return PurePosixPath(*self.parts[len(base.parts) :])
 
     def is_relative_to(self, other: object) -> bool:
-        """Return whether this is in the directory `other`, which a local one never contains."""
+        """Return whether this is in the directory `other`; False for a local one."""
         return isinstance(other, RemotePath) and self.parts[: len(other.parts)] == other.parts
 
     def exists(self) -> bool:
@@ -133,7 +133,7 @@ def _filesystem(location: RemotePath) -> tuple[Any, str]:
 
         known = ", ".join(name for name in ("s3", "gs", "hdfs", "hf", "file") if name in available_protocols())
         problem = f"{_line(error, location)}; give a path, or a URL of a known scheme, such as {known}"
-    except Exception as error:  # libraries of schemes have their own, such as for a missing Hadoop
+    except Exception as error:  # scheme libraries have their own errors, for example if Hadoop is missing
         problem = f"cannot be opened ({_line(error, location)})"
     raise UserError(f"{location}: {problem}")
 
@@ -158,7 +158,7 @@ def _hidden(text: str, location: RemotePath) -> str:
 
 
 def _request(location: RemotePath, work: Callable[[Any, str], T]) -> T:
-    """Return `work(file system, path)`. An error that may be temporary raises `UserError` if it persists."""
+    """Return `work(file system, path)`. Errors that may be temporary are retried; `UserError` if they persist."""
     arguments = _filesystem(location)
     for pause in (*PAUSES, None):
         try:

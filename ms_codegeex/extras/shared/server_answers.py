@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 MAX_NAMES = 50  # models that a message lists
-NO_ROUTE = (404, 405, 501)  # HTTP statuses
+NO_ROUTE = (404, 405, 501)  # HTTP statuses of a server without this route
 
 
 class AnswerPart(NamedTuple):
@@ -48,7 +48,7 @@ class NoModelList(UserError):
 
 
 def chosen_model(client: openai.OpenAI, url: str, name: str | None, flag: str, remedy: str) -> Mapping[str, Any]:
-    """Return the entry of the model called `name`; for None, of the only one that is not an adapter (without `parent`).
+    """Return the entry of the model called `name`; for None, of the only one that is no adapter (without `parent`).
     Raises `NoModelList` (with `remedy`) if the server at `url` sends no list, `UserError` if `flag` must name
     another."""
     import openai
@@ -116,7 +116,7 @@ def _events() -> type[openai.Stream[Any]]:
     import openai
 
     class AnswerEvents(openai.Stream[Any]):
-        """The events that have data. Some servers send others to keep a connection open."""
+        """Skips events without data, which some servers send to keep a connection open."""
 
         def _iter_events(self) -> Iterator[Any]:
             return (event for event in super()._iter_events() if event.data.strip())
@@ -125,7 +125,7 @@ def _events() -> type[openai.Stream[Any]]:
 
 
 def choices(event: Any, chat: bool) -> list[AnswerPart]:
-    """Return what an event adds. Raises `BrokenAnswer` if it does not belong to a completion, or to a `chat`."""
+    """Return the answer parts in an event. `BrokenAnswer` if it does not belong to a completion, or to a `chat`."""
     try:
         found = event.get("choices", None if "usage" in event else ...)
         return [_choice(each, chat) for each in (found or ())]

@@ -44,7 +44,7 @@ class Chat:
             "language": find_language(language).name if language else None,
             "truncate_prompt": model.extended or None,
         }
-        self.text = ""  # of a base model, so far
+        self.text = ""  # the text so far, for a base model
         self.messages: list[tuple[str, str]] = []
 
     def run(self, read: Callable[[str], str] = input) -> None:

@@ -21,7 +21,7 @@ from ms_codegeex.generation.text_options import TOO_LONG
 
 class TerminalModel:
     """The model at `path`, loaded as in `generate`. At most `slots` answers are computed at once. `special_tokens` is
-    as in `ServedModel`; `how` are options of a `Generator`. Closing the iterator of an answer cancels it."""
+    as in `ServedModel`; `how` has options of a `Generator`. Closing the iterator of an answer cancels it."""
 
     extended = True  # it supports the fields that `serve` adds
 

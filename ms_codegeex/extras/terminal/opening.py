@@ -1,4 +1,4 @@
-"""The model that `complete` and `chat` ask: the options that choose it, and opening it."""
+"""Options that choose the model which `complete` and `chat` ask, and the function that opens it."""
 
 from __future__ import annotations
 

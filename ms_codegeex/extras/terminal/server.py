@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import openai
 
 SILENCE_SECONDS = 600.0  # the longest wait for a piece of an answer
-VERSION = re.compile(r"/v\d+\w*(/|$)")  # an address with it is complete
+VERSION = re.compile(r"/v\d+\w*(/|$)")  # an address with a version is complete
 OPENAIS = frozenset(  # the fields that OpenAI's API has too
     {"prompt", "suffix", "messages", "max_tokens", "n", "stop", "seed"}
     | {"temperature", "top_p", "presence_penalty", "frequency_penalty"}

@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
     recipe = _recipe(arguments)
     if _exchange(arguments) or _tune(arguments):
         return
-    # No matrix is multiplied here, and without NumPy's threads the worker processes can be forked from this one.
+    # NumPy's threads would prevent forking the worker processes, and no matrices are multiplied here.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from ms_codegeex.extras.corpus.prepare import RunOptions, prepare_dataset, prepare_remote
 

@@ -1,5 +1,5 @@
-"""Turn records of fine-tuning data into pairs of prompt and answer, by the layouts of `corpus.layouts`; no tokens or
-files.
+"""Turn records of fine-tuning data into pairs of prompt and answer, by the layouts of `corpus.layouts`. Tokens and
+files are handled elsewhere.
 
 completion: the prompt is the system text, the texts of the history, the instruction and its input, each on a new line;
     the tag line of `language`, if given, precedes them.

@@ -157,7 +157,7 @@ class RowEncoder:
 
 
 def _special(examples: Sequence[Example]) -> Iterator[tuple[str, str]]:
-    own = "" if examples[-1].marked else examples[-1].text.decode()  # names written by a template are meant
+    own = "" if examples[-1].marked else examples[-1].text.decode()  # names that a template wrote are intended
     texts = [own, *(example.answer for example in examples)]
     for number, text in enumerate(texts):
         for found in _SPECIAL.finditer(text):
@@ -203,7 +203,7 @@ class _RowMaker:
             raise UserError(f"{which}: no example is left of it{remedy}; give other files")
 
     def read(self, unit: Unit) -> None:
-        """Add every example of a unit. Records without examples are counted, or raise `UserError`."""
+        """Add every example of a unit. Unusable records are counted, or raise `UserError` if `on_error` is `stop`."""
         (file,), part = unit.files, unit.part
         if part.span is None or not part.span[0]:
             self._before = 0
@@ -260,7 +260,7 @@ class _RowMaker:
         if isinstance(row, str):
             size = example.size + len(example.answer.encode())
             needed = len(self.encoder.learnt_ids(example)) + len(self.encoder.tokenizer.prefix) + 1
-            self.longest = max(self.longest, needed)  # with the end token, and one token of the prompt
+            self.longest = max(self.longest, needed)  # including the end token and one token of the prompt
             detail = f"its answer needs {needed} tokens" if self.encoder.truncate else ""
             return Event(source, "dropped", row, detail, size, excerpt=example.answer[:_EXCERPT])
         ids, mask, truncated = row
@@ -278,7 +278,7 @@ def prepare_finetune(
     """Write a fine-tuning dataset directory, completely or not at all, and return the content of its `dataset.json`,
     with `output` added. The content depends only on settings and input. `inputs` are files of records
     (`extras.shared.records.ENDINGS`) and directories with them; with `settings.validation` there need be none.
-    `progress` shows a bar on standard error; `replace` allows `output` to have a dataset. Raises `UserError` for a
+    `progress` shows a bar on standard error; `replace` allows replacing a dataset in `output`. Raises `UserError` for a
     missing path, no example, other files in `output`, or a bad record if `on_error` is `stop`."""
     check_output(output, replace)
     encoder = RowEncoder(settings)
@@ -295,7 +295,7 @@ def prepare_finetune(
 
 
 def example_sizes(inputs: Places, settings: FinetuneSettings) -> np.ndarray:
-    """Return the tokens per row, at most `settings.seq_length`: int64 [n]. Raises what `prepare_finetune` raises."""
+    """Return the number of tokens per row, at most `settings.seq_length`: int64 [n]. Raises like `prepare_finetune`."""
     sizes = list[int]()
     _RowMaker(settings, RowEncoder(settings), lambda ids, *_: sizes.append(len(ids))).read_all(inputs, progress=False)
     return np.array(sizes, np.int64)
@@ -305,7 +305,7 @@ def example_rows(
     inputs: Places, settings: FinetuneSettings, tokenizer: Tokenizer, tally: Tally
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return ids and mask of each example's row, as `prepare_finetune` writes them, but with this tokenizer in place of
-    that in `settings`. `tally` counts the records. Raises what `prepare_finetune` raises."""
+    the one in `settings`. `tally` counts the records. Raises like `prepare_finetune`."""
     rows = list[tuple[np.ndarray, np.ndarray]]()
     maker = _RowMaker(settings, RowEncoder(settings, tokenizer), lambda ids, mask, *_: rows.append((ids, mask)))
     maker.tally = tally
@@ -328,7 +328,7 @@ def _find(roots: Sequence[Root]) -> tuple[list[Unit], list[Event], dict[str, int
 
 
 def recognised_task(inputs: Places) -> str:
-    """Return the task of the first record in these places that has one. Raises `UserError` if none has."""
+    """Return the task of the first record in `inputs` that has one. Raises `UserError` if no record does."""
     units, others, _ = _find(user_roots(inputs))
     tally, found, other = Tally(), "", ""
     for item in others:
