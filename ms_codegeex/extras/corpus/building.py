@@ -89,7 +89,7 @@ def ready_workers(
 
 
 def _most_units(roots: Sequence[Root], workers: int) -> int:
-    """Return the most units that a few local files can make, to start no idle worker; otherwise `workers`."""
+    """Return how many units a few local files make at most, so no worker is idle; otherwise `workers`."""
     paths = [root.path for root in roots]
     if not all(isinstance(path, Path) and path.is_file() for path in paths):
         return workers

@@ -177,7 +177,8 @@ def as_utf8(data: bytes, errors: str = "strict") -> tuple[bytes, str]:
 
 
 def _encoding_by_letters(data: bytes) -> str:
-    """Return the encoding in which its language's frequent letters prevail, far ahead of others; empty if none."""
+    """Return the encoding in which most letters are among the frequent ones of its language, by far more than in any
+    other encoding; empty if there is none."""
     shares = []
     for name, listed in shipped_table(_ENCODINGS_FILE).items():
         try:

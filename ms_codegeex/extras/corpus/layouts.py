@@ -104,7 +104,7 @@ def value_of(record: Mapping[str, Any], name: str) -> Any:
 
 @dataclass(frozen=True)
 class Table:
-    """All layouts. `message` is that of a message in a conversation, `roles` maps the role names of data sets to ours,
+    """All layouts. `message` is that of a message in a conversation, `roles` maps the role names of datasets to ours,
     and `texts` lists the fields that may hold a corpus's text, in order of preference."""
 
     layouts: tuple[RecordLayout, ...]

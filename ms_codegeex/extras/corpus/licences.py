@@ -33,7 +33,7 @@ _OPENING = re.compile(
     rb"(?:<\?php\b\s*)?(?:@charset\b[^\n;]*;\s*)?",
     re.IGNORECASE,
 )
-# A comment that contains one of these stays: line ends of some languages only, continued lines, unusual comment ends.
+# A comment stays if it contains one of these: line ends known to some languages only, continued lines, unusual ends.
 _DOUBTFUL = rb"\r(?:[^\n]|\z)|\\[ \t]*\r?\n|[\x0b\x0c]|\xe2\x80[\xa8\xa9]|\xc2\x85|--!>|\?>"
 # LLVM's boxed comments: block comments whose lines end with a backslash.
 _BOXED = re.compile(rb"/\*(?:(?!\*/)[^\n])*\\\r?\n(?:\|\*(?:(?!\*/)[^\n])*\|\r?\n)+\\\*[^\n/]*\*/[ \t]*\r?\n?")

@@ -52,7 +52,7 @@ class Flags:
         return Flags(self.size, bits)
 
     def set(self, numbers: np.ndarray) -> None:
-        """Raise the flags of `numbers`, int64, which may contain a number several times."""
+        """Raise the flags of `numbers`, int64; duplicates are allowed."""
         for bit in range(8):  # within a pass, flags of the same byte write the same value
             places = numbers[(numbers & 7) == bit] >> 3
             self.bits[places] |= np.uint8(1 << bit)

@@ -98,7 +98,7 @@ def already_prepared(output: Path | RemotePath, key: str, replace: bool) -> dict
 def _check_places(roots: Sequence[Root], output: Path) -> None:
     if output.name in ("", ".."):
         raise UserError(f"{output}: is not the name of a directory; give --output one, for example {output / 'corpus'}")
-    for directory in map(Path, map(os.path.realpath, (output, work_path(output)))):  # `resolve` fails in a loop
+    for directory in map(Path, map(os.path.realpath, (output, work_path(output)))):  # `resolve` fails on loops
         if inside := next((root.path for root in roots if root.path.is_relative_to(directory)), None):
             place = f"{inside}: lies in {directory}, which is written"
             raise UserError(f"{place}; give --output or --input another directory")

@@ -84,7 +84,7 @@ class Root:
 class SourceFile:
     """A file to read. `identity` is `label/relative/path`, `package` the unit of the split, `size` in bytes. `modified`
     is in nanoseconds since 1970; for a remote file it is a number that stands for its version. `licence` is what the
-    nearest package metadata name, if licences are needed. `held_out` is as in `Root`."""
+    nearest package metadata names, if licences are needed. `held_out` is as in `Root`."""
 
     identity: str
     path: Path | RemotePath

@@ -51,7 +51,7 @@ class Tally:
         return {**self.dropped, **self.problems}
 
     def add(self, event: Event, records: bool = False) -> None:
-        """Count an event, about a file or about `records`."""
+        """Count an event. `records` says whether it is about records or about a file."""
         example = {"source": event.source, "detail": event.detail, "excerpt": event.excerpt}
         counts = {"documents": event.count, "records": event.count * records, "bytes": event.bytes}
         suffixes = {event.detail: event.count} if event.kind == "unread" and event.detail else {}

@@ -141,7 +141,7 @@ def write_report(
 ) -> None:
     """Write report.json and report.html, without times or host names, so equal requests give equal bytes. `summary`
     covers all documents, `size` is the amount of input (`files`, `documents`, `bytes`), `tally` counts what was
-    omitted, and `extra` has the entries of some datasets only."""
+    omitted, and `extra` has entries that only some datasets have."""
     kept = range(len(layout.SPLITS))
     report = {
         "format": layout.REPORT_FORMAT,

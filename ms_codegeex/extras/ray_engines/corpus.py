@@ -1,6 +1,6 @@
 """The phases of `prepare` on the nodes of a Ray cluster, which share a file system.
 
-Ray runs the tasks, and repeats unfinished ones on other nodes if a node is lost. All data go through the shared
+Ray runs the tasks, and repeats unfinished ones on other nodes if a node is lost. All data goes through the shared
 directory, none through Ray."""
 
 from __future__ import annotations

@@ -62,8 +62,8 @@ _MARKS = re.compile(rb'"[^"]*(")?|[\[\]{},]')
 @dataclass(frozen=True)
 class ArchivePart:
     """A piece of an archive. `span`: a range of bytes for lines, row groups [a, b) for Parquet, None for everything;
-    `first`: the rows before it (Parquet); `bytes`: its size. A line belongs to the part with the byte before it: a
-    later part skips its first line."""
+    `first`: the number of rows before it (Parquet); `bytes`: its size. A line belongs to the part with the byte before
+    it, so later parts skip their first line."""
 
     span: tuple[int, int] | None
     first: int
@@ -315,8 +315,8 @@ class _RecordBuffer:
 def _split(
     blocks: Iterator[bytes], limit: int, covered: Callable[[], float] = lambda: math.inf
 ) -> Iterator[bytes | BadInput]:
-    """Yield the lines that start in the first bytes of `blocks`, as many as are `covered` (infinite while unknown);
-    last, the reason if `blocks` ended early."""
+    """Yield the lines that start in the first `covered()` bytes of `blocks` (infinite while unknown) and, if `blocks`
+    ended early, the reason."""
     line, start = _RecordBuffer(limit), 0  # the offset of the line
     while start < covered():
         try:
@@ -339,7 +339,7 @@ def _split(
 
 
 def _elements(blocks: Iterable[bytes], limit: int) -> Iterator[bytes | BadInput]:
-    """Yield the elements of arrays, and objects outside of arrays, as bytes; last, the reason if they end early. Only
+    """Yield the elements of arrays, and objects outside of arrays, as bytes and, if they end early, the reason. Only
     strings, brackets and commas are followed; whether an element is JSON is for the parser to decide."""
     value, start, depth, count = _RecordBuffer(limit, _BLANK), 0, 0, 1
     line, counted = 1, 0  # number of the line, and where counting continues in this block

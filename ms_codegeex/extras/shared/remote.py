@@ -1,7 +1,7 @@
 """Files at URLs, read and written through fsspec: `s3://`, `hdfs://`, `hf://`, `gs://` and the other schemes it knows.
 
 A read that fails is retried, which only some of fsspec's file systems do themselves. If it keeps failing, the run ends
-and can be continued later: no data are skipped. Credentials come from the environment variables and files of fsspec and
+and can be continued later: no data is skipped. Credentials come from the environment variables and files of fsspec and
 of the scheme's library. Credentials in a URL itself are never part of a text that leaves this file."""
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def parse_location(text: str) -> Path | RemotePath:
 @dataclass(frozen=True, repr=False)
 class RemotePath:
     """A file or directory at a URL, with the part of `pathlib`'s interface that is needed. Only `url` has the user, the
-    password and the query that the URL may contain; in texts they are `***`."""
+    password and the query that the URL may contain; in text they appear as `***`."""
 
     url: str
 

@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from ms_codegeex.extras.corpus.prepare import RunOptions, prepare_dataset, prepare_remote
 
-    cluster = None  # this machine
+    cluster = None  # None: this machine
     if arguments.engine == "ray":
         if arguments.workers is not None:
             raise UserError("--workers: not with --engine ray, which uses all cores of the cluster; leave it out")

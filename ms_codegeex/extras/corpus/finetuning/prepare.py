@@ -97,7 +97,7 @@ class FinetuneSettings:
         return {name: value for name, value in asdict(self).items() if value or name not in optional}
 
     def format(self, tokenizer: Tokenizer) -> Chat:
-        """Return the format of conversations."""
+        """Return the format of conversations that `template` chooses."""
         if self.template != "auto":
             return TEMPLATES[self.template]
         if self.chat is not None:
