@@ -27,9 +27,9 @@ def moved(source: str, lines: int) -> str:
 
 @dataclass
 class Tally:
-    """Counts of events by kind and reason. An entry has `documents`, how many of these are `records`, `bytes`, up to
-    three `examples` and, for files that are not read, the number of files by suffix. `kept` counts the documents that
-    the input gave, `records` those of them that are records."""
+    """Counts of events by kind and reason. An entry has the number of `documents`, how many of these are `records`,
+    their `bytes`, up to three `examples` and, for files that are not read, the number of files by suffix. `kept` counts
+    the documents that the input gave, `records` those of them that are records."""
 
     dropped: Entries = field(default_factory=dict)
     problems: Entries = field(default_factory=dict)

@@ -342,7 +342,7 @@ def _elements(blocks: Iterable[bytes], limit: int) -> Iterator[bytes | BadInput]
     """Yield the elements of arrays, and objects outside of arrays, as bytes and, if they end early, the reason. Only
     strings, brackets and commas are followed; whether an element is JSON is for the parser to decide."""
     value, start, depth, count = _RecordBuffer(limit, _BLANK), 0, 0, 1
-    line, counted = 1, 0  # number of the line, and where counting continues in this block
+    line, counted = 1, 0  # line number, and where counting continues in this block
     array = comma = False  # whether inside an array, and after a comma in it
     try:
         for block, at, sign in _structure(blocks):

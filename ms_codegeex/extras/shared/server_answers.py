@@ -18,7 +18,8 @@ NO_ROUTE = (404, 405, 501)  # HTTP statuses of a server without this route
 
 
 class AnswerPart(NamedTuple):
-    """The next part of answer `index`. In the last one, `finish` is the reason that the server or the engine gives."""
+    """The next part of answer `index`. In the last one, `finish` is why it ends, according to the server or the
+    engine."""
 
     index: int
     text: str
