@@ -1,1 +1,1 @@
-"""From source files, archives and tables to a dataset directory."""
+"""Preparation of a dataset directory from source files, archives and tables."""

@@ -51,7 +51,7 @@ SHARD_VERSION = 16
 
 @dataclass(frozen=True)
 class PrepareRequest:
-    """`inputs` as given, their `roots`, and the settings that decide the dataset; other fields as in `RunOptions`."""
+    """What to prepare: `inputs` as given, their `roots`, and the settings. The rest is as in `RunOptions`."""
 
     inputs: Inputs
     roots: Sequence[Root]
@@ -68,8 +68,8 @@ class PrepareRequest:
 
 @dataclass(frozen=True)
 class FoundInput:
-    """The units to read, `files` and `bytes` of all that was found (`size`) and of the `sampled` files (None:
-    `max_bytes` is applied to documents later), the files that are not read, and counts of what was left out so far."""
+    """What the search found: the `units` to read; `size`, the `files` and `bytes` of everything; those of the `sampled`
+    files (None: `max_bytes` is applied to documents later); `events` on files not read; `tally`, what was dropped."""
 
     units: list[Unit]
     size: dict[str, int]
@@ -81,14 +81,15 @@ class FoundInput:
 def ready_workers(
     workers: int, roots: Sequence[Root], tokenizer: str, cluster: Cluster | None
 ) -> contextlib.AbstractContextManager[Callable]:
-    """`map` in processes that share this one's tokenizer (spawned ones load it), or on the cluster."""
+    """Return a context manager that provides `map`: in processes that share this one's tokenizer (spawned ones load
+    it), or on the cluster."""
     if cluster is not None:
         return cluster.mapper()
     return open_mapper(min(workers, _most_units(roots, workers)), functools.partial(_load_early, tokenizer))
 
 
 def _most_units(roots: Sequence[Root], workers: int) -> int:
-    """How many units a few local files make at most, so that no worker is idle; for anything else, `workers`."""
+    """Return how many units a few local files make at most, so no worker is idle; otherwise `workers`."""
     paths = [root.path for root in roots]
     if not all(isinstance(path, Path) and path.is_file() for path in paths):
         return workers
@@ -97,12 +98,12 @@ def _most_units(roots: Sequence[Root], workers: int) -> int:
 
 def _load_early(tokenizer: str) -> None:
     generator_of(b"", "")
-    with contextlib.suppress(UserError):  # this process reports it
+    with contextlib.suppress(UserError):  # reported when this process loads it
         shards.load_encoder(tokenizer)
 
 
 def build(request: PrepareRequest, output: Path, work: Path, mapper: Callable, progress: ProgressBar) -> dict[str, Any]:
-    """Write the dataset and return the content of dataset.json; finished shards stay in `work` until it is complete."""
+    """Write the dataset and return the content of dataset.json. Finished shards stay in `work` until it is complete."""
     corpus = _search(request, output, progress)
     paths = _make_shards(request, corpus, work, mapper, progress)
     documents = Documents(_read_shards(corpus, paths), sum(unit.held_out for unit in corpus.units))
@@ -129,7 +130,7 @@ def build(request: PrepareRequest, output: Path, work: Path, mapper: Callable, p
             joined = join_files(documents, placed, settings.tokenizer, settings.repositories, phases)
             placed, more["repositories"] = joined
             written = summarise(placed)
-    except NothingLeft:  # after any other error, such as a full disk, the same command goes on
+    except NothingLeft:  # after other errors, such as a full disk, the same command continues
         remove(work)
         raise
     progress.say(f"writing {output}")
@@ -147,7 +148,7 @@ def build(request: PrepareRequest, output: Path, work: Path, mapper: Callable, p
 
 
 def _check_licences(kept: int, tally: Tally) -> None:
-    """`NothingLeft` if no licence of any text is known, so that `--licences` can decide nothing."""
+    """Raise `NothingLeft` if no text has a known licence, so that `--licences` can decide nothing."""
     unclear = tally.noted.get(UNKNOWN_LICENCE, {}).get("documents", 0)
     if kept == unclear and "licence" not in tally.dropped and (unclear or "unknown licence" in tally.dropped):
         where = "in its comments, in a field, or in the metadata of its package"
@@ -200,7 +201,7 @@ def _write_dropped(
                 event = Event(sources[row], "dropped", reason, bytes=int(sizes[row]))
                 if kept == len(documents):
                     write(event._replace(detail=f"--max-bytes {request.settings.max_bytes}"))
-                else:  # a document that an exact duplicate repeats may be similar to another one
+                else:  # the original of an exact duplicate may itself be similar to another document
                     cluster = len(documents) - int(instead[kept]) if instead[kept] else kept
                     write(event._replace(detail=documents.source(kept)), cluster=cluster)
             number += len(sources)
@@ -216,12 +217,12 @@ def _search(request: PrepareRequest, output: Path, progress: ProgressBar) -> Fou
     progress.say(f"searching {request.places}")
     reading = request.settings.reading
     written = (output, *([request.dropped] if request.dropped else []))
-    # Only what is there, in the input: the others who share the search leave out nothing.
+    # Only existing paths in the input. The set is usually empty then, as for others that use a cached search.
     local = [root.path for root in request.roots if isinstance(root.path, Path)]
     real = (Path(os.path.realpath(path)) for path in written if os.path.lexists(path))
     leave_out = frozenset(path for path in real if any(path.is_relative_to(place) for place in local))
     units, events, size = (request.search or find_units)(tuple(request.roots), reading, leave_out)
-    # Nor is what this run has made so far. The search has not entered it: its name begins with a dot.
+    # The work directory is no input either. The search has not entered it, because its name begins with a dot.
     events = [event for event in events if PurePosixPath(event.source).name != work_path(output).name]
     corpus = FoundInput(units, size, None, events, Tally())
     for event in events:
@@ -255,7 +256,7 @@ def _sample_files(corpus: FoundInput, settings: PrepareSettings, progress: Progr
 
 
 def _stop(request: PrepareRequest, tally: Tally) -> None:
-    """Raise a `UserError` for broken input if `on_error` is `stop`."""
+    """Raise `UserError` for broken input if `on_error` is `stop`."""
     if request.settings.on_error == "stop" and tally.first is not None:
         source, problem = tally.first
         raise UserError(f"{source}: {problem}; fix it, or leave such input out with --on-error skip")

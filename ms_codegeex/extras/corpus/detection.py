@@ -1,5 +1,5 @@
-"""How a file's language is found, from `endings.yaml`: by its name, and by its first bytes where that is not enough.
-Also how texts in other encodings become UTF-8."""
+"""Find a file's language by the rules in `endings.yaml`: by its name, and by its first bytes where that is not enough.
+Also convert texts in other encodings to UTF-8."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _ENCODINGS_FILE = Path(__file__).with_name("encodings.yaml")
 HEAD_BYTES = 16_384
 """The bytes of a file that `detect` reads: the first declaration comes after the licence header, which may be long."""
 
-_PLAIN = "Text"  # no language; listed, so that such files need not be read
+_PLAIN = "Text"  # not a language; listed to avoid reading such files
 _C_LIKE = frozenset((".h", ".inc"))
-_RULES_ALONE = frozenset((".h", ".ts", ".tsx"))  # first lines often name another language: `#!/usr/bin/env node`
-# Comments and strings contain "class" and "this::that" in every language.
+_RULES_ALONE = frozenset((".h", ".ts", ".tsx"))  # their `#!` line often names another language: `#!/usr/bin/env node`
+# Removed first: comments and strings contain "class" and "this::that" in every language.
 _C_PROSE = re.compile(rb"/\*.*?(?:\*/|\Z)|//[^\n]*|\"(?:[^\"\\\n]|\\.)*\"", re.DOTALL)
-# Part of a C header that only compilers of C++ or Objective-C see, up to the next condition.
+# The part of a C header that only C++ or Objective-C compilers see, up to the next condition.
 _CPP_PART = re.compile(
     rb"(?m)^[ \t]*#[ \t]*if(?:def[ \t]+|[ \t]+defined[ \t]*\(?[ \t]*)__(?:cplusplus|OBJC__)\b[ \t]*\)?[ \t]*"
     rb"(?:&&[^|\n]*)?$(?:\n(?![ \t]*#[ \t]*(?:if|el|endif))[^\n]*)*"
@@ -34,15 +34,15 @@ _CPP_PART = re.compile(
 
 _BEHIND = re.compile(rb"\(\?<[=!][^()]*\)")
 _SHEBANG = re.compile(rb"#![ \t]*(\S+)((?:[ \t]+\S+)*)")
-# A shell that starts another program with its own text, which may be the syntax of both; nix-shell's option.
+# A shell script that runs another program with its own text, or nix-shell's option that names a program.
 _EXEC = re.compile(
     rb"(?m)^[ \t]*(?:eval[ \t]+|':'[ \t]*//;[ \t]*)?['\"]*exec['\"]*[ \t]+['\"]?(?:\S*/)?(?:env[ \t]+)?([\w.]+)"
     rb"[^\n(`]*\$(?:0|\{0|\{BASH_SOURCE(?:\[0\])?)\}?[\"'\s][^\n]*\$[@{*]|^#!.*nix-shell.*[ \t]-i[ \t]+([\w.]+)"
 )
-_MODE_LINE = 500  # bytes of a line that is searched
+_MODE_LINE = 500  # bytes of a line that are searched
 _VIM = re.compile(rb"(?:^|\s)(?:vi|vim|ex)(?:[<=>]?\d+)?:[^\n]*?\b(?:ft|filetype|syntax)=([\w+#-]+)")
 
-_MARKS = (  # that of UTF-32 begins like that of UTF-16
+_MARKS = (  # UTF-32 first: its mark begins like that of UTF-16
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -58,12 +58,12 @@ _ENCODINGS = re.compile(
     r"iso8859-\d+|cp(?:125\d|437|85[02]|866|874|932|949|950)|koi8-[ru]|mac-(?:roman|cyrillic)|shift_jis|euc_(?:jp|kr)|"
     r"gb2312|gbk|gb18030|big5|tis-620"
 )
-# As measured in benchmarks/RESULTS.md, so that hardly any text becomes another one.
+# Measured in benchmarks/RESULTS.md; with them, hardly any text is converted wrongly.
 _LEAST_LETTERS, _LEAST_SHARE, _TIMES = 10, (0.55, 0.66), 1.4
 _CONTROLS = re.compile("[\0-\x08\x0e-\x19\x1c-\x1f\x7f]")
-# What makes it doubtful that a text is in Latin-1 or Windows-1252. Other scripts have words of three letters and more,
-# Latin-2 has letters in place of signs, the code pages of DOS and of the Macintosh in place of quotation marks.
-# Two capitals with accents that end a word in capitals are half-width letters of Shift-JIS, but in French (CRÉÉ).
+# Signs that a text is not in Latin-1 or Windows-1252: other scripts have words of three and more letters, Latin-2 has
+# letters in place of signs, the code pages of DOS and the Macintosh have them in place of quotation marks. Two accented
+# capitals that end a word in capitals are half-width letters of Shift-JIS, but also occur in French (CRÉÉ).
 _DOUBTFUL = re.compile(
     rb"[\0-\x08\x0e-\x19\x1c-\x1f\x7f]|[\x80-\xff]{3}|[\xc2\xc3][\x80-\xbf]|"
     rb"[\x81-\x84\x86-\x90\x98\x9a-\x9f\xa4\xa6\xa8\xaf\xb8\xd0\xdd\xde\xf0\xfd-\xff]|"
@@ -72,10 +72,10 @@ _DOUBTFUL = re.compile(
     rb"[\x99\xa3\xac\xae][A-Za-z]|[\xb1\xb3\xb6\xb9\xbc-\xbe][a-z]|[a-z][\xc0-\xde]|"
     rb"[A-Z\d](?!\xc9\xc9)[\xc0-\xde]{2}(?![A-Za-z\x80-\xff])|"
     rb"(?<![A-Za-z\x80-\xff])(?:[\x80-\xff]{2}(?![A-Za-z\x80-\xff])|[\xa2-\xff][@^_`~]|\xa5[A-Za-z])|"
-    rb"[\xec\xf2\xf9][a-z\xe0-\xff]|\xf5(?!e)|\xfb(?![acdglmnrst])|\xe6(?![a-z\xe0-\xff])"  # as Czech and Hungarian
+    rb"[\xec\xf2\xf9][a-z\xe0-\xff]|\xf5(?!e)|\xfb(?![acdglmnrst])|\xe6(?![a-z\xe0-\xff])"  # as in Czech and Hungarian
 )
-# What texts in Latin-1 and Windows-1252 consist of, besides ASCII: words with two letters of ASCII; words with less;
-# signs that touch no letter and nothing that is the second byte of a character in Chinese or Japanese; pairs of quotes.
+# What texts in Latin-1 and Windows-1252 contain besides ASCII: words with two ASCII letters; shorter words; signs next
+# to no letter or second byte of a Chinese or Japanese character; pairs of quotes.
 _L = rb"[\xc0-\xd6\xd8-\xf6\xf8-\xff]"
 _WORDS = re.compile(
     rb"(?<![A-Za-z\x80-\xff])(?=(?:%s{0,2}[A-Za-z]){2})(?:%s{1,2}(?![\x80-\xff]))?(?:[A-Za-z]+(?:%s{1,2}(?![\x80-\xff]))?)+"
@@ -106,7 +106,7 @@ def _languages_by() -> dict[str, Mapping[str, Language]]:
 
 @functools.cache
 def _rules(suffix: str) -> tuple[tuple[Sequence[Any], Language | None], ...]:
-    """The rules of an ambiguous suffix: patterns, all of which have to be found, and language (None: unknown)."""
+    """Return the rules of an ambiguous suffix: patterns that must all be found, and language (None: unknown)."""
     content, known = shipped_table(_FILE), _languages_by()["name"]
     pairs = (pair for rule in content["rules"][suffix] for pair in rule.items())
     return tuple((_compiled(pattern, content["patterns"]), known.get(name)) for name, pattern in pairs)
@@ -120,7 +120,7 @@ def _compiled(pattern: str | list[str], named: Mapping[str, list[str]]) -> Seque
     wider = _BEHIND.sub(b"", text)
     if b"(?!" in wider or b"(?<" in wider:
         return (re.compile(text),)
-    # RE2, which cannot look behind, takes a tenth of the time to find that there is nothing; its \s is without \v
+    # RE2 cannot look behind, but rules out a match in a tenth of the time; its \s lacks \v.
     if wider == text:
         return (linear_pattern(text),)
     return linear_pattern(wider.replace(rb"\s", rb"[\s\v]")), re.compile(text)
@@ -128,25 +128,25 @@ def _compiled(pattern: str | list[str], named: Mapping[str, list[str]]) -> Seque
 
 @functools.cache
 def linear_pattern(pattern: bytes) -> Any:
-    """A pattern of RE2, which is looked for in time linear in the length of a text of bytes."""
+    """Return a compiled RE2 pattern over bytes, which searches in time linear in the text's length."""
     import re2
 
     return re2.compile(pattern, linear_options())
 
 
 def linear_options() -> Any:
-    """Options of RE2 for patterns in bytes."""
+    """Return RE2's options for patterns over bytes."""
     import re2
 
     options = re2.Options()
-    options.log_errors = False  # they are raised
-    options.encoding, options.max_mem = re2.Options.Encoding.LATIN1, 64 << 20  # an automaton is slower with less
+    options.log_errors = False  # errors are raised anyway
+    options.encoding, options.max_mem = re2.Options.Encoding.LATIN1, 64 << 20  # less memory makes RE2 slower
     return options
 
 
 def as_utf8(data: bytes, errors: str = "strict") -> tuple[bytes, str]:
-    """A text in UTF-8 without its byte order mark, and the encoding it had: empty for UTF-8 without a mark, and for
-    what is in no encoding that is clear, which stays. `errors` is `ignore` for the beginning of a file."""
+    """Return a text in UTF-8 without its byte order mark, and the encoding it had: empty for UTF-8 without a mark and
+    for an unclear encoding, whose text is unchanged. `errors` is `ignore` for the beginning of a file."""
     if data.isascii() and b"\0" not in data:
         return data, ""
     for mark, encoding in _MARKS:
@@ -155,7 +155,7 @@ def as_utf8(data: bytes, errors: str = "strict") -> tuple[bytes, str]:
     if b"\0" in data:
         pairs = data[:4096]
         low, high = pairs[::2].count(0), pairs[1::2].count(0)
-        # Code is ASCII for the most part.
+        # Code is mostly ASCII: in UTF-16, one byte of a pair is usually zero.
         if min(low, high) > 0 or max(low, high) < len(pairs) * 0.2 or len(pairs) < 20:
             return data, ""
         return _converted(data, "utf-16-le" if high else "utf-16-be", errors) or (data, "")
@@ -163,7 +163,7 @@ def as_utf8(data: bytes, errors: str = "strict") -> tuple[bytes, str]:
         return data, ""
     for found in _DECLARED.finditer(data, 0, 2000):
         name = _PARTS.sub(r"\1\2", (found[1] or found[2]).decode("ascii", "ignore").lower())
-        with contextlib.suppress(LookupError, ValueError):  # no encoding, not a name
+        with contextlib.suppress(LookupError, ValueError):  # not a known encoding
             name = codecs.lookup(_NAMES.get(name, name)).name
             if _ENCODINGS.fullmatch(name) and (converted := _converted(data, name, errors)):
                 return converted
@@ -177,7 +177,8 @@ def as_utf8(data: bytes, errors: str = "strict") -> tuple[bytes, str]:
 
 
 def _encoding_by_letters(data: bytes) -> str:
-    """The encoding in which most letters are frequent ones of its language, and far fewer in any other; or nothing."""
+    """Return the encoding in which most letters are among the frequent ones of its language, by far more than in any
+    other encoding; empty if there is none."""
     shares = []
     for name, listed in shipped_table(_ENCODINGS_FILE).items():
         try:
@@ -199,7 +200,7 @@ def _encoding_by_letters(data: bytes) -> str:
 
 def _converted(data: bytes, encoding: str, errors: str) -> tuple[bytes, str] | None:
     if encoding == "iso8859-1" and re.search(rb"[\x80-\x9f]", data):
-        encoding = "cp1252"  # as browsers read it: Latin-1 has controls there
+        encoding = "cp1252"  # as in browsers: in Latin-1 these bytes are controls
     try:
         text = data.decode("utf-8-sig" if encoding == "utf-8" else encoding, errors)
     except UnicodeError:
@@ -208,9 +209,9 @@ def _converted(data: bytes, encoding: str, errors: str) -> tuple[bytes, str] | N
 
 
 def is_utf8(data: bytes, head: int = 0) -> bool:
-    """Whether a text is UTF-8. One of `head` bytes may end within a character."""
+    """Return whether a text is UTF-8. If it has exactly `head` bytes, it may end within a character."""
     try:
-        if not data.isascii():  # which is known without a copy
+        if not data.isascii():  # this check makes no copy
             data.decode("utf-8")
     except UnicodeDecodeError as error:
         return error.start > head - 4 and len(data) == head
@@ -222,7 +223,7 @@ def _by_name(name: str) -> Language | str:
     named = by["/"].get(name) or by["/"].get(name.lower())
     if named is not None:
         return named
-    for suffix in (name[place:] for place in range(1, len(name)) if name[place] == "."):  # that of .bashrc is not one
+    for suffix in (name[place:] for place in range(1, len(name)) if name[place] == "."):  # .bashrc has no suffix
         found = by["."].get(suffix) or by["."].get(suffix.lower())
         if found is not None:
             return found
@@ -232,19 +233,19 @@ def _by_name(name: str) -> Language | str:
 
 
 def needs_head(path: PurePath | str) -> bool:
-    """Whether `detect` needs the file's first bytes: its suffix is ambiguous, in no list or missing."""
+    """Return whether `detect` needs the file's first bytes: its suffix is ambiguous, unknown or missing."""
     return isinstance(_by_name(PurePath(path).name), str)
 
 
 def detect(path: PurePath | str, head: bytes = b"") -> Language | None:
-    """The language of a file, or None if it is unknown; one without a tag line is not one of the 96. Only the last part
-    of `path` counts. `head`: the first `HEAD_BYTES`, for ambiguous suffixes, editors' modes and `#!` lines."""
+    """Return a file's language, or None if it is unknown. One without a tag line is not one of the 96. Only the last
+    part of `path` counts. `head` holds the first `HEAD_BYTES`, for ambiguous suffixes, editor modes and `#!` lines."""
     suffix = _by_name(PurePath(path).name)
     if isinstance(suffix, Language):
         return suffix if suffix.name != _PLAIN else None
     head, _ = as_utf8(head, "ignore")
     named = _by_shebang(head) if suffix not in _RULES_ALONE else None
-    if suffix == "none" or named is not None:  # the rest of a shell's script may be Tcl or Perl, and says so
+    if suffix == "none" or named is not None:  # a shell script may continue in Tcl or Perl, and names it
         named = _by_mode(head) or named
     if named is not None:
         return named
@@ -253,7 +254,7 @@ def detect(path: PurePath | str, head: bytes = b"") -> Language | None:
         head = _C_PROSE.sub(b" ", head)
         if b"__cplusplus" in head or b"__OBJC__" in head:
             shared = _CPP_PART.sub(b"", head)
-            head = head if b";" in head and b";" not in shared else shared  # the rest may declare nothing
+            head = head if b";" in head and b";" not in shared else shared  # keep it if it has all declarations
     ruled = next((found for patterns, found in _rules(suffix) if all(it.search(head) for it in patterns)), None)
     return ruled or _by_mode(text)
 
@@ -278,7 +279,7 @@ def _emacs_mode(line: bytes) -> bytes:
 def _by_shebang(head: bytes) -> Language | None:
     if not (match := _SHEBANG.match(head)):
         return None
-    words = [match[1], *match[2].split()]  # without options, `env -S` among them, and variables
+    words = [match[1], *match[2].split()]  # options (also `env -S`) and variables are dropped
     names = [word.rsplit(b"/", 1)[-1].strip(b"@") for word in words if word[:1] != b"-" and b"=" not in word]
     while names[1:] and names[0] in (b"env", b"busybox", b"npx", b"osascript"):
         del names[0]

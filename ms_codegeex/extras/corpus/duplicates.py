@@ -1,16 +1,15 @@
-"""Finds documents that repeat others, in phases whose memory does not grow with the number of documents.
+"""Find documents that repeat others, in phases whose tasks use bounded memory, however many documents there are.
 
-Exact duplicates are grouped by their hashes, and the first of each group is kept. Near duplicates: from the largest
-document to the smallest, those held out first, and among equal sizes in the order of the input, a document is dropped
-if it is similar to one that is kept. No two kept documents are similar, so no split of them puts a repetition of the
-training data into validation.
+Exact duplicates are grouped by their hashes, and the first of each group is kept. For near duplicates, documents are
+taken from the largest to the smallest, held-out documents first and equal sizes in the order of the input, and a
+document is dropped if it is similar to one that is kept. No two kept documents are similar, so no split of them puts a
+copy of training data into validation.
 
-Processing documents in this order would need a single process. But whether a document is kept depends only
-on the few documents that share a band with it. So there are rounds. In each, the first document of a group that shares
-a band is compared with the others of the group. A document that is the first in all of its groups is kept, and every
-document similar to it is dropped. The next round has the rest. After `ROUNDS` rounds the rest is small, and all of its
-pairs are compared.
-"""
+Taking the documents strictly in this order would need a single process. But whether a document is kept depends only on
+the few documents that share a band with it, so they are decided in rounds. Each round compares the first document of
+every group that shares a band with the rest of the group. A document that is the first in all of its groups is kept,
+and every document similar to it is dropped. The next round takes the rest. After `ROUNDS` rounds few documents are
+left, and all of their pairs are compared."""
 
 from __future__ import annotations
 
@@ -37,23 +36,23 @@ VERSION = 4
 EXACT_DUPLICATE, NEAR_DUPLICATE = "exact duplicate", "near duplicate"
 ROUNDS = 3
 EXACT = np.dtype([("key", "<u8", 4), ("number", "<i8")])
-BAND = np.dtype([("key", "<u8"), ("smaller", "<i8"), ("number", "<i8")])  # `smaller`: minus the document's bytes
-HELD_OUT = 1 << 50  # bytes: a document that is held out counts as larger than all others
-_PAIRS = 1 << 16  # whose signatures are in memory at once: 64 MiB
+BAND = np.dtype([("key", "<u8"), ("smaller", "<i8"), ("number", "<i8")])  # `smaller`: the document's bytes, negated
+HELD_OUT = 1 << 50  # bytes added to held-out documents, to make them larger than all others
+_PAIRS = 1 << 16  # pairs compared at once: their signatures take 64 MiB
 
 
 @dataclass
 class Duplicates:
-    """Which documents are `dropped` because they repeat others, and the first of them (`examples`), each with the
-    document that is kept instead, its representative. `instead`, if it is requested, int64 `[documents]`: the count of
-    all documents minus the representative's number; 0 for a document that is not dropped."""
+    """Documents that repeat others. `dropped` flags them, and `examples` maps the first of them to the documents that
+    are kept instead, their representatives. `instead` is None unless it is requested: int64 `[documents]`, the number
+    of all documents minus the representative's number, or 0 for a document that is not dropped."""
 
     dropped: Flags
     examples: dict[int, int] = field(default_factory=dict)
     instead: np.ndarray | None = None
 
     def add(self, numbers: np.ndarray, representatives: np.ndarray) -> None:
-        """Drop `numbers`; `representatives` are the documents that are kept instead."""
+        """Drop `numbers` and record `representatives`, the documents that are kept instead."""
         self.dropped.set(numbers)
         if self.instead is not None:
             np.maximum.at(self.instead, numbers, self.instead.size - representatives)
@@ -71,10 +70,10 @@ def duplicates_name(shards: Sequence[Path], threshold: float) -> str:
 def find_duplicates(
     documents: Documents, threshold: float, directory: Path, mapper: Mapper, instead: np.ndarray | None = None
 ) -> dict[str, Duplicates]:
-    """Documents to drop, by reason: exact duplicates, whose text is that of an earlier one apart from line ends and
-    empty lines at the end, and near duplicates from a Jaccard similarity of `threshold` on; 0: none. The phases' files
-    are in `directory`, `duplicates_name` in the work directory; `mapper` is as in `Phases`, `instead` as in
-    `Duplicates`, filled for both reasons."""
+    """Return the documents to drop, by reason. Exact duplicates have the text of an earlier document, apart from line
+    endings and trailing blank lines. Near duplicates have a Jaccard similarity of at least `threshold`; 0 turns them
+    off. The phases write to `directory`, which lies in the work directory and is named by `duplicates_name`. `mapper`
+    is as in `Phases`; `instead` is as in `Duplicates`, and is filled for both reasons."""
     phases = Phases(directory, mapper, documents.blocks())
     exact = Duplicates(Flags(len(documents)), instead=instead)
     keyed = phases.keyed("hashes", EXACT, len(documents))
@@ -98,8 +97,8 @@ def _exact_pairs(rows: np.ndarray) -> np.ndarray:
 
 
 def exact_duplicates(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of uint64 `[documents, 4]` that repeat an earlier one, ascending, and the first row that each repeats."""
-    order = np.lexsort(keys.T)  # stable: among equal rows the first comes first
+    """Return rows of uint64 `[documents, n]` that repeat an earlier one, ascending, and the first that each repeats."""
+    order = np.lexsort(keys.T)  # stable: equal rows keep their order
     ordered = keys[order]
     fresh = np.ones(order.size, bool)
     fresh[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
@@ -112,7 +111,7 @@ def exact_duplicates(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def find_near(
     documents: Documents, left_out: Flags, threshold: float, phases: Phases, instead: np.ndarray | None = None
 ) -> Duplicates:
-    """Documents that are similar to a kept one. Documents `left_out` are ignored."""
+    """Return the documents that are similar to a kept one. Documents in `left_out` are ignored."""
     near, undecided, held_out = Duplicates(Flags(len(documents)), instead=instead), ~left_out, documents.held_out
     phases.by_block("signatures", _signatures)
     for number in range(ROUNDS):
@@ -120,7 +119,7 @@ def find_near(
         for compared in _by_bands(f"{number}", undecided, threshold, held_out, phases, compare_with_first):
             blocked.set(compared[:, 1])
         kept = undecided & ~blocked
-        # only read again
+        # This pass reads the results that the first one stored.
         for compared in _by_bands(f"{number}", undecided, threshold, held_out, phases, compare_with_first):
             pairs = compared[(compared[:, 2] == 1) & kept.at(compared[:, 0])]
             near.add(pairs[:, 1], pairs[:, 0])
@@ -165,14 +164,14 @@ def _bands(bands: int, held_out: int, directory: Path, block: DocumentBlock, row
 
 @dataclass(frozen=True)
 class _Signatures:
-    """The signatures in the files of the blocks, of which `firsts` are the first documents."""
+    """The signatures in the files of the blocks; `firsts` are the numbers of the blocks' first documents."""
 
     directory: Path
     firsts: Sequence[int]
     threshold: float
 
     def similar(self, pairs: np.ndarray) -> np.ndarray:
-        """Whether each pair of documents is similar, bool `[pairs]`."""
+        """Return whether the documents of each pair, int64 `[pairs, 2]`, are similar: bool `[pairs]`."""
         similar = np.zeros(len(pairs), bool)
         for start in range(0, len(pairs), _PAIRS):
             chunk = pairs[start : start + _PAIRS]
@@ -183,7 +182,7 @@ class _Signatures:
         return similar
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
-        """Signatures of documents, uint32 `[documents, PERMUTATIONS]`."""
+        """Return the signatures of documents, uint32 `[documents, PERMUTATIONS]`."""
         signatures = np.empty((numbers.size, PERMUTATIONS), np.uint32)
         blocks = np.searchsorted(np.array(self.firsts), numbers, side="right") - 1
         for block in np.unique(blocks).tolist():
@@ -194,8 +193,8 @@ class _Signatures:
 
 
 def compare_with_first(signatures: _Signatures, rows: np.ndarray) -> np.ndarray:
-    """Compare the first document of each band of one part, `BAND`, with every other one. Returns int64 `[pairs, 3]`:
-    the first document, the other one, and 1 if they are similar, else 0."""
+    """Compare the first document of each band in `rows`, of dtype `BAND`, with the others that share the band. Return
+    int64 `[pairs, 3]`: the first document, the other one, and 1 if they are similar, otherwise 0."""
     rows = _in_order(rows)
     repeated, firsts = exact_duplicates(rows["key"][:, None])
     pairs = _distinct(rows[firsts], rows[repeated])[:, 1::2]
@@ -203,8 +202,8 @@ def compare_with_first(signatures: _Signatures, rows: np.ndarray) -> np.ndarray:
 
 
 def compare_all(signatures: _Signatures, rows: np.ndarray) -> np.ndarray:
-    """Compare all pairs of documents that share a band of one part, `BAND`. Returns the similar ones, int64 `[pairs,
-    4]`: `smaller` and `number` of the one that comes first and of the other."""
+    """Compare all pairs of documents that share a band in `rows`, of dtype `BAND`. Return the similar pairs, int64
+    `[pairs, 4]`: `smaller` and `number` of the first document, then of the other."""
     rows = _in_order(rows)
     rows = rows[np.argsort(rows["key"], kind="stable")]  # documents with equal keys stay in their order
     keys = rows["key"]
@@ -224,7 +223,7 @@ def _in_order(rows: np.ndarray) -> np.ndarray:
 
 
 def _distinct(earlier: np.ndarray, later: np.ndarray) -> np.ndarray:
-    """Each pair of rows `BAND` once, int64 `[pairs, 4]`: `smaller` and `number` of both; without pairs of a document
-    with itself (two of its bands may have equal keys)."""
+    """Return each pair of rows once, int64 `[pairs, 4]`: `smaller` and `number` of both. Pairs of a document with
+    itself are omitted; they arise because two of its bands may have equal keys."""
     columns = [side[name] for side in (earlier, later) for name in ("smaller", "number")]
     return np.unique(np.stack(columns, axis=1)[earlier["number"] != later["number"]], axis=0)

@@ -1,4 +1,4 @@
-"""What becomes of a corpus' input that is not kept unchanged."""
+"""What becomes of corpus input that is not kept unchanged."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ms_codegeex.base.shipped import shipped_table
 
 
 class Event(NamedTuple):
-    """What became of input that is not kept unchanged. The source is that of a `Document`, or the identity of a file if
-    no single line or row is meant. `kind` and `reason`: a rule left a text out (`dropped`), or it is broken
-    (`problems`); a file is not read (`unread`), or read for its records (`archives`); a text is kept, but otherwise
-    than it was (`changed`), or with a remark (`noted`). `detail` is what matched and `where` its place in the text,
-    `count` how many files, records or places are meant; the excerpt is the first characters of a text, at most 200."""
+    """What became of input that is not kept unchanged. `source` is that of a `Document`, or the identity of a file if
+    no line or row is meant. `kind`, with a `reason`: a rule dropped a text (`dropped`), or it is broken (`problems`); a
+    file is not read (`unread`), or read for its records (`archives`); a text is kept, but changed (`changed`) or with a
+    remark (`noted`). `detail` is what matched and `where` its place in the text; `count` is the number of files,
+    records or places; `excerpt` is the beginning of a text, at most 200 characters."""
 
     source: str
     kind: str

@@ -1,8 +1,7 @@
-"""Reads text, language, licence and group of a record of an archive, by the names of its fields.
+"""Read text, language, licence and group of a corpus record by the names of its fields.
 
-The names are those of all layouts of corpora in `layouts.yaml`. They do not contradict each other, so it does not
-matter which layout a single record has.
-"""
+The names are those of all corpus layouts in `layouts.yaml`. They do not contradict each other, so it does not matter
+which layout a single record has."""
 
 from __future__ import annotations
 
@@ -20,14 +19,14 @@ from ms_codegeex.extras.shared.records import BadInput
 KINDS = ("text", "language", "licence", "path", "group")
 """What fields hold; `group` is what the split keeps together, the repository."""
 
-_FIRST = ("language", "license", "path", "repo_name")  # where a record has several for one kind
-_PARTS_OF_FUNCTIONS = frozenset({"code", "func_code_string"})  # in CodeSearchNet, beside the whole
-_MAX_REMARKS = 100  # the names in them come from the input
+_FIRST = ("language", "license", "path", "repo_name")  # preferred, if a record has several for one kind
+_PARTS_OF_FUNCTIONS = frozenset({"code", "func_code_string"})  # CodeSearchNet also has the whole
+_MAX_REMARKS = 100  # bounded, because they have names from the input
 
 
 class RecordText(NamedTuple):
-    """A record's text in UTF-8, its language (empty: unknown, where that is allowed), its group (None: itself) and the
-    path of its file, if the record has it, and its licence if that has to be known."""
+    """A record's text in UTF-8, its language (empty: unknown, where that is allowed), its group (None: the record
+    itself), the path of its file, if the record has it, and its licence, if licences are needed."""
 
     data: bytes
     language: str
@@ -37,7 +36,7 @@ class RecordText(NamedTuple):
 
 
 def decide_licence(texts: Sequence[str], reading: ReadingSettings, size: int, head: bytes = b"") -> str | BadInput:
-    """The licence that `texts` name, as an SPDX expression; or that it is refused."""
+    """Return the licence that `texts` name, as an SPDX expression, or why it is refused."""
     name, allowed = judge(tuple(texts), reading.licences)
     if allowed or (allowed is None and reading.unknown_licences == "keep"):
         return name if allowed else UNKNOWN
@@ -47,8 +46,8 @@ def decide_licence(texts: Sequence[str], reading: ReadingSettings, size: int, he
 
 
 class Fields:
-    """Reads records as `ReadingSettings` says: the field of the given name, else the first usual one that is set.
-    `remarks` on fields that were not used have the number of records, and the first of these."""
+    """Reads records as `ReadingSettings` says: for each kind, the given field, else the first usual one that is set.
+    `remarks` maps a remark on unused fields to the number of records and the source of the first."""
 
     def __init__(self, reading: ReadingSettings) -> None:
         self._names, self._columns = dict[str, list[str]](), dict[str, set[str]]()
@@ -57,7 +56,7 @@ class Fields:
             first = (*table().texts, *_FIRST)
             order = sorted(usual, key=lambda name: first.index(name) if name in first else len(first))
             names = order if given is None else [given]
-            # Names of columns: a field may be in an object, and a name may have a dot in it.
+            # Columns: a field may be in an object, and a column's own name may have a dot in it.
             self._names[kind], self._columns[kind] = names, {*names, *(name.partition(".")[0] for name in names)}
         layouts = [layout for layout in table().layouts if layout.task == "corpus"]
         self._refused = {name: it for layout in layouts for it in layout.refused for name in it["fields"].split()}
@@ -72,13 +71,13 @@ class Fields:
         self._known = self._languages | {*canonical_languages(())}
 
     def needed(self, present: Iterable[str]) -> list[str]:
-        """The present fields that are needed; nothing else has to be read."""
+        """Return the present fields that have to be read."""
         kinds = [kind for kind in KINDS if kind != "licence" or self._reading.licences]
         wanted = {*self._refused}.union(*(self._columns[kind] for kind in kinds))
         return [name for name in dict.fromkeys(present) if name in wanted]
 
     def text_missing(self, present: Collection[str]) -> str:
-        """Empty, or a message if no field with the text is among those present."""
+        """Return a message if no field with the text is among those present, otherwise an empty string."""
         if not self._columns["text"].isdisjoint(present):
             return ""
         record = present if isinstance(present, Mapping) else dict.fromkeys(present, "?")
@@ -91,21 +90,21 @@ class Fields:
         return f"no field {' or '.join(self._names['text'])}; there is {there}"
 
     def recognise(self, record: Mapping[str, Any]) -> bool:
-        """Whether a `.json` file that begins with this object holds records: a text, alone or with other fields that we
-        read, as no file of settings has it."""
+        """Return whether a `.json` file that begins with this object holds records. Unlike a file of settings, a record
+        has a text, alone or with other fields that we read."""
         self._look(record)
         others = set[str]().union(*(self._columns[kind] for kind in KINDS if kind != "text"))
         text = next(iter(self._values(record, "text")), None)
         return isinstance(text, str) and (len(record) == 1 or not others.isdisjoint(record))
 
     def count_unlisted(self, names: Iterable[str], source: str, records: int = 1) -> None:
-        """Count the fields of these names that no layout lists."""
+        """Count the fields in `names` that no layout lists."""
         for name in names:
             if name not in self._listed and not name.startswith(self._endless):
                 self._remark(f"field {self.shown(name)} is in no list and not used", source, records)
 
     def count_others(self, record: Mapping[str, Any], source: str) -> None:
-        """Count texts of the record that was read last, other than the one that is used."""
+        """Count the texts of the record that was read last, except the one that is used."""
         listed = self._there["text"]
         there = [it for it in listed if it in record and isinstance(record[it], str | bytes)]
         for name in there[1:]:
@@ -118,7 +117,7 @@ class Fields:
         self.remarks[remark] = count + records, first
 
     def read(self, record: Mapping[str, Any]) -> RecordText | BadInput:
-        """The text of a record. Values are those of JSON; text may also be bytes, which are not checked."""
+        """Return the text of a record. Values are those of JSON; text may also be bytes, which are not checked."""
         self._look(record)
         values = self._values(record, "text")
         data = next((it for it in values if isinstance(it, str | bytes)), next(iter(values), None))
@@ -158,7 +157,7 @@ class Fields:
             self._there["refused"] = [name for name in record if name in self._refused]
 
     def _values(self, record: Mapping[str, Any], kind: str) -> list[Any]:
-        """The values that a record has for this, without those that stand for nothing; bytes only of the text."""
+        """Return a record's values of this kind, except absent ones. Bytes are decoded, except those of the text."""
         values = []
         for name in self._there[kind]:
             value = record[name] if name in record else value_of(record, name)

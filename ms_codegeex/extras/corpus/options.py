@@ -28,7 +28,7 @@ def _location(text: str) -> Path | RemotePath:
 
 @dataclass(frozen=True)
 class DatasetOptions:
-    """What every dataset has."""
+    """Options for every dataset."""
 
     output: Path | RemotePath = option(
         "dataset directory to write; its report.html shows what was kept or dropped, and why. After an "
@@ -72,7 +72,7 @@ class DatasetOptions:
 
 @dataclass(frozen=True)
 class TagOptions:
-    """What a document begins with."""
+    """Options for the language tag line."""
 
     tags: str | None = option(
         "the language tag line before a document: CodeGeeX's 23, CodeGeeX2's 96, none, or a line of your own with "
@@ -85,7 +85,7 @@ class TagOptions:
 
 @dataclass(frozen=True)
 class TextOptions:
-    """Which documents a corpus gets."""
+    """Options that choose the documents of a corpus."""
 
     languages: tuple[str, ...] = option("languages (default: 23 for training, with --tags codegeex2 96)", "NAME", ())
     all_text: bool = option("also take texts of unknown languages, without a tag line", default=False)
@@ -134,7 +134,7 @@ class TextOptions:
 
 @dataclass(frozen=True)
 class RecordOptions:
-    """How records of a corpus are read."""
+    """Options for reading the records of a corpus."""
 
     text_field: str | None = option("field that holds the text", "NAME")
     language_field: str | None = option("field that names the language", "NAME")
@@ -153,7 +153,7 @@ class RecordOptions:
 
 @dataclass(frozen=True)
 class WorkOptions:
-    """Where a corpus is made."""
+    """Options for where a corpus is made."""
 
     work: Path | None = option("with a URL as --output: where the dataset is made before it is copied", "DIR")
     engine: Literal["pool", "ray"] | None = option(
@@ -168,7 +168,7 @@ CORPORA = (TextOptions, RecordOptions, WorkOptions)  # options that other datase
 
 @dataclass(frozen=True)
 class TuningOptions:
-    """How records become prompts and answers. The last two belong to fine-tuning alone."""
+    """Options that turn records into prompts and answers. `overlong` and `template` are for fine-tuning only."""
 
     task: Literal["pretrain", "completion", "chat", "translation"] = option(
         "kind of records (docs/finetune.md); pretrain: documents of a corpus", default="pretrain"
@@ -184,7 +184,7 @@ class TuningOptions:
 
 @dataclass(frozen=True)
 class ExchangeOptions:
-    """Datasets of other programs. All but `from_format` belong to `--to`."""
+    """Options for exchanging datasets with other programs. All but `from_format` belong to `--to`."""
 
     to: Literal["mindrecord", "triplet"] | None = option("write the dataset --input in this format", either="direction")
     from_format: Literal["mindrecord", "triplet"] | None = option(
@@ -199,8 +199,8 @@ class ExchangeOptions:
 
 @dataclass(frozen=True)
 class CorpusRecipe:
-    """Settings that a paper published; None: the default of the option. `rules` are what `--filters`
-    names; each that is not given is as in `--filters default`."""
+    """Settings that a paper published. None: the option's default. `rules` are what `--filters` names; those that are
+    not given are as in `--filters default`."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
     tokenizer: str | None = None
@@ -220,7 +220,7 @@ class CorpusRecipe:
 
 
 def read_recipe(name: str) -> CorpusRecipe:
-    """The recipe in a YAML file, or the shipped one of that name. `UserError` if there is none, or a key is wrong."""
+    """Return the recipe in a YAML file, or the shipped one of this name. Raises `UserError` for a wrong name or key."""
     from ms_codegeex.config.validation import check_tree, validated
     from ms_codegeex.config.values import read_yaml
 
@@ -233,8 +233,8 @@ def read_recipe(name: str) -> CorpusRecipe:
 def chosen_settings(
     text: TextOptions, records: RecordOptions, rules: Rules | None, of_libraries: bool, **common: Any
 ) -> PrepareSettings:
-    """The settings that options choose. `rules`: a recipe's, which `text.filters` replaces. `of_libraries`: no input is
-    named, so the interpreter's libraries are read. `common`: the other fields of `PrepareSettings`."""
+    """Return the settings that options choose. `rules` are a recipe's, which `text.filters` replaces. `of_libraries`:
+    no input is named, so the interpreter's libraries are read. `common`: the other fields of `PrepareSettings`."""
     from ms_codegeex.data.languages import languages as known_languages
     from ms_codegeex.extras.corpus.settings import PrepareSettings, ReadingSettings
 
@@ -245,7 +245,7 @@ def chosen_settings(
     if text.near_duplicates_by and not near_duplicates:
         raise UserError(f"--near-duplicates-by {text.near_duplicates_by}: has no effect; add --near-duplicates 0.85")
     if common["tags"] == "codegeex2":
-        languages = languages or [language.name for language in known_languages()]  # all that the model knows
+        languages = languages or [language.name for language in known_languages()]  # all languages that the model knows
     if records.unknown_licences and not records.licences:
         raise UserError(f"--unknown-licences {records.unknown_licences}: has no effect; add --licences mit apache-2.0")
     filters = text.filters or "default"

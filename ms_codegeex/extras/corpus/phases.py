@@ -1,9 +1,9 @@
-"""Work on all documents in phases: tasks that any process on any machine may do, each with one file as its result.
+"""Work on all documents in phases: tasks that any process on any machine can run, each of which writes one file.
 
 The files are in one directory that all machines share. They are written atomically, so an interrupted run continues
-where it stopped. Documents are taken in blocks of complete shards. If documents with equal keys have to be compared,
-each block's rows are written in parts, by the range of the key, and a second phase reads one part from the files of all
-blocks. No task holds more than a block or a part."""
+where it stopped. Documents are taken in blocks of complete shards. To compare documents with equal keys, each block's
+rows are written in parts by the range of the key, and a second phase reads one part from the files of all blocks. No
+task holds more than a block or a part."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ Reducer = Callable[[np.ndarray], np.ndarray]
 
 
 class Flags:
-    """A flag for each of `size` documents in one bit, because a process may hold flags of hundreds of millions. `bits`:
-    uint8 `[ceil(size / 8)]`, the first one in the lowest bit of the first byte; None: none is raised."""
+    """A flag for each of `size` documents. A flag is one bit, because a process may hold hundreds of millions. `bits`:
+    uint8 `[ceil(size / 8)]`, the first flag in the lowest bit of the first byte; None: no flag is raised."""
 
     def __init__(self, size: int, bits: np.ndarray | None = None) -> None:
         self.size = size
@@ -52,17 +52,17 @@ class Flags:
         return Flags(self.size, bits)
 
     def set(self, numbers: np.ndarray) -> None:
-        """Raise the flags of `numbers`, int64; a number may occur several times."""
+        """Raise the flags of `numbers`, int64; duplicates are allowed."""
         for bit in range(8):  # within a pass, flags of the same byte write the same value
             places = numbers[(numbers & 7) == bit] >> 3
             self.bits[places] |= np.uint8(1 << bit)
 
     def at(self, numbers: np.ndarray) -> np.ndarray:
-        """The flags of `numbers`, bool `[numbers]`."""
+        """Return the flags of `numbers`, bool `[numbers]`."""
         return (self.bits[numbers >> 3] >> (numbers & 7).astype(np.uint8) & 1).astype(bool)
 
     def between(self, first: int, end: int) -> np.ndarray:
-        """The flags of `first` to `end - 1`, bool `[end - first]`."""
+        """Return the flags of `first` to `end - 1`, bool `[end - first]`."""
         start = first // 8
         bits = np.unpackbits(self.bits[start : -(-end // 8)], bitorder="little")
         return bits[first - 8 * start : end - 8 * start].astype(bool)
@@ -74,16 +74,16 @@ class Flags:
         return int.from_bytes(self.bits.tobytes(), "little").bit_count()
 
     def first(self, count: int) -> list[int]:
-        """The numbers of the first `count` raised flags."""
-        indices = np.flatnonzero(self.bits)[:count]  # each of these bytes has at least one
+        """Return the numbers of the first `count` raised flags."""
+        indices = np.flatnonzero(self.bits)[:count]  # each of these bytes has a raised flag
         numbers = [8 * index + bit for index in indices.tolist() for bit in range(8) if self.bits[index] >> bit & 1]
         return numbers[:count]
 
 
 class Documents:
-    """All documents of all shards, numbered in the order of the input; `starts`, int64 `[shards + 1]`, are the numbers
-    of the first document of each shard. Their columns stay in the shards' files. The documents of the first
-    `held_out_shards` are held out: `held_out` says how many."""
+    """All documents of all shards, numbered in the order of the input. `starts`, int64 `[shards + 1]`, has the number
+    of each shard's first document, and the total. The columns stay in the shards' files. `held_out` is the number of
+    documents in the first `held_out_shards` shards, which are held out."""
 
     def __init__(self, shards: Iterable[Shard], held_out_shards: int = 0) -> None:
         self.shards = list(shards)
@@ -99,7 +99,7 @@ class Documents:
         return self._sources(self.shards[shard])[number - int(self.starts[shard])]
 
     def blocks(self) -> list[DocumentBlock]:
-        """All documents in blocks of at most `BLOCK_DOCUMENTS`, or of one shard that has more."""
+        """Return all documents in blocks of at most `BLOCK_DOCUMENTS`, or of one shard that has more."""
         blocks: list[DocumentBlock] = []
         shards: list[Shard] = []
         first = 0
@@ -113,7 +113,7 @@ class Documents:
 
 @dataclass(frozen=True)
 class DocumentBlock:
-    """Documents `first` to `end - 1`: those of `shards`."""
+    """The documents of `shards`, with the numbers `first` to `end - 1`."""
 
     number: int
     first: int
@@ -124,7 +124,7 @@ class DocumentBlock:
         return np.concatenate([shard.column(name) for shard in self.shards])
 
     def by_shard(self, values: np.ndarray) -> Iterator[tuple[Shard, np.ndarray]]:
-        """Each shard with the values of its documents."""
+        """Yield each shard with the values of its documents."""
         start = 0
         for shard in self.shards:
             yield shard, values[start : start + shard.documents]
@@ -142,7 +142,7 @@ def result_path(directory: Path, phase: str, number: int) -> Path:
 @dataclass(frozen=True)
 class KeyedRows:
     """The files that `phase` writes, one for each of `blocks` blocks. Each is divided into `parts` parts by the range
-    of its rows' keys (`by_range`). `kind` is the dtype of the rows; the key is the first uint64 of its field `key`."""
+    of its rows' keys (`by_range`). `kind` is the dtype of the rows; the key is the first uint64 of the field `key`."""
 
     directory: Path
     phase: str
@@ -151,7 +151,7 @@ class KeyedRows:
     parts: int
 
     def write(self, path: Path, rows: np.ndarray) -> None:
-        """Write the rows of a block in the order of their parts, after the bounds of the parts."""
+        """Write a block's rows in the order of their parts, preceded by the bounds of the parts."""
         keys = rows["key"]
         part = by_range(keys if keys.ndim == 1 else keys[:, 0], self.parts)
         order = np.argsort(part, kind="stable")
@@ -161,7 +161,7 @@ class KeyedRows:
             stream.write(np.ascontiguousarray(rows[order]).tobytes())
 
     def read(self, part: int) -> np.ndarray:
-        """The rows of one part from all files, in their order."""
+        """Return the rows of one part from all files, in the order of the files."""
         pieces = [np.empty(0, self.kind)]
         for number in range(self.blocks):
             path = result_path(self.directory, self.phase, number)
@@ -175,8 +175,8 @@ class KeyedRows:
 
 @dataclass(frozen=True)
 class Phases:
-    """Runs phases for the documents of `blocks`, in a directory that all machines share and whose name identifies all
-    that the results depend on. `mapper` calls a function on every task, in any process, in order."""
+    """Runs phases for the documents of `blocks`. All machines share `directory`, whose name identifies everything that
+    the results depend on. `mapper` calls a function on every task, in any process, and keeps the order."""
 
     directory: Path
     mapper: Mapper
@@ -189,7 +189,7 @@ class Phases:
         self, phase: str, make: Maker, chosen: Flags | None = None, save: Callable[[Path, Any], None] | None = None
     ) -> None:
         """Save `make(directory, block, rows)` for the blocks that have no result yet, with `save` or else `save_array`.
-        `rows` are the positions in the block of the `chosen` documents, int64; None: all."""
+        `rows` are the positions of the `chosen` documents in the block, int64; None: all documents."""
         tasks = (
             (path, block, None if chosen is None else np.packbits(chosen.between(block.first, block.end)))
             for path, block in zip(self.paths(phase), self.blocks, strict=True)
@@ -200,8 +200,8 @@ class Phases:
     def by_key(
         self, phase: str, keyed: KeyedRows, make: Maker, reduce: Reducer, chosen: Flags | None = None
     ) -> Iterator[np.ndarray]:
-        """The array `reduce(rows)` for each part of the rows that `make` gives, as in `by_block`. The rows are made
-        only if a result is missing, and removed at the end."""
+        """Yield the array `reduce(rows)` for each part of the rows that `make` returns, as in `by_block`. The rows are
+        made only if a result is missing, and removed at the end."""
         results = [result_path(self.directory, phase, part) for part in range(keyed.parts)]
         missing = [(path, part) for part, path in enumerate(results) if not path.exists()]
         if missing:
@@ -213,11 +213,11 @@ class Phases:
             path.unlink(missing_ok=True)
 
     def keyed(self, phase: str, kind: np.dtype, rows: int) -> KeyedRows:
-        """Files for about this many rows. The number of parts depends on nothing else, so that all engines agree."""
+        """Return files for about `rows` rows. The number of parts depends on nothing else, so all engines agree."""
         return KeyedRows(self.directory, phase, len(self.blocks), kind, max(1, -(-rows // PART_ROWS)))
 
     def run(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> None:
-        """Call a function on every task; each writes files of the directory."""
+        """Call a function on every task; each writes files in `directory`. `UserError` if that cannot be created."""
         try:
             self.directory.mkdir(exist_ok=True)
         except OSError as error:
@@ -241,8 +241,8 @@ def _reduce_part(keyed: KeyedRows, reduce: Reducer, task: tuple[Path, int]) -> N
 
 
 def by_range(keys: np.ndarray, parts: int) -> np.ndarray:
-    """The part of each key, uint64, so that the keys of a part are below those of the next. Keys are hashes, so parts
-    are about as large as each other."""
+    """Return the part of each key, uint64: the keys of a part are below those of the next. Keys are hashes, so the
+    parts are about equally large."""
     return ((keys >> np.uint64(32)) * np.uint64(parts) >> np.uint64(32)).astype(np.int64)
 
 

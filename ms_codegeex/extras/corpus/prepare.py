@@ -1,13 +1,13 @@
-"""Sources to a dataset directory: find, read in parallel, select among all documents, write.
+"""Make a dataset directory from sources: find them, read them in parallel, select among all documents, write.
 
 A dataset directory holds `{train,validation}.bin/.idx` (uint16, or int32 for large vocabularies, see
-`ms_codegeex.data.datasets.indexed`), `{train,validation}.documents.parquet` with a row for each document,
-`report.json` and `report.html`, which state what was taken and what was not, and `dataset.json`. A document is its
-language's tag line, a newline, the text and the end token, without a tokenizer's prefix for prompts. A tokenizer that
-was given as a directory is copied to `tokenizer/`.
+`ms_codegeex.data.datasets.indexed`), `{train,validation}.documents.parquet` with a row for each document, `report.json`
+and `report.html`, which state what was taken and what was not, and `dataset.json`. A document is its language's tag
+line, a newline, the text and the end token, without a tokenizer's prefix for prompts. A tokenizer that was given as a
+directory is copied to `tokenizer/`.
 
-Worker processes read the input once and make shards, which survive a killed run in the work directory. What becomes of
-each document is decided in phases over all shards. Order and bytes depend only on the input and the settings."""
+Worker processes read the input once and write shards to the work directory, where they survive a killed run. Phases
+over all shards decide what becomes of each document. Order and bytes depend only on the input and the settings."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ ALREADY = "already prepared from the same inputs with the same settings; --repla
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Options that do not affect the content of a dataset; `search` is called in place of `find_units`; the file
-    `dropped` gets a line for each text that was dropped or changed."""
+    """Options that do not affect the content of a dataset. `search` replaces `find_units`. The file `dropped` gets a
+    line for each text that was dropped or changed."""
 
     workers: int
     progress: bool
@@ -53,13 +53,13 @@ class RunOptions:
 
 
 def dataset_key(inputs: Inputs, settings: PrepareSettings) -> str:
-    """64 hex digits over the absolute inputs, the settings, the tokenizer's files and `deciding_versions`: equal for
-    equal requests. The sources themselves are not read, which makes a cached dataset quick to find."""
+    """Return 64 hex digits that identify a request: a digest of the absolute inputs, the settings, the tokenizer's
+    files and `deciding_versions`. The sources themselves are not read, so a cached dataset is quick to find."""
     directory = Path(settings.tokenizer)
     tables = {}
     if settings.tokenizer not in TOKENIZER_NAMES and directory.is_dir():
         tables = {name: sha256(directory / name) for name in TOKENIZER_FILES if (directory / name).is_file()}
-    places = [printable(root.path) for root in user_roots(inputs)]  # those of validation are in the settings
+    places = [printable(root.path) for root in user_roots(inputs)]  # the settings have those of validation
     request = {"format": FORMAT, "version": VERSION, "inputs": places, "settings": settings.record()}
     request |= {"tokenizer": tables, **settings.deciding_versions()}
     return json_digest(request)
@@ -77,14 +77,14 @@ def _existing(directory: Path) -> dict[str, Any] | None:
 
 
 def already_prepared(output: Path | RemotePath, key: str, replace: bool) -> dict[str, Any] | None:
-    """The description of an existing dataset that matches `key`; None if one may be written, `UserError` if there is
-    another one that must not be replaced."""
+    """Return the description of an existing dataset that matches `key`, or None if one may be written. Raises
+    `UserError` if there is another one that must not be replaced."""
     if isinstance(output, RemotePath):
         description, kind = None if replace else read_remote_json(output / DATASET_JSON), "URL"
         if description is None:
             return None
     else:
-        if not is_occupied(output) or replace:  # a directory of something else is refused in any case
+        if not is_occupied(output) or replace:  # a directory with other content is always refused
             return None
         description, kind = _existing(output), "directory"
         if description is None:
@@ -98,15 +98,15 @@ def already_prepared(output: Path | RemotePath, key: str, replace: bool) -> dict
 def _check_places(roots: Sequence[Root], output: Path) -> None:
     if output.name in ("", ".."):
         raise UserError(f"{output}: is not the name of a directory; give --output one, for example {output / 'corpus'}")
-    for directory in map(Path, map(os.path.realpath, (output, work_path(output)))):  # `resolve` fails in a loop
+    for directory in map(Path, map(os.path.realpath, (output, work_path(output)))):  # `resolve` fails on loops
         if inside := next((root.path for root in roots if root.path.is_relative_to(directory)), None):
             place = f"{inside}: lies in {directory}, which is written"
             raise UserError(f"{place}; give --output or --input another directory")
 
 
 def _check_list(path: Path, roots: Sequence[Root], output: Path, replace: bool) -> None:
-    """`UserError` unless the file of `--dropped` can be written: it is in no directory that is written, and replaces at
-    most an earlier one."""
+    """Raise `UserError` unless the file of `--dropped` can be written: it must be outside the directories that are
+    written, and may only replace an earlier list."""
     remedy, real = "give --dropped another file", Path(os.path.realpath(path))
     if any(real.is_relative_to(os.path.realpath(each)) for each in (output, work_path(output))):
         raise UserError(f"--dropped {path}: lies in the directory that is written; {remedy}")
@@ -128,11 +128,11 @@ def _check_list(path: Path, roots: Sequence[Root], output: Path, replace: bool) 
 def prepare_dataset(
     inputs: Inputs, output: Path | str, settings: PrepareSettings, options: RunOptions
 ) -> dict[str, Any]:
-    """Write a dataset directory, completely or not at all, and return the content of its `dataset.json`. An interrupted
-    run leaves its finished shards in `.NAME.work` next to `output`, and the same call continues with them. A second
-    process with the same `output` waits for the first. A dataset of the same request is reused. The result also has
-    `output`, `cached`, `seconds` and `megabytes_per_second`. `UserError` if a path is missing, nothing is left to
-    write, `output` holds something else, there is no room, or the input is broken and `settings.on_error` is `stop`."""
+    """Write a dataset directory, completely or not at all, and return the content of its `dataset.json`, with `output`,
+    `cached`, `seconds` and `megabytes_per_second` added. An interrupted run leaves its finished shards in `.NAME.work`
+    next to `output`, and the same call continues with them. A second process with the same `output` waits for the
+    first. A dataset of the same request is reused. Raises `UserError` if a path is missing, nothing is left to write,
+    `output` holds something else, there is no room, or the input is broken and `settings.on_error` is `stop`."""
     started, output = time.perf_counter(), Path(output)
     if options.workers < 1:
         raise UserError(f"workers {options.workers}: expected 1 or more processes")
@@ -146,7 +146,7 @@ def prepare_dataset(
 def _prepare(
     inputs: Inputs, output: Path, settings: PrepareSettings, key: str, options: RunOptions
 ) -> tuple[dict[str, Any], bool]:
-    # these need NumPy, a cached dataset does not
+    # these need NumPy, which a cached dataset does not
     from ms_codegeex.data.infilling.transform import infill_record
     from ms_codegeex.extras.corpus.building import PrepareRequest, build, ready_workers
     from ms_codegeex.extras.corpus.repositories import check_marks
@@ -174,7 +174,7 @@ def _prepare(
 def _result(
     description: dict[str, Any], output: Path | RemotePath, cached: bool, seconds: float, options: RunOptions
 ) -> dict[str, Any]:
-    """Report and return the result of `prepare_dataset`; the rate is that of the bytes read, or 0 if none was read."""
+    """Report and return the result of `prepare_dataset`. The rate counts bytes read, and is 0 for a cached dataset."""
     if cached and options.dropped:
         problem = f"--dropped {options.dropped}: {output} is prepared already"
         raise UserError(f"{problem}; add --replace to prepare it again")
@@ -189,8 +189,8 @@ def _result(
 def prepare_remote(
     inputs: Inputs, output: RemotePath, settings: PrepareSettings, work: Path, options: RunOptions
 ) -> dict[str, Any]:
-    """`prepare_dataset` for an output at a URL: made in the local directory `work`, then copied, `dataset.json` last.
-    If copying fails, the same call copies again."""
+    """Prepare a dataset whose output is a URL: make it in the local directory `work`, then copy it, `dataset.json`
+    last. If copying fails, the same call copies again."""
     key, report = dataset_key(inputs, settings), ProgressBar(options.progress)
     if (known := already_prepared(output, key, options.replace)) is not None:
         return _result(known, output, True, 0.0, options)
@@ -210,14 +210,14 @@ def cached_corpus(
     progress: bool,
     search: Search | None = None,
 ) -> Path:
-    """The dataset directory for this request, `parent/corpus-<12 hex digits of dataset_key>`, prepared on first use.
-    Once it is complete, nothing is searched or read again, even if the sources have changed."""
+    """Return the dataset directory for this request, `parent/corpus-<12 hex digits of dataset_key>`, prepared on first
+    use. Once it is complete, nothing is searched or read again, even if the sources have changed."""
     key = dataset_key(inputs, settings)
     directory = Path(parent) / f"corpus-{key[:12]}"
     options = RunOptions(workers, progress, replace=True, search=search)
 
     def complete() -> bool:
-        with contextlib.suppress(UserError):  # a damaged description: prepared again
+        with contextlib.suppress(UserError):  # a damaged description: prepare again
             return (_existing(directory) or {}).get("key") == key
         return False
 

@@ -1,7 +1,7 @@
 """Units of input, each read by one worker, and the documents in them.
 
-A unit is a batch of source files, a part of a file of JSON or of a table. Units are found once, in an order that does
-not depend on the machine; each is then read independently, in any process."""
+A unit is a batch of source files, or a part of a file of JSON or of a table. Units are found once, in an order that
+does not depend on the machine. Each can then be read independently, in any process."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from ms_codegeex.extras.shared.remote import RemotePath
 UNKNOWN_LICENCE = "unknown licence, kept"
 STRIPPED = "licence header left out"
 SPECIAL = "a text has the name of a special token, which is read as plain text"
-_OPENING, _SPECIAL = re.compile(rb"<\|"), re.compile(rb"<\|[\w./-]{1,40}\|>")  # the first takes half the time
+_OPENING, _SPECIAL = re.compile(rb"<\|"), re.compile(rb"<\|[\w./-]{1,40}\|>")  # the shorter is found in half the time
 _UNIT_BYTES, _UNIT_FILES = 8_000_000, 4096
 _EXCERPT, _EXCERPT_HEAD = 200, 4096
-_MAX_LINES = 100  # named of one text
+_MAX_LINES = 100  # line numbers listed for one text
 
 
-class Document(NamedTuple):  # made three times as fast as a dataclass
-    """A text that is kept, in UTF-8 after redaction, with how often each kind of text was replaced and the bytes of the
-    licence headers that were left out. `language` is a canonical name, or empty: unknown, where that is allowed. The
-    source is `label/relative/path` for a file, `label/x.jsonl:17` for line 17 (from 1; in a part of a file, from its
-    first line), `label/x.parquet:17` for row 17 of the file (from 0). Documents of a group stay in one split: the
-    package of a file, the repository of a record, else the source. `path` is that of the file in its group, if it is
-    known."""
+class Document(NamedTuple):  # three times as fast to create as a dataclass
+    """A text that is kept, in UTF-8 after redaction, with the number of replacements of each kind and the bytes of the
+    licence headers that were removed. `language` is a canonical name, or empty if it is unknown and that is allowed.
+    `source` is `label/relative/path` for a file, `label/x.jsonl:17` for line 17 (from 1; in a part of a file, from its
+    first line), `label/x.parquet:17` for row 17 of the file (from 0). Documents of a `group` stay in one split: the
+    package of a file, the repository of a record, else the source. `path` is the path of the file in its group, if it
+    is known."""
 
     source: str
     data: bytes
@@ -55,8 +55,8 @@ class Document(NamedTuple):  # made three times as fast as a dataclass
 
 @dataclass(frozen=True)
 class Unit:
-    """A piece of the input that one worker reads in one go: source files, or a part of one archive. The name is unique
-    and stable, and may hold slashes. A change of a file's size or time makes a shard stale."""
+    """A piece of the input that one worker reads in one go: source files, or a part of one archive. `name` is unique
+    and stable, and may contain slashes. A shard becomes stale if the size or the time of one of its files changes."""
 
     name: str
     files: tuple[SourceFile, ...]
@@ -69,7 +69,7 @@ class Unit:
 
     @property
     def bytes(self) -> int:
-        """Bytes of input, as progress counts them."""
+        """Bytes of input, as the progress bar counts them."""
         return sum(file.size for file in self.files) if self.part is None else self.part.bytes
 
 
@@ -79,16 +79,16 @@ Search = Callable[[tuple[Root, ...], ReadingSettings, frozenset[Path]], Listing]
 
 
 def find_units(roots: Sequence[Root], reading: ReadingSettings, leave_out: frozenset[Path] = frozenset()) -> Listing:
-    """Everything to read below `roots`, without the paths `leave_out`: the units, in an order that depends only on the
-    names, those held out first, then source files; the files that are not read, or read for their records; and the
-    amount found, `files` and `bytes`."""
+    """Find everything to read below `roots`, except the paths `leave_out`. Return the units, in an order that depends
+    only on their names, first those held out, then source files; the events of files that are not read or read for
+    their records; and the amount found, `files` and `bytes`."""
     recognise, licences = Fields(reading).recognise, bool(reading.licences)
     listing = search(roots, reading.languages, recognise, reading.all_text, leave_out, licences)
     return units_of(listing, reading.redact)
 
 
 def units_of(listing: FoundSources, redactions: Sequence[str] = ()) -> Listing:
-    """The units of the files that a search found, and the rest as `find_units` returns it."""
+    """Return the units of the files that a search found, and the rest as `find_units` returns it."""
     units, events = _file_units(listing.sources), [*listing.others]
     seen = Counter[str]()
     for file in listing.archives:
@@ -121,8 +121,8 @@ def _file_units(sources: Iterable[SourceFile]) -> list[Unit]:
 
 
 def read_unit(unit: Unit, reading: ReadingSettings) -> Generator[Document | Event, None, int]:
-    """Yield the documents of a unit in order, and the events. Broken input is reported, never raised.
-    Return the number of lines in a part of a `.jsonl` file, where the numbering of the next part continues."""
+    """Yield the documents of a unit in order, and the events. Broken input is reported, never raised. Return the number
+    of lines in a part of a `.jsonl` file, after which the numbering of the next part continues."""
     items = ReturnKeeper(_read_files(unit, reading) if unit.part is None else _read_records(unit, unit.part, reading))
     for item in items:
         yield item
@@ -170,10 +170,10 @@ def _read_records(unit: Unit, part: ArchivePart, reading: ReadingSettings) -> Ge
     records = ReturnKeeper(read_records(file.path, part, limit, choose))
     for number, record, line in records:
         source = f"{file.identity}:{number}"
-        if isinstance(record, BadInput):  # escapes hide secrets from redaction
+        if isinstance(record, BadInput):  # redaction cannot find secrets behind escapes
             yield rejected(source, replace(record, head=b"") if reading.redact else record)
             continue
-        if not record and not line:  # no row of this file has a text
+        if not record and not line:  # a row of a file without a text column
             without += 1
             continue
         text = fields.read(record)
@@ -254,7 +254,7 @@ def _matched(reason: str, data: bytes, whole: bytes) -> tuple[str, str]:
 
 
 def rejected(source: str, broken: BadInput, redactions: Sequence[str] = (), where: str = "") -> Event:
-    """`broken` with the first characters of its text, redacted like the corpus."""
+    """Return the event for `broken`, with the first characters of its text, redacted like the corpus."""
     head, _ = redact(broken.head[:_EXCERPT_HEAD], redactions)
     excerpt = head.decode("utf-8", "replace")[:_EXCERPT]
     kind = "problems" if broken.problem else "dropped"

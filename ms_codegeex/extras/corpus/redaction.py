@@ -1,11 +1,9 @@
 """E-mail addresses and secrets in texts, replaced by `<EMAIL>` and `<SECRET>`.
 
-A secret is a token known by its form, or a value known by the name that it is assigned to. The forms are ours
-(`rules/issuers.yaml`) and gitleaks' (`rules/gitleaks.json`, made by `docs/secret_rules.py`), the places of assigned
-values in `rules/places.yaml`. RE2 looks for everything in two passes, one for tokens and one for assigned values, in
-time linear in the length of the text. Most texts have nothing that looks like either; what has is looked at more
-closely.
-"""
+A secret is either a token recognised by its form, or a value recognised by the name that it is assigned to. The forms
+are ours (`rules/issuers.yaml`) and gitleaks' (`rules/gitleaks.json`, made by `docs/secret_rules.py`); the places of
+assigned values are in `rules/places.yaml`. RE2 searches in two passes, one for tokens and one for assigned values, in
+time linear in the length of the text. Most texts have no candidates. Those that are found are examined more closely."""
 
 from __future__ import annotations
 
@@ -39,24 +37,24 @@ _ESCAPE = re.compile(rb"\A(?:u003[ce]|x3[ce]|[nrt])")
 
 _RULES = Path(__file__).parent / "rules"
 _LONGER = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
-_ESCAPES = (rb"\n", rb"\r", rb"\t")  # in a string of code or JSON; not a letter of a word
-_LONGEST = 200  # bytes of an assigned value
-_INSIDE = 40  # bytes of a token in front of the part that is looked for
-_NEAR = 400  # bytes in which a word must be
+_ESCAPES = (rb"\n", rb"\r", rb"\t")  # in a string of code or JSON; their letter is not part of a word
+_LONGEST = 200  # bytes: longer values are not secrets
+_INSIDE = 40  # bytes of a token before the part that is searched for
+_NEAR = 400  # bytes searched before a value
 
 _HEX = re.compile(rb"(?:[0-9a-f]{32,}|[0-9A-F]{32,}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\Z")
 _CAMEL = re.compile(rb"[A-Z][a-z]{3,}")
 _ESCAPED = re.compile(rb"%[0-9A-Fa-f]{2}")
-_KINDS = b"".join(  # of a byte: a digit, an upper or a lower case letter, or another
+_KINDS = b"".join(  # the kind of each byte: digit, upper or lower case letter, other
     b"d" if each.isdigit() else b"u" if each.isupper() else b"l" if each.islower() else b"o"
     for each in (bytes([byte]) for byte in range(256))
 )
 
 
 def places(data: bytes, what: Sequence[str]) -> list[Hit]:
-    """Where a text (UTF-8) has what is replaced for `what` (of `REDACTIONS`): start, end and kind, ascending and apart
-    from each other. Kinds are `email`, with `real-email` without addresses at domains reserved for examples; `private
-    key`, `password`, `credential`, the kinds of `rules/issuers.yaml` and the names of gitleaks' rules."""
+    """Return the places in a text (UTF-8) that `what` (some of `REDACTIONS`) replaces: start, end and kind, ascending
+    and without overlaps. Kinds are `email`, with `real-email` without addresses at domains reserved for examples;
+    `private key`, `password`, `credential`, the kinds of `rules/issuers.yaml` and the names of gitleaks' rules."""
     hits: list[Hit] = []
     if "secrets" in what:
         hits += find_secrets(data)
@@ -65,7 +63,7 @@ def places(data: bytes, what: Sequence[str]) -> list[Hit]:
     apart: list[Hit] = []
     end = 0
     for hit in sorted(hits, key=operator.itemgetter(0)):
-        if hit[0] >= end:  # otherwise inside a text that is replaced already
+        if hit[0] >= end:  # otherwise part of a text that is replaced already
             apart.append(hit)
             end = hit[1]
     return apart
@@ -74,7 +72,8 @@ def places(data: bytes, what: Sequence[str]) -> list[Hit]:
 def redact(
     data: bytes, what: Sequence[str], found: Sequence[Hit] | None = None
 ) -> tuple[bytes, tuple[tuple[str, int], ...]]:
-    """`data` (UTF-8) with every `what` replaced, and the number of places of each kind; `found`: its `places`."""
+    """Return `data` (UTF-8) with everything in `what` replaced, and the number of places of each kind. `found`: the
+    `places` of the text, if they are known already."""
     found, pieces, end = places(data, what) if found is None else found, [], 0
     for start, stop, kind in found:
         pieces += [data[end:start], EMAIL if kind == "email" else SECRET]
@@ -113,7 +112,7 @@ def is_placeholder(value: bytes) -> bool:
 
 
 def entropy(value: bytes) -> float:
-    """Bits per byte of the frequencies of `value`'s bytes."""
+    """Return the entropy of the frequencies of `value`'s bytes, in bits per byte."""
     return -sum(n / len(value) * math.log2(n / len(value)) for n in Counter(value).values())
 
 
@@ -123,8 +122,9 @@ def _changes(kinds: bytes) -> float:
 
 @functools.cache
 def _weights() -> Mapping[bytes, int]:
-    """How much two bytes in a row speak for words, in bits, below 0 for random characters: two letters by how often
-    they follow each other in words; a change between upper case, lower case and digits; `_`, `-` and `.`."""
+    """Return how strongly two adjacent bytes suggest words, in bits; values below 0 suggest random characters. Two
+    letters count by how often words contain them; a change of case and a letter next to a digit, `_`, `-` or `.` have
+    fixed values."""
     lower, weights = bytes(range(97, 123)), {}
     for first, row in zip(lower, shipped_table(_RULES / "places.yaml")["bigrams"], strict=True):
         for second, digit in zip(lower, row, strict=True):
@@ -144,13 +144,13 @@ def wordiness(value: bytes) -> int:
 
 
 def is_random(value: bytes) -> bool:
-    """Whether these characters look random: hexadecimal digits, a UUID, or letters, with digits if they are of one
-    case, that form no words. Base64 of a text that does not look random is none."""
+    """Return whether `value` looks random: hexadecimal digits, a UUID, or letters, with digits if they are of one case,
+    that form no words. Base64 does not count if the decoded text does not look random."""
     if _HEX.match(value):
         return entropy(value) >= 3.0 and not is_placeholder(value)
     kinds = value.translate(_KINDS)
     if not {*b"lu"} <= {*kinds}:
-        if b"o" in kinds:  # in groups, or after what names its issuer
+        if b"o" in kinds:  # in groups, or after the issuer's name
             groups = re.split(rb"[_.-]", value)
             found = (it for it in (groups[-1], b"".join(groups)) if len(it) > 15 and wordiness(it) <= -12)
             return len(groups) > 1 and any(map(is_random, found))
@@ -173,7 +173,7 @@ def _decoded(value: bytes) -> bytes:
 
 
 def is_assigned(value: bytes) -> bool:
-    """Whether this may be a secret that its name announces."""
+    """Return whether `value` may be a secret, given that its name announces one."""
     return 12 <= len(value) <= _LONGEST and (is_random(value) or is_mixed(value))
 
 
@@ -188,14 +188,14 @@ def is_phrase(value: bytes) -> bool:
 
 
 def is_mixed(value: bytes) -> bool:
-    """Whether this has characters of all kinds, well mixed, as generators of passwords draw them."""
+    """Return whether `value` has characters of all kinds, well mixed, as password generators draw them."""
     kinds = value.translate(_KINDS)
     mixed = len(set(kinds)) == 4 and _changes(kinds) >= 0.5 and entropy(value) >= 3.2
     return mixed and wordiness(value) <= -3 and not is_placeholder(value) and not is_text(value)
 
 
 def is_password(value: bytes) -> bool:
-    """Whether this may be the password in a URL, not a word or a placeholder."""
+    """Return whether `value` may be the password in a URL, not a word or a placeholder."""
     bare = _ESCAPED.sub(b"", value)
     mixed = not bare.isalpha() and not {*b"ud"}.isdisjoint(bare.translate(_KINDS))
     return 6 <= len(bare) <= _LONGEST and mixed and wordiness(bare) <= -2 and not is_placeholder(value)
@@ -214,12 +214,12 @@ _GROUPS = re.compile(rb"\\.|\[\^?\]?(?:\\.|\[:\w+:\]|[^\]\\])*\]|(\((?!\?)|\(\?P
 
 
 class _Place(NamedTuple):
-    """Where a value may be: a pattern, whose last group is the value, the value's kind, and which values count."""
+    """Where a value may be: a pattern whose group is the value, the value's kind, and which values it accepts."""
 
     pattern: bytes
     kind: str
     accepts: Callable[[bytes], bool]
-    near: bytes = b""  # must be in the text before it
+    near: bytes = b""  # must occur shortly before the value
 
 
 _CHECKS = (is_argument, is_assigned, is_key, is_login, is_mixed, is_password, is_phrase, is_random)
@@ -252,9 +252,10 @@ def find_secrets(data: bytes) -> list[Hit]:
 
 @dataclass(frozen=True)
 class _Rule:
-    """The pattern of a token or a value, the least entropy, and what is looked for first: the pattern of a token's
-    first characters, or a part of it where they may be any, or the names of a service. A `whole` token is not followed
-    by what might belong to it. If the pattern has a group, only the group is replaced."""
+    """A rule for a token or a value: its `pattern`, its least `entropy`, and what is searched for first: `begins`, the
+    pattern of a token's first characters; `inside`, the pattern of a part of it, if these may be any; or `names`, the
+    names of a service. Values that match `allowed` are no secrets. After a `whole` token, no character may follow that
+    could belong to it. If the pattern has a group, only the group is replaced."""
 
     kind: str
     pattern: bytes
@@ -299,9 +300,9 @@ def _any_of(patterns: Iterable[bytes]) -> bytes:
 
 
 class _Patterns(NamedTuple):
-    """What RE2 looks for: which of the rules a token may belong to, by number; the rules whose tokens are found by a
-    part of them; where tokens begin; values that gitleaks knows from manuals and tests; what is given to the name of a
-    service; what is given to the name of a secret."""
+    """What RE2 searches for. `beginnings`: the rules that a token may belong to, by number; `inside`: the rules whose
+    tokens are found by a part of them; `token`: where tokens begin; `known`: values that gitleaks knows from manuals
+    and tests; `service`: values given to the name of a service; `assignment`: values given to the name of a secret."""
 
     beginnings: Any
     inside: tuple[_Rule, ...]
@@ -319,7 +320,7 @@ def _patterns() -> _Patterns:
     inside = tuple(rule for rule in tokens if rule.inside)
     beginnings = re2.Set.MatchSet(linear_options())
     for rule in tokens:
-        beginnings.Add(rule.begins or rb"[^\x00-\xff]")  # it has no beginning of its own
+        beginnings.Add(rule.begins or rb"[^\x00-\xff]")  # matches nothing: the rule has no beginning
     beginnings.Compile()
     parts = {part: [place.pattern for place in _places(part)] for part in ("credentials", "anywhere", "assignments")}
     words = _any_of([_KEY_BEGINS, *parts["credentials"], *(rule.begins for rule in tokens if rule.begins)])
@@ -327,7 +328,7 @@ def _patterns() -> _Patterns:
     service = rb"(?:\A|[^A-Za-z0-9])(?i:" + services + rb")[ \t\w.-]{0,20}[\s'\"]{0,3}[=>|:?,]"
     anywhere = _any_of([*parts["anywhere"], *(rule.inside for rule in inside), service])
     between = rb"[ \t\w.-]{0,20}[\s'\"]{0,3}(?:=>|:{0,3}=|\|\||:|\?=|>|,)[\x60'\"\s=]{0,5}"
-    patterns = (  # most tokens must begin a word: so the automaton stays small
+    patterns = (  # most tokens must begin a word, which keeps the automaton small
         rb"(?:\A|[^A-Za-z0-9_]|\\[nrt])" + words + b"|" + anywhere,
         b"|".join(rule.allowed for rule in tokens if rule.allowed),
         rb"(?i:(%s)%s)([A-Za-z0-9_=.:/+%%|~-]{11,220})" % (services, between),
@@ -353,7 +354,7 @@ def _tokens(data: bytes) -> Iterator[Hit]:
                 found = linear_pattern(rule.pattern).search(data, max(0, start - _INSIDE), start + _LONGEST)
                 if found and _is_token(rule, found.group()):
                     yield found.start(), found.end(), rule.kind
-        for begin in (start, start + 1, start + 2):  # the text begins here, or a character or an escape is before it
+        for begin in (start, start + 1, start + 2):  # at the start, or after a character or an escape
             if (begin > start or not start) and (begin < start + 2 or data[start:begin] in _ESCAPES):
                 yield from _token(data, begin)
                 yield from _of_service(data, begin)
@@ -361,7 +362,7 @@ def _tokens(data: bytes) -> Iterator[Hit]:
 
 def _token(data: bytes, start: int) -> Iterator[Hit]:
     if data.startswith(b"-----BEGIN", start):
-        for ends in shipped_table(_RULES / "places.yaml")["key"]:  # whole, else cut off
+        for ends in shipped_table(_RULES / "places.yaml")["key"]:  # first as a whole key, then as one that is cut off
             match = linear_pattern(_KEY_BEGINS + _spelled_out(ends)).match(data, start)
             if match and b"..." in data[start : match.end() + 8]:
                 return  # an excerpt in a manual

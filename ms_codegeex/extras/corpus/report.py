@@ -14,10 +14,10 @@ SHOWN = "\n\t"  # control characters that an excerpt keeps
 
 
 def render(report: Mapping[str, Any]) -> str:
-    """The page for a `report.json`; the same report gives the same bytes. Missing sections are left out."""
+    """Return the page for a report.json. Equal reports give equal bytes. Empty sections are omitted."""
     most_first = sorted(report.get("languages", {}).items(), key=lambda item: (-item[1].get("bytes", 0), item[0]))
     figures = [_bars(dict(most_first), name) for name in ("documents", "bytes", "tokens")]
-    stripped = report.get("licences_stripped")  # none for fine-tuning data, because its texts keep their headers
+    stripped = report.get("licences_stripped")  # absent in fine-tuning data, whose texts keep their headers
     kept = [("kept without them", stripped)] if stripped and any(stripped.values()) else []
     headers = _table("", kept, "documents", "bytes", nothing="None.")
     licences = [] if stripped is None else [("Licence headers left out", headers)]
@@ -41,7 +41,7 @@ def render(report: Mapping[str, Any]) -> str:
 
 
 def _size(value: object) -> Html:
-    """Bytes with a unit of 1000."""
+    """Return a number of bytes with a decimal unit; below 10 kB it is exact."""
     if not isinstance(value, int) or value < 10_000:
         return text(size_text(value) if isinstance(value, int) else value)
     amount, unit = float(value), 0
@@ -84,7 +84,7 @@ def _bars(languages: Mapping[str, Any], name: str) -> Html:
 
 
 def _histogram(lengths: Mapping[str, Any]) -> Html:
-    """A bar for each range of lengths: `documents[i]` have at least `edges[i]` and less than `edges[i + 1]` tokens."""
+    """Return a bar for each range: `documents[i]` have at least `edges[i]` and fewer than `edges[i + 1]` tokens."""
     edges, documents = lengths.get("edges", []), lengths.get("documents", [])
     if not any(documents):
         return note("No documents.")

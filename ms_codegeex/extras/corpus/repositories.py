@@ -1,5 +1,5 @@
-"""Documents that hold the files of a repository, in the form of Qwen2.5-Coder (its technical report, 2024; its guide to
-completion in repositories):
+"""Documents that join the files of a repository, in the format of Qwen2.5-Coder (its technical report, 2024, and its
+guide to completion in repositories):
 
     <|repo_name|>NAME
     <|file_sep|>PATH
@@ -8,9 +8,9 @@ completion in repositories):
     TEXT
     <|endoftext|>
 
-In the shards, each file begins with its repository's name, which all but the first file of a document lose here. Joined
-are the files that were kept, in the order of the input: source files in that of their paths. A repository with files in
-both splits counts as one in each."""
+In the shards, each file begins with the name of its repository. Joining removes it from all but the first file of a
+document. Only files that were kept are joined, in the order of the input; for source files this is the order of their
+paths. A repository with files in both splits counts once in each."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Placed = tuple[Shard, np.ndarray]
 
 
 def check_marks(tokenizer: Tokenizer, limit: int | None) -> None:
-    """`UserError` if files are to be joined, and the tokenizer has no marks for them."""
+    """Raise `UserError` if files are to be joined but the tokenizer has no marks for them."""
     if limit is not None and tokenizer.file_marks is None:
         lacking = f"the {tokenizer.name} tokenizer has no tokens that mark repositories and files"
         remedy = "give --tokenizer a directory with Qwen2's, or leave out --repositories"
@@ -46,8 +46,8 @@ def check_marks(tokenizer: Tokenizer, limit: int | None) -> None:
 def join_files(
     documents: Documents, placed: Iterable[Placed], tokenizer: str, limit: int, phases: Phases
 ) -> tuple[list[Placed], dict[str, int]]:
-    """Join the files that are `placed` in a split into documents of at most `limit` tokens, or of one larger file. The
-    shards to write, first those with the documents that are in no repository, and `COUNTS`."""
+    """Join the files that are `placed` in a split into documents of at most `limit` tokens; a larger file is its own
+    document. Return the shards to write, first those with documents outside repositories, and the numbers `COUNTS`."""
     keyed = KeyedRows(phases.directory, "files", len(phases.blocks), _FILE, len(phases.blocks))
     phases.by_block(keyed.phase, _files, save=keyed.write)
     paths = [result_path(phases.directory, f"joined-{limit}", part) for part in range(keyed.parts)]
@@ -121,7 +121,7 @@ def _documents(
 
 
 def _document(files: np.ndarray, text: bytes, marks: list[bytes]) -> Document:
-    """A joined document, named by its repository and its first file, in the language of most of its bytes."""
+    """Return a joined document, named after its repository and first file, in the language of most of its bytes."""
     lines = zip(text.split(b"\n", 2), marks, strict=False)
     repository, path = (line.removeprefix(mark).decode() for line, mark in lines)
     languages = sorted({*files["language"].tolist()})

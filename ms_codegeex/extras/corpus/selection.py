@@ -1,8 +1,7 @@
-"""Decides what becomes of each document: drops duplicates, samples, splits.
+"""Decide what becomes of each document: drop duplicates, sample, split.
 
-Only the columns of the shards are read, not the texts, and in phases: the decisions depend on sums over all documents
-with an equal key, such as those of one repository. This process holds a few bits per document.
-"""
+Only the columns of the shards are read, not the texts. The work is done in phases, because decisions depend on sums
+over all documents with an equal key, such as those of one repository. This process holds a few bits per document."""
 
 from __future__ import annotations
 
@@ -33,10 +32,10 @@ from ms_codegeex.extras.corpus.tally import EXAMPLES
 VERSION = 3
 LARGE_SHARES, MAX_SHARES = 2, 3
 TRAIN, VALIDATION = 0, 1
-UNITS = ("package", "folder", "file")  # of the split, from the coarsest
-ONLY_HELD_OUT = np.array([1], np.uint64)  # keys of `_Groups` by input: 1 for what is held out, 0 for the rest
+UNITS = ("package", "folder", "file")  # units of the split, coarsest first
+ONLY_HELD_OUT = np.array([1], np.uint64)  # in `_Groups` by input, held-out documents have the key 1, others 0
 NOT_SAMPLED = "not sampled"
-REASONS = (EXACT_DUPLICATE, NEAR_DUPLICATE, NOT_SAMPLED)  # a document dropped for number n is placed at -1 - n
+REASONS = (EXACT_DUPLICATE, NEAR_DUPLICATE, NOT_SAMPLED)  # a document dropped for reason n is placed at -1 - n
 SUM = np.dtype([("key", "<u8"), ("bytes", "<i8"), ("named", "?")])
 SAMPLED = np.dtype([("key", "<u8"), ("number", "<i8"), ("bytes", "<i8")])
 
@@ -47,11 +46,10 @@ class NothingLeft(UserError):
 
 @dataclass(frozen=True)
 class Selection:
-    """What was decided. `split_by`: the unit of the split, `package`, `document` (each record on its own), `folder` or
-    `file` (packages are too few or too large), or `input`: what is held out is named. `packages`: how many training and
-    validation have; if their files may be on both sides, at most. `dropped`: for each reason up to
-    three examples: the document's number, and that of the one kept instead, or None. `remarks`: what to tell the user.
-    """
+    """What `select` decided. `split_by` is the unit of the split: `package`, `document` (each record on its own),
+    `folder` or `file` (packages are too few or too large), or `input` (held-out input is named). `packages`: how many
+    training and validation have; upper bounds if the files of a package may be on both sides. `dropped`: for each
+    reason up to three documents, with the number of the one kept instead, or None. `remarks`: lines for the user."""
 
     split_by: str
     packages: tuple[int, int]
@@ -60,8 +58,8 @@ class Selection:
 
 
 def selection_name(duplicates: str, settings: PrepareSettings, sampling: bool) -> str:
-    """The name of the directory for the phases' files, which depend only on the duplicates, named by their directory,
-    and on some settings."""
+    """Return the name of the directory for the phases' files. They depend only on the duplicates, named by their
+    directory, and on some settings."""
     decisive = {"seed": settings.seed, "validation_share": settings.validation_share, "duplicates": duplicates}
     decisive |= {"whole": settings.reading.group_field is not None}
     limit = settings.max_bytes if sampling else None
@@ -75,9 +73,9 @@ def select(
     sampling: bool,
     phases: Phases,
 ) -> Selection:
-    """Place every document; `placed_documents` reads the result. `duplicates` are dropped, by reason; `sampling`:
-    `max_bytes` still has to be applied. `NothingLeft` if training or validation would get nothing, `UserError` if a
-    phase's file could not be written or the groups of `--group-field` are too large for the share of validation."""
+    """Place every document; `placed_documents` reads the result. `duplicates` are dropped, by reason. `sampling`:
+    `max_bytes` still has to be applied. Raises `NothingLeft` if training or validation would get nothing, `UserError`
+    if a phase's file cannot be written or groups of `--group-field` are too large for the validation share."""
     left_out = {reason: copies.dropped for reason, copies in duplicates.items()}
     kept = ~functools.reduce(Flags.__or__, left_out.values(), Flags(len(documents)))
     if sampling and settings.max_bytes is not None:
@@ -123,8 +121,8 @@ def _check_sides(groups: _Groups, settings: PrepareSettings) -> None:
 def _nearest_split(
     documents: Documents, packages: _Groups, kept: Flags, phases: Phases, settings: PrepareSettings
 ) -> tuple[_Groups, np.ndarray, tuple[str, ...]]:
-    """The coarsest units that meet the share, or those that come nearest; the keys of those for validation, and remarks
-    for the user. Groups that `--group-field` names are not divided: `UserError` if they are too large."""
+    """Return the coarsest groups that meet the validation share, or those that come nearest; the keys of those for
+    validation; remarks for the user. Groups of `--group-field` are not divided: `UserError` if they are too large."""
     share, best, keys, actual = settings.validation_share, packages, np.empty(0, np.uint64), math.inf
     for unit in UNITS:
         groups = packages if unit == "package" else _Groups(phases, settings.seed, kept, unit)
@@ -177,7 +175,7 @@ def _large_packages(
 
 
 def _numbers(names: Iterable[str], seed: int) -> np.ndarray:
-    """The first 64 bits of the names' hashes, uint64 `[names]`: of hundreds of millions, no two are likely to agree."""
+    """Return the first 64 bits of each name's hash, uint64 `[names]`: two of 10^8 names are unlikely to agree."""
     hashes = np.frombuffer(b"".join([hash_key(seed, name) for name in names]), ">u8")  # four numbers each
     return hashes[::4].astype(np.uint64)
 
@@ -190,7 +188,7 @@ def _not_sampled(documents: Documents, phases: Phases, settings: PrepareSettings
     for part in range(keyed.parts):
         rows = keyed.read(part)
         waiting = rows[np.argsort(rows["key"], kind="stable")]
-        while waiting.size:  # take documents up to the first that does not fit, then leave out all that do not fit
+        while waiting.size:  # take documents up to the first that does not fit, then drop all that do not fit
             count = int(np.searchsorted(np.cumsum(waiting["bytes"]), left, side="right"))
             left -= int(waiting["bytes"][:count].sum())
             waiting = waiting[count:]
@@ -209,11 +207,11 @@ def _candidates(seed: int, directory: Path, block: DocumentBlock, rows: np.ndarr
 
 
 class _Groups:
-    """The kept documents in groups of a `unit`. By `package`: by the hash of the name of their package, or of their
-    source if they have none; by `folder`: those of a package by their folder in it; by `file`: by their source; by
-    `input`: the first `held_out` documents, and the others. No group is divided between training and validation. `keys`
-    is the phase whose results are the keys of a block's documents, uint64 `[documents]`; `count` and `named` are the
-    numbers of groups and of those with packages."""
+    """The kept documents, in groups of a `unit`. `package`: by the hash of their package's name, or of their source if
+    they have none; `folder`: those of a package by their folder in it; `file`: by their source; `input`: the first
+    `held_out` documents, and the others. Training and validation never share a group. The phase `keys` stores the keys
+    of a block's documents, uint64 `[documents]`. `count` is the number of groups, `named` that of packages among
+    them."""
 
     def __init__(self, phases: Phases, seed: int, kept: Flags, unit: str, held_out: int = 0) -> None:
         self._phases, self._kept, self.unit = phases, kept, unit
@@ -223,7 +221,7 @@ class _Groups:
         self.count, self.named = np.sum(counts, axis=0).tolist()
 
     def sums(self) -> Iterator[np.ndarray]:
-        """Bytes of each group, `SUM`, in the order of their keys."""
+        """Yield the bytes of the groups, arrays of dtype `SUM`, in the order of their keys."""
         keyed = self._phases.keyed(f"sums-{self.unit}", SUM, self._kept.count())
         make = functools.partial(_sums, self.keys)
         yield from self._phases.by_key(f"groups-{self.unit}", keyed, make, _summed, self._kept)
@@ -272,11 +270,11 @@ def _summed(rows: np.ndarray) -> np.ndarray:
 
 
 def choose_validation(groups: Callable[[], Iterable[np.ndarray]], share: float) -> np.ndarray:
-    """The keys, uint64, ascending, of the groups (packages or documents) for validation: about `share` of all bytes.
-    `groups()` iterates over all groups in the order of their keys, in arrays with the fields `key` and `bytes`. Small
-    groups are preferred: first those of at most a third of the target, then the target, then three times the target. If
-    none of these choices has half the target, the closest one is taken, or a single group if that is closer. Neither
-    side is left empty, unless `share` is 0, which chooses nothing."""
+    """Return the keys, uint64, ascending, of the groups (packages or documents) for validation: about `share` of all
+    bytes. `groups()` iterates over all groups in the order of their keys, in arrays with the fields `key` and `bytes`.
+    Small groups are preferred: their size is limited to a third of the target, then to the target, then to three times
+    the target. If no limit gives half the target, the closest choice is taken, or a single group if that is closer.
+    Neither side is left empty, unless `share` is 0, which chooses nothing."""
     sums = [(rows.size, int(rows["bytes"].sum())) for rows in groups()]
     target, maximum = share * sum(size for _, size in sums), sum(count for count, _ in sums) - 1
     if not target:
@@ -298,8 +296,8 @@ def choose_validation(groups: Callable[[], Iterable[np.ndarray]], share: float) 
 
 
 def _first_groups(groups: Iterable[np.ndarray], limit: float, target: float, maximum: int) -> tuple[np.ndarray, int]:
-    """The keys of the first groups of at most `limit` bytes that together have `target`, and their bytes: at most
-    `maximum` groups, after the first one only those that keep the sum below 1.5 times the target."""
+    """Return the keys of the first groups of at most `limit` bytes that together have `target`, and their bytes. There
+    are at most `maximum` groups; after the first, only those that keep the sum within 1.5 times the target."""
     chosen, count, total = [np.empty(0, np.uint64)], 0, 0
     for rows in groups:
         taken = []
@@ -336,7 +334,7 @@ def _placed(keys: str, left_out: list[int], directory: Path, block: DocumentBloc
 
 
 def placed_documents(phases: Phases) -> Iterator[tuple[Shard, np.ndarray]]:
-    """Each shard with what became of its documents, int8 `[documents]`: `TRAIN`, `VALIDATION`, or -1 - n for the reason
-    n of `REASONS`."""
+    """Yield each shard with what became of its documents, int8 `[documents]`: `TRAIN`, `VALIDATION`, or -1 - n for
+    reason n of `REASONS`."""
     for block, path in zip(phases.blocks, phases.paths("placed"), strict=True):
         yield from block.by_shard(np.load(path, allow_pickle=False))

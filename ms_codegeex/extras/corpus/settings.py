@@ -24,15 +24,15 @@ ON_ERROR = ("skip", "stop")
 
 @dataclass(frozen=True)
 class ReadingSettings:
-    """How input is read: everything that decides which documents there are. `languages`: names or aliases of those to
-    take, made canonical; empty: the 23 training languages. `rules`: when a text is dropped. A `..._field` names a field
-    of a record (None: the first usual one, `layouts.yaml`, that is set); `a.b` is field `b` of the object `a`. The
-    path decides the language if no field names a known one. `licences`: those allowed, as SPDX identifiers or common
-    names; empty: any. `unknown_licences`: whether to `drop` or `keep` texts without a known licence. `redact`: some of
-    `REDACTIONS`. `strip_licences`: remove licence headers from source `files`, `all` texts or `none`. `all_text`: also
-    take documents whose language is neither in `languages` nor one of the 23, as documents without a language
-    (README.md, unless Markdown is in `languages`). Lines, files and texts in rows above `max_line_bytes` are "too
-    large"; they are never held in memory, except that pyarrow holds the rows."""
+    """How input is read, which decides what documents there are. `languages`: names or aliases of those to take, made
+    canonical; empty: the 23 training languages. `rules`: when a text is dropped. A `..._field` names a field of a
+    record (None: the first usual one in `layouts.yaml` that is set); `a.b` is field `b` of the object `a`. If no field
+    names a known language, the path decides. `licences`: those allowed, as SPDX identifiers or common names; empty:
+    any. `unknown_licences`: `drop` or `keep` texts without a known licence. `redact`: some of `REDACTIONS`.
+    `strip_licences`: remove licence headers from source `files`, `all` texts or `none`. `all_text`: also take documents
+    whose language is neither in `languages` nor one of the 23, as documents without a language (README.md, unless
+    Markdown is in `languages`). Lines, files and texts in rows above `max_line_bytes` are "too large"; they are never
+    held in memory, except that pyarrow holds the rows."""
 
     languages: tuple[str, ...] = ()
     rules: Rules = field(default_factory=Rules)
@@ -62,17 +62,16 @@ class ReadingSettings:
 
 @dataclass(frozen=True)
 class PrepareSettings:
-    """How sources become documents, and which of these a dataset gets. `tags`: scheme of the language tag line before
-    each document: `codegeex` (23 languages), codegeex2, `none`, or a line with `{language}` in it.
-    `validation_share`: share of bytes for validation, 0 <= share < 1. `seed` chooses the sample and the validation
-    split. `max_bytes`: upper bound on source bytes; a larger corpus is sampled by document; None: everything.
-    `near_duplicates`: Jaccard similarity from which a document is dropped, in (0, 1]; 0 keeps near duplicates.
-    `near_duplicates_by`: compare `words`, or `tokens` of code without names and literals. `tokenizer`: one of
+    """How sources become documents, and which of these a dataset gets. `tags`: the language tag line before each
+    document: `codegeex` (23 languages), codegeex2, `none`, or a line that contains `{language}`. `validation_share`:
+    share of bytes for validation, 0 <= share < 1. `seed` chooses the sample and the validation split. `max_bytes`:
+    upper bound on source bytes; a larger corpus is sampled by document; None: no bound. `near_duplicates`: Jaccard
+    similarity from which a document is dropped, in (0, 1]; 0 keeps near duplicates. `near_duplicates_by`: compare
+    `words`, or `tokens` of code without names and literals. `tokenizer`: one of
     `ms_codegeex.data.tokenizer.TOKENIZER_NAMES`, or a directory with a tokenizer. `repositories`: join the files of a
-    package or repository into documents of at most this many tokens; None: each is one document. `on_error`: leave
-    broken input out and count it (`skip`), or fail (`stop`). `infill`: how runs rearrange documents for infilling.
-    `validation`: files, directories and URLs whose documents, and no others, are for validation; then
-    `validation_share` is 0."""
+    package or repository into documents of at most this many tokens; None: each is one document. `on_error`: omit and
+    count broken input (`skip`), or fail (`stop`). `infill`: how runs rearrange documents for infilling. `validation`:
+    files, directories and URLs whose documents, and no others, are for validation; `validation_share` is then 0."""
 
     reading: ReadingSettings = field(default_factory=ReadingSettings)
     tags: str = "codegeex"
@@ -108,12 +107,12 @@ class PrepareSettings:
                 raise UserError(f"{name} {value!r}: expected valid UTF-8, for it is written to {DATASET_JSON}")
 
     def record(self) -> dict[str, Any]:
-        """All settings in one flat dictionary, as dataset.json and report.json hold them."""
+        """Return all settings in one flat dictionary, as in dataset.json and report.json."""
         fields = {**vars(self), "reading": asdict(self.reading), "infill": self.infill and asdict(self.infill)}
-        fields["validation"] = tuple(map(str, self.validation))  # without a URL's password
+        fields["validation"] = tuple(map(str, self.validation))  # hides a URL's password
         later = {"infill": None, "near_duplicates_by": "words", "repositories": None, "validation": ()}
         for name, default in later.items():
-            if fields[name] == default:  # as in datasets that were made before there was a choice
+            if fields[name] == default:  # as in datasets made before the option existed
                 del fields[name]
         reading = fields.pop("reading")
         if reading["unknown_licences"] == "drop":
@@ -121,8 +120,8 @@ class PrepareSettings:
         return {**reading, **fields}
 
     def deciding_versions(self) -> dict[str, str]:
-        """The versions of programs that decide the dataset's content: Python's, which decides what a letter is,
-        pygments', if documents are compared by its tokens, and that of the library of licences, if they are judged."""
+        """Return the versions of programs that decide the dataset's content: Python's, which decides what a letter is;
+        pygments', if documents are compared by its tokens; and the licence library's, if licences are judged."""
         by_tokens = self.near_duplicates and self.near_duplicates_by == "tokens"
         deciding = {"pygments": by_tokens, "license-expression": self.reading.licences}
         if names := [name for name, decides in deciding.items() if decides]:
@@ -131,14 +130,14 @@ class PrepareSettings:
 
 
 def check_choices(settings: Any, **choices: Sequence[str]) -> None:
-    """`UserError` for a field whose value is not one of those allowed."""
+    """Raise `UserError` for a field whose value is not one of those allowed."""
     for name, known in choices.items():
         if (value := getattr(settings, name)) not in known:
             raise UserError(f"{name} {value!r}: expected one of {', '.join(known)}")
 
 
 def check_share(share: float) -> None:
-    """`UserError` for a share of validation that is negative, or leaves nothing for training."""
+    """Raise `UserError` for a validation share that is negative or leaves nothing for training."""
     if share == 1:
         remedy = "to evaluate on all of it, prepare it with --validation-share 0 and name it as a run's data.validation"
         raise UserError(f"validation_share {share}: leaves nothing to train on; {remedy}")
@@ -147,7 +146,7 @@ def check_share(share: float) -> None:
 
 
 def set_validation(settings: Any) -> None:
-    """With files for validation, no share of the others; their paths mean the same from every directory."""
+    """If `settings` has files for validation, take no share of the others, and make their paths absolute."""
     if settings.validation:
         paths = (parse_location(path) if isinstance(path, str) else path for path in settings.validation)
         paths = (path if isinstance(path, RemotePath) else _absolute(str(path), "validation") for path in paths)

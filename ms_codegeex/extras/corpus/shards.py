@@ -1,8 +1,8 @@
 """Shards: a worker's output for one unit of input, the ids and columns of its documents in two files.
 
 `NAME.bin` holds the concatenated ids of all documents, `NAME.npz` the columns and the rejected input. The .npz appears
-last, in one step; a shard without it does not exist. Nothing is synced: shards have to survive a killed process, not a
-power failure, after which their checksums show the damage."""
+last, in one step; without it a shard does not exist. Nothing is synced: shards have to survive a killed process, but
+not a power failure, whose damage their checksums show."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ ENDINGS = (".bin", ".npz")
 NUMBERS = ("language", "group", "licence", "bytes", "tokens", "licence_bytes")  # columns of int64
 LISTED = ("dropped", "problems", "unread", "changed")  # kinds of events in the file of `--dropped`
 _BUFFER = 1 << 22  # bytes
-_BLOCK = 1 << 21  # bytes of text that are read before they are encoded
+_BLOCK = 1 << 21  # bytes of text that are encoded and written together
 
 
 @dataclass(frozen=True)
 class ShardJob:
-    """Settings that all units share: how input is read, the scheme of the tag lines, a tokenizer's name or directory,
-    what MinHash signatures are computed by, `words` or `tokens` (None: there are none), whether shards list what was
-    dropped or changed, and whether the files of a repository are marked, for `repositories`."""
+    """Settings that all units share: how input is read, the scheme of the tag lines, and a tokenizer's name or
+    directory. `signatures`: compute MinHash signatures by `words` or `tokens` (None: no signatures). `listed`: shards
+    list what was dropped or changed. `marked`: the files of a repository are marked, for `repositories`."""
 
     reading: ReadingSettings
     tags: str
@@ -56,7 +56,7 @@ class ShardJob:
 
 
 def shard_name(key: str, unit: Unit) -> str:
-    """Name of a unit's shard without ending. It depends on key, unit and stamp, so a stale shard is never found."""
+    """Return a shard's name without ending. It depends on `key` and the files' times, so no stale shard is found."""
     return hashlib.sha256(f"{key} {unit!r}".encode()).hexdigest()[:40]
 
 
@@ -67,14 +67,14 @@ def load_encoder(name: str) -> tuple[Tokenizer, CorpusEncoder, np.dtype]:
 
 
 class TokenFile:
-    """A file of ids; `checksum` is the CRC-32 of what was added."""
+    """A file of ids. `checksum` is the CRC-32 of what was added."""
 
     def __init__(self, stream: BinaryIO, dtype: np.dtype, eos_id: int) -> None:
         self._stream, self._end = stream, np.array([eos_id], dtype)
         self.checksum = 0
 
     def add(self, documents: Sequence[np.ndarray]) -> list[int]:
-        """Append documents, each with its end token; return their numbers of ids."""
+        """Append documents, each with its end token. Return their numbers of ids."""
         pieces = [piece for ids in documents for piece in (ids, self._end)]
         together = np.concatenate(pieces, dtype=self._end.dtype, casting="unsafe")
         self._stream.write(together.data)
@@ -99,7 +99,7 @@ class DocumentRows:
         return len(self._sources)
 
     def add(self, document: Document, tokens: int) -> None:
-        """Append a document with this number of ids, including its end token."""
+        """Append a document that has `tokens` ids, including its end token."""
         source, data, language, group, redacted, licence_bytes, licence, _ = document
         self._sources.append(source.encode())
         languages, groups, licences = self._names.values()
@@ -111,7 +111,7 @@ class DocumentRows:
         body = text.rstrip(b"\n") if text.endswith(b"\n\n") else memoryview(text)[: len(text) - text.endswith(b"\n")]
         hashed = hashlib.sha256(body)
         plain = hashed.digest()
-        hashed.update(data[len(body) :])  # so that one pass does for both
+        hashed.update(data[len(body) :])  # one pass for both hashes
         self._hashes += [(hashed if text is data else hashlib.sha256(data)).digest(), plain]
         if self._redactions:
             emails, everything = dict(redacted).get("email", 0), sum(n for _, n in redacted)
@@ -123,7 +123,7 @@ class DocumentRows:
             self._signatures.append(signature(data, language, self._signed_by))
 
     def write(self, path: Path, **meta: Any) -> None:
-        """Write the `.npz` file of a shard, with `meta` and the names of its codes."""
+        """Write the `.npz` file of a shard, with `meta` and the names that its codes stand for."""
         names = {kind: list(known) for kind, known in self._names.items()}
         text = json.dumps({"documents": len(self), **meta, **names}, ensure_ascii=False)
         with open(path, "wb") as stream:
@@ -152,8 +152,8 @@ class DocumentRows:
 
 
 def make_shard(job: ShardJob, task: tuple[Unit, Path]) -> None:
-    """Read a unit and write its shard to the path (without ending) in `task`, unless a sound one is there. `UserError`
-    if it cannot be written, for example because the disk is full."""
+    """Read a unit and write its shard to the path (without ending) in `task`, unless a sound one is there. Raises
+    `UserError` if it cannot be written, for example because the disk is full."""
     unit, path = task
     if is_sound(path):
         return
@@ -165,7 +165,7 @@ def make_shard(job: ShardJob, task: tuple[Unit, Path]) -> None:
         tokenizer, encoder, dtype = load_encoder(job.tokenizer)
         encode = functools.partial(_encode, job.tags, encoder, tokenizer.file_marks if job.marked else None)
         rows, tally = DocumentRows(job.reading.redact, job.signatures), Tally()
-        with open(ids, "wb", _BUFFER) as stream:  # an unbuffered write to a full disk is truncated silently
+        with open(ids, "wb", _BUFFER) as stream:  # buffered: on a full disk, an unbuffered write is truncated silently
             tokens = TokenFile(stream, dtype, tokenizer.eos_id)
             lines = _fill(unit, job, encode, tokens, rows, tally)
         rows.write(others, checksum=tokens.checksum, lines=lines, tally=vars(tally))
@@ -176,7 +176,7 @@ def _encode(tags: str, encoder: CorpusEncoder, marks: tuple[int, int] | None, do
     if marks is None or document.group == document.source:
         return encoder.encode(text)
     name, path = (f"{text}\n".encode("utf-8", "replace") for text in (document.group, document.path or UNNAMED))
-    file = encoder.encode(path + text.rstrip() + b"\n")  # as other files are shown to a model that fills in
+    file = encoder.encode(path + text.rstrip() + b"\n")  # as infilling shows other files to the model
     return np.concatenate([marks[:1], encoder.encode(name), marks[1:], file])
 
 
@@ -205,7 +205,7 @@ def _fill(
 
 
 def is_sound(path: Path) -> bool:
-    """Whether a complete, undamaged shard is at `path` (without ending)."""
+    """Return whether a complete, undamaged shard is at `path` (without ending)."""
     try:
         with _open(path) as columns:
             for name in columns.files:
@@ -220,11 +220,11 @@ def is_sound(path: Path) -> bool:
     return checksum == expected
 
 
-@dataclass(frozen=True, slots=True)  # there are very many
+@dataclass(frozen=True, slots=True)  # slots, as there are very many
 class Shard:
-    """A finished shard: its path without ending, how many documents it has, a file that says which ids the loss counts
-    (uint8, one byte per id) or None, what is to be added to the line number at the end of every source, and whether its
-    documents are records."""
+    """A finished shard: its path without ending, and the number of its documents. `mask_path`: a file that says which
+    ids the loss counts (uint8, one byte per id), or None. `lines` is added to the line number at the end of every
+    source. `records` says whether the documents are records."""
 
     path: Path
     documents: int
@@ -237,11 +237,11 @@ class Shard:
         return self.path.with_name(self.path.name + ".bin")
 
     def read(self, *names: str) -> dict[str, np.ndarray]:
-        """Columns by name, read together: `source` uint8 and `source_end` int64 (UTF-8 of all sources, and where each
-        ends), `language`, `group` and `licence` int64 (indices into the `names`; group -1: the document itself),
-        `bytes`, `tokens` and `licence_bytes` int64, `sha256` uint8 `[documents, 32]`, `text_sha256` the same without
-        differences of line ends, `redacted` int64 `[documents, kinds]`, and if there are signatures, `signature` uint32
-        `[documents, 128]` and `signed` bool."""
+        """Return columns by name, read together. `source` uint8 and `source_end` int64: the UTF-8 of all sources, and
+        where each ends; `language`, `group` and `licence` int64: indices into the `names` (group -1: the document
+        itself); `bytes`, `tokens` and `licence_bytes` int64; `sha256` uint8 `[documents, 32]`; `text_sha256`, the same
+        without differences in line endings and trailing blank lines; `redacted` int64 `[documents, kinds]`; and if
+        there are signatures, `signature` uint32 `[documents, 128]` and `signed` bool."""
         with _open(self.path) as stored:
             return {name: stored[name] for name in names}
 
@@ -252,13 +252,13 @@ class Shard:
         return read_meta(self.path)
 
     def sources(self, columns: Mapping[str, np.ndarray] | None = None) -> list[str]:
-        """The sources of all documents, of `columns` if `source` and `source_end` have been read."""
+        """Return the sources of all documents, from `columns` if `source` and `source_end` have been read."""
         columns = columns or self.read("source", "source_end")
         data, starts = columns["source"].tobytes(), [0, *columns["source_end"].tolist()]
         return [moved(data[start:end].decode(), self.lines) for start, end in itertools.pairwise(starts)]
 
     def events(self) -> Iterator[Event]:
-        """What was dropped or changed of the input, if that is listed."""
+        """Yield what was dropped or changed of the input, if the shard lists it."""
         for line in self.column("events").tobytes().splitlines():
             event = Event(*parse_json(line))
             yield event._replace(source=moved(event.source, self.lines))
@@ -274,15 +274,15 @@ def _open(path: Path) -> Any:
 
 
 def read_shard(path: Path, lines: int = 0, records: bool = False) -> tuple[Shard, Tally]:
-    """A shard that `make_shard` wrote, of `records` or of files, and what was rejected. `lines`: how many lines of its
-    input are before it."""
+    """Return a shard that `make_shard` wrote, of `records` or of files, and the tally of what was rejected. `lines`:
+    the number of lines of its input that are before it."""
     meta, tally = read_meta(path), Tally()
     tally.merge(Tally(**meta["tally"]), lines)
     return Shard(path, meta["documents"], lines=lines, records=records), tally
 
 
 def lines_before(units: Sequence[Unit], paths: Sequence[Path]) -> Iterator[int]:
-    """For each unit, the number of lines that its file has in earlier parts, taken from the shards of those parts."""
+    """Yield for each unit the number of lines in earlier parts of its file, taken from the shards of those parts."""
     lines = 0
     for unit, path in zip(units, paths, strict=True):
         span = unit.part and unit.part.span

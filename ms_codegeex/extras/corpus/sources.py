@@ -1,4 +1,4 @@
-"""Find source files and archives, and sample files."""
+"""Search for source files and archives, and sampling of files."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from ms_codegeex.extras.shared.records import ENDINGS, archive_kind, first_recor
 from ms_codegeex.extras.shared.remote import RemotePath, list_files, open_input, parse_location
 
 _REPOSITORIES = frozenset({".git", ".hg", ".svn"})
-_SKIPPED = frozenset({"__pycache__", "node_modules"})  # not what a person wrote, or packages of other people
-_COMPILER = "ziglang"  # set-up installs it where there is no compiler; the corpus must not depend on that
+_SKIPPED = frozenset({"__pycache__", "node_modules"})  # generated files, or packages of other people
+_COMPILER = "ziglang"  # installed by set-up if there is no compiler; must not change the corpus
 _METADATA_BYTES = 1 << 18
-_JSON = ".json"  # what is in such a file decides whether it holds records
+_JSON = ".json"  # the content of such a file decides whether it holds records
 _NESTED = frozenset({"site-packages", "dist-packages"})  # inside a standard library, but not part of it
-# What a directory is for the split: a repository, a package, or one that holds several packages.
+# Kinds of directory, for the split: a repository, a package, or one that holds several packages.
 _REPOSITORY, _PACKAGE, _SEVERAL, _NONE = range(4)
 
 HELD_OUT = "held out, next to a file for training"
@@ -48,14 +48,14 @@ FOR_VALIDATION = "for validation, by the name of its split"
 OTHER_FORMAT = "the rows of another file in a second format"
 MISSING = "missing file of a saved dataset"
 OTHER_CONFIGURATION = "another configuration of the dataset's card"
-# The last name of a split in a file's name; those of validation.
+# The last split name in a file's name; the names of validation splits; those of training splits.
 _SPLIT = re.compile(r"(.*)(?<![a-z])(test|testing|validation|valid|val|dev|eval)(?![a-z])")
 _VALIDATION = re.compile(r"(?i)(.*[-_.])?(validation|valid|val|dev)")
 _TRAINING = re.compile(r"(?i)(.*[-_.])?train(ing)?([-_.].*)?")
 _CARD, _CARD_BYTES = "README.md", 1 << 20
-_STATE = "state.json"  # of a dataset that `datasets` has saved
+_STATE = "state.json"  # part of a dataset saved by `datasets`
 _ENDINGS = "|".join(re.escape(ending[1:]) for ending in sorted(ENDINGS, key=len, reverse=True))
-_FORMATS = ("parquet", "arrow", "jsonl")  # of copies, the first is read
+_FORMATS = ("parquet", "arrow", "jsonl")  # if there are copies, the first is read
 
 Inputs = Sequence[Path | RemotePath | str] | None
 """Files, directories and URLs; None: the running interpreter's libraries."""
@@ -69,9 +69,9 @@ def _folder_rules() -> list[tuple[str, re.Pattern[str], re.Pattern[str]]]:
 
 @dataclass(frozen=True)
 class Root:
-    """A directory or file to search for sources. The identities of its files begin with `label`; if it is `installed`,
-    its top level holds one package per directory or module (site-packages, the standard library); if it is `held_out`,
-    all of its documents are for validation; with `splits`, those of files whose split is named so."""
+    """A directory or file to search for sources. The identities of its files begin with `label`. If `installed`, its
+    top level has one package per directory or module (site-packages, the standard library). If `held_out`, all of its
+    documents are for validation. If `splits`, files that are named after a validation split are for validation."""
 
     path: Path | RemotePath
     label: str
@@ -82,9 +82,9 @@ class Root:
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file to read: `identity` is `label/relative/path`, `package` the unit of the split, `size` in bytes, `modified`
-    in nanoseconds since 1970, or a number that stands for the version of a remote file; and the `licence` that the
-    nearest metadata of a package name, if it has to be known. `held_out` as in `Root`."""
+    """A file to read. `identity` is `label/relative/path`, `package` the unit of the split, `size` in bytes. `modified`
+    is in nanoseconds since 1970; for a remote file it is a number that stands for its version. `licence` is what the
+    nearest package metadata names, if licences are needed. `held_out` is as in `Root`."""
 
     identity: str
     path: Path | RemotePath
@@ -97,7 +97,7 @@ class SourceFile:
 
 
 def default_roots() -> list[Root]:
-    """The running interpreter's standard library and installed packages: a corpus that every machine has."""
+    """Return the running interpreter's standard library and installed packages: a corpus that every machine has."""
     paths = sysconfig.get_paths()
     roots = [Root(Path(paths["stdlib"]).resolve(), "stdlib", installed=True)]
     for scheme in ("purelib", "platlib"):
@@ -110,9 +110,9 @@ def default_roots() -> list[Root]:
 def user_roots(
     inputs: Inputs, held_out: Sequence[Path | RemotePath | str] = (), share: float | None = None
 ) -> list[Root]:
-    """Roots for given files, directories and URLs, labelled by their names (of a URL, the last one that is not an
-    archive); None: `default_roots`. Those `held_out` come first, so that a file in both is held out. With a `share` of
-    validation, files of that split take its place. A missing path is a `UserError`; a URL is not accessed."""
+    """Return the roots for files, directories and URLs, or `default_roots` for None, labelled by their names (of a URL,
+    the last one that is not an archive's). Those `held_out` come first, so a file in both is held out. With a `share`
+    for validation, a validation split replaces it. Raises `UserError` for a missing path; URLs are not accessed."""
     places = [parse_location(given) if isinstance(given, str) else given for given in (*held_out, *(inputs or ()))]
     paths = [given if isinstance(given, RemotePath) else _existing(given) for given in places]
     bases = [_base(path) for path in paths]
@@ -137,7 +137,7 @@ def _existing(given: Path | str) -> Path:
     try:
         named = Path(given).expanduser()
         kept = named.parent.resolve() / named.name
-        path = kept.resolve()  # a link's name counts if that of its file says less, as in caches of data
+        path = kept.resolve()  # a link's name is kept if its target's says less, as in data caches
         path = kept if in_hub_cache(kept) or (path.suffix == "" and path.is_file()) else path
         exists = path.exists()
     except (OSError, RuntimeError) as error:  # a loop of links, an unknown user's home
@@ -149,8 +149,8 @@ def _existing(given: Path | str) -> Path:
 
 
 def _labels(bases: Iterable[Path | RemotePath]) -> dict[Path | RemotePath, str]:
-    """A label for each directory: its name, preceded by as many parents' names as make it unique. Their order does not
-    matter, so that the same inputs give the same bytes."""
+    """Return a label for each directory: its name, preceded by as many of its parents' names as make it unique. The
+    order of `bases` does not matter, so the same inputs give the same bytes."""
     ordered = sorted(set(bases), key=lambda base: base.parts)
     parts = {base: [printable(part) for part in base.parts[1:]] or ["root"] for base in ordered}
     depths = dict.fromkeys(parts, 1)
@@ -163,22 +163,22 @@ def _labels(bases: Iterable[Path | RemotePath]) -> dict[Path | RemotePath, str]:
         for base in grow:
             depths[base] += 1
     seen = Counter[str]()
-    for base, label in labels.items():  # /a-b and /a/b, in the order of their paths
+    for base, label in labels.items():  # /a-b and /a/b are numbered in this order
         seen[label] += 1
         labels[base] = label if seen[label] == 1 else f"{label}-{seen[label]}"
     return labels
 
 
 def printable(path: Path | RemotePath | PurePosixPath | str) -> str:
-    """`path` as valid Unicode: JSON files cannot hold the lone surrogates of a name that is not UTF-8."""
+    """Return `path` as valid Unicode: JSON files cannot hold the lone surrogates of a name that is not UTF-8."""
     return os.fsencode(str(path)).decode("utf-8", "replace")
 
 
 @dataclass(frozen=True)
 class FoundSources:
     """The results of a search, sorted by identity: source files (`language` is empty if it is unknown and such files
-    were requested), files of records (without a language), and the rest: a directory that is skipped is one event,
-    whose count is the number of its files."""
+    were requested), files of records (without a language), and the others as events. A directory that is skipped is one
+    event, which counts its files."""
 
     sources: list[SourceFile]
     archives: list[SourceFile]
@@ -190,7 +190,7 @@ Recognise = Callable[[Mapping[str, Any]], bool]
 
 @dataclass
 class _Search:
-    """One search. Results are keyed by path, so a file reached through two roots belongs to the first."""
+    """One search. Results are keyed by path, so a file that is below two roots belongs to the first."""
 
     roots: Sequence[Root]
     languages: Collection[str]
@@ -223,7 +223,7 @@ class _Search:
                 self._leave(root, Path(error.filename), "unreadable", kind="problems")
 
             folders = [root.path]
-            while folders:  # level by level: below Python 3.12 `os.walk` recurses
+            while folders:  # one level at a time: `os.walk` recurses before Python 3.12
                 folder, directories, names = next(os.walk(folders.pop(), onerror=unreadable), ("", [], []))
                 for path in (Path(folder, name) for name in directories):
                     if path in self.leave_out:
@@ -245,7 +245,7 @@ class _Search:
                             folders.append(entry.path)
                         else:
                             count += entry.path not in apart
-            except OSError:  # counts as a file
+            except OSError:  # an unreadable folder counts as a file
                 count += 1
         return count
 
@@ -317,7 +317,7 @@ class _Search:
         identity, package = _identity(root, self.base, path)
         if self._holds_records(root, path):
             self.archives[path] = SourceFile(identity, path, package, "", size, modified, held_out=root.held_out)
-            self.others.pop(path, None)  # from another input, where the file was not given by name
+            self.others.pop(path, None)  # skipped by an input that does not name it
             return
         head, records = b"", archive_kind(path.name) is not None and not path.name.lower().endswith(_JSON)
         if needs_head(path.name) and not records:
@@ -337,7 +337,7 @@ class _Search:
         self._leave(root, path, reason, detail=suffix, bytes=size)
 
     def _note_metadata(self, root: Root, path: Path | RemotePath) -> None:
-        if path.name in _REPOSITORIES:  # a submodule or a work tree has a file
+        if path.name in _REPOSITORIES:  # a file in a submodule or a work tree
             self._mark(root, path.parent, _REPOSITORY)
         if (number := metadata_rule(path.parent.name, path.name)) is None:
             return
@@ -348,9 +348,9 @@ class _Search:
             self._mark(root, folder, _SEVERAL if path.parent.name.endswith("-info") else _PACKAGE)
 
     def set_apart(self) -> None:
-        """Leave out what is no input of its own: files that belong to another program, further configurations of a
-        dataset, copies in a second format, and splits for tests. The split for validation is held out, if the roots
-        ask for it, or left out. An input itself is read."""
+        """Exclude what is no input of its own: files of another program, further configurations of a dataset, copies in
+        a second format, and test splits. Validation splits are held out if the roots ask for it, otherwise excluded. A
+        file that is itself an input is always read."""
         for folder, names in self.folders.items():
             for reason, beside, files in _folder_rules():
                 for name in filter(files.fullmatch, names):
@@ -388,7 +388,7 @@ class _Search:
         file = self.archives.get(path)
         if file is None or file.held_out or path in self.given:
             return
-        records_alone = all(each.name == _CARD for each in self.sources)  # in a source tree, a few are test data
+        records_alone = all(each.name == _CARD for each in self.sources)  # in a source tree, a few may be test data
         if records_alone and _VALIDATION.fullmatch(split) and any(root.splits for root in self.roots):
             self.archives[path] = replace(file, held_out=True)
             self.others[path] = Event(file.identity, "noted", FOR_VALIDATION)
@@ -406,15 +406,15 @@ class _Search:
             self.units[name] = min(kind, self.units.get(name, kind))
 
     def packaged(self, files: list[SourceFile], installed: Collection[str]) -> Iterator[SourceFile]:
-        """The files, sorted by identity, with the unit of the split that each belongs to: from the outside to the
-        inside the first repository, else the first directory with a package's metadata, else the first directory in
-        which files differ. The only input is not a unit, nor is a directory that holds all of its files."""
+        """Yield the files, sorted by identity, with their units of the split. Seen from the outside, a file's unit is
+        the first repository, else the first directory with a package's metadata, else the first directory in which
+        files differ. A single input is not a unit, nor is a directory that holds all of its files."""
         inputs = [(label, [*each]) for label, each in itertools.groupby(files, lambda it: it.identity.split("/", 1)[0])]
         for label, group in inputs:
             if label in installed:
                 yield from group
                 continue
-            # The files are sorted: what the first and the last one share, all do.
+            # The files are sorted, so all share what the first and the last share.
             pair = zip(group[0].identity.split("/")[:-1], group[-1].identity.split("/")[:-1], strict=False)
             top = len([*itertools.takewhile(lambda names: names[0] == names[1], pair)])
             for file in group:
@@ -428,12 +428,12 @@ class _Search:
             for number, folder in enumerate(folders[first:], first):
                 if kinds[number] == kind or (kind and number and kinds[number - 1] == _SEVERAL):
                     return folder
-        if kinds[-1] == _SEVERAL:  # a module beside packages
+        if kinds[-1] == _SEVERAL:  # a module next to packages
             return f"{folders[-1]}/{names[-1].split('.', 1)[0]}"
         return folders[min(top, len(folders) - 1)]
 
     def licensed(self, file: SourceFile) -> SourceFile:
-        """The file with the licence that the nearest metadata state for it, from its directory up to the root's."""
+        """Return the file with the licence in the nearest metadata, searched from its directory up to the root's."""
         folder, below = file.path.parent, file.path.name
         for _ in range(file.identity.count("/")):
             if folder not in self.stated:
@@ -477,7 +477,7 @@ def _read_metadata(number: int, path: Path | RemotePath) -> list[Stated]:
         return b""
 
     scope = list[str]()
-    if path.parent.name.endswith("-info"):  # one of many packages may be installed here
+    if path.parent.name.endswith("-info"):  # several packages may be installed here
         names = re.findall(rb"(?m)^([^/,\s]+)", head(path.parent / "top_level.txt") or head(path.parent / "RECORD"))
         modules = {name.decode("utf-8", "replace").removesuffix(".py") for name in names}
         scope = sorted(modules) or [path.parent.name.partition("-")[0]]
@@ -508,10 +508,10 @@ def search(
     leave_out: Collection[Path] = (),
     licences: bool = False,
 ) -> FoundSources:
-    """Files below `roots`, those held out first: sources in these languages (canonical names), with `all_text` also
-    those of no known language, and, if the root is not installed, files of records. `recognise` says whether the
-    object that a `.json` file begins with is a record. The files and directories `leave_out` are not input. `licences`:
-    those of source files are looked for."""
+    """Find the files below `roots`, those held out first: sources in `languages` (canonical names), with `all_text`
+    also those of no known language, and, unless the root is installed, files of records. `recognise` tells whether the
+    object at the start of a `.json` file is a record. `leave_out` has files and directories that are not input. With
+    `licences`, those of source files are looked up."""
     work = _Search(roots, frozenset(languages), recognise, all_text, leave_out, licences)
     for root in roots:
         work.search(root)
@@ -532,7 +532,7 @@ def hash_key(seed: int, text: str) -> bytes:
 
 
 def sample(files: Sequence[SourceFile], max_bytes: int, seed: int) -> list[SourceFile]:
-    """At most `max_bytes` of `files`, chosen by a hash of seed and identity; the order of `files` is kept."""
+    """Return at most `max_bytes` of `files`, chosen by a hash of seed and identity; the order of `files` is kept."""
     chosen, total = set(), 0
     for file in sorted(files, key=lambda file: (hash_key(seed, file.identity), file.identity)):
         if total + file.size <= max_bytes:

@@ -18,8 +18,8 @@ from ms_codegeex.data.datasets.layout import SPLITS
 from ms_codegeex.extras.corpus.phases import DocumentBlock, Phases, result_path
 from ms_codegeex.extras.corpus.shards import Shard
 
-MAX_PACKAGES = 1000  # named in dataset.json: a large corpus has hundreds of thousands
-_SHORTEST = 16  # upper end of the first bin of lengths, tokens; each further one ends at twice as many
+MAX_PACKAGES = 1000  # listed in dataset.json; a large corpus has hundreds of thousands
+_SHORTEST = 16  # tokens: upper end of the first bin of lengths; each further one is twice as high
 
 
 def _counts(documents: int = 0, tokens: int = 0, size: int = 0) -> dict[str, int]:
@@ -37,10 +37,10 @@ def _sum(one: Any, other: Any) -> Any:
 
 @dataclass
 class Summary:
-    """Sums over documents: numbers of `documents`, `tokens` and `bytes` by what the documents were placed at and by
-    language (`unknown` is none), and how many of them are `records`; how many kept ones have less than 16 tokens, 16 to
-    31, 32 to 63 and so on; their replacements by kind; how many lost a licence header, and its bytes; and for each
-    split the first `MAX_PACKAGES` names of its packages or repositories."""
+    """Sums over documents. `languages`: `documents`, `tokens` and `bytes` by place (`placed_documents`) and by language
+    (`unknown`: none); `records`: how many are records, by place. Of kept documents, `lengths`: how many have fewer than
+    16 tokens, 16 to 31, 32 to 63 and so on; `redacted`: replacements by kind; `licences`: how many lost a licence
+    header, and its bytes; `packages`: for each split the first `MAX_PACKAGES` names of packages or repositories."""
 
     languages: dict[int, dict[str, dict[str, int]]] = field(default_factory=dict)
     lengths: list[int] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Summary:
 
     @classmethod
     def of(cls, shard: Shard, placed: np.ndarray) -> Summary:
-        """Sums over the documents of a shard, which were placed at `placed`, int8 `[documents]`."""
+        """Return the sums over the documents of a shard, which were placed at `placed`, int8 `[documents]`."""
         columns = shard.read("language", "group", "bytes", "tokens", "licence_bytes", "licence", "redacted")
         names, kept = shard.names(), placed >= 0
         languages = [name or "unknown" for name in names["languages"]]
@@ -80,7 +80,6 @@ class Summary:
         return sums
 
     def add(self, other: Summary) -> None:
-        """Add the sums over other documents."""
         for number, names in other.packages.items():
             self._name(number, names)
         for name in ("languages", "lengths", "redacted", "licences", "by_licence", "records"):
@@ -97,17 +96,17 @@ class Summary:
         return sum(self.records.get(number, 0) for number in numbers)
 
     def language_counts(self, *numbers: int) -> dict[str, dict[str, int]]:
-        """`counts` by language, most bytes first."""
+        """Return `counts` by language, most bytes first."""
         sums = functools.reduce(_sum, (self.languages.get(number, {}) for number in numbers), {})
         return dict(sorted(sums.items(), key=lambda item: (-item[1]["bytes"], item[0])))
 
     def licence_counts(self) -> dict[str, dict[str, int]]:
-        """Documents and bytes by licence, most bytes first."""
+        """Return documents and bytes by licence, most bytes first."""
         ordered = sorted(self.by_licence.items(), key=lambda item: (-item[1]["bytes"], item[0]))
         return {name: {each: counts[each] for each in ("documents", "bytes")} for name, counts in ordered}
 
     def length_histogram(self) -> dict[str, list[int]]:
-        """Kept documents by length: `documents[i]` of them have `edges[i]` to `edges[i + 1] - 1` tokens."""
+        """Return kept documents by length: `documents[i]` of them have `edges[i]` to `edges[i + 1] - 1` tokens."""
         counts = self.lengths or [0]
         return {"edges": [0, *(_SHORTEST << number for number in range(len(counts)))], "documents": counts}
 
@@ -118,7 +117,7 @@ class Summary:
 
 
 def summarise(placed: Iterable[tuple[Shard, np.ndarray]]) -> Summary:
-    """Sums over the documents of shards, each with what they were placed at."""
+    """Return the sums over the documents of shards, each with the places of its documents."""
     total = Summary()
     for shard, numbers in placed:
         total.add(Summary.of(shard, numbers))
@@ -126,7 +125,7 @@ def summarise(placed: Iterable[tuple[Shard, np.ndarray]]) -> Summary:
 
 
 def summarise_in_phases(phases: Phases) -> Summary:
-    """`summarise` all documents, which the phase `placed` has placed."""
+    """Return the sums over all documents, as the phase `placed` has placed them."""
     phases.by_block("summary", _summary, save=_save)
     total = Summary()
     for path in phases.paths("summary"):
@@ -145,7 +144,7 @@ def _save(path: Path, content: dict[str, Any]) -> None:
 
 
 def describe_splits(summary: Summary, packages: Sequence[int] = ()) -> dict[str, dict[str, Any]]:
-    """The entry of each split in dataset.json: its counts, in total and by language, and the first names of its
+    """Return the entry of each split in dataset.json: its counts, in total and by language, and the first names of its
     packages if their numbers are given."""
     splits: dict[str, dict[str, Any]] = {}
     for number, split in enumerate(SPLITS):

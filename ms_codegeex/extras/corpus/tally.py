@@ -1,4 +1,4 @@
-"""Counts of the input: every file and every record is in one count. The verbs print them; JSON files hold them."""
+"""Counts of the input: each file and each record is counted once. The verbs print the counts, JSON files hold them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ms_codegeex.extras.shared.records import ReturnKeeper
 EXAMPLES = 3
 REMARKS = 100
 SUFFIXES = 10
-BY_NAME = ("other language", "unknown language")  # why a file is not read, if no directory or link hides it
+BY_NAME = ("other language", "unknown language")  # reasons in a file itself, not in its directory
 Entries = dict[str, dict[str, Any]]
 
 
@@ -27,9 +27,9 @@ def moved(source: str, lines: int) -> str:
 
 @dataclass
 class Tally:
-    """Counts of events by kind and reason: `documents`, how many of these are `records`, `bytes`, up to three
-    `examples`, and of files that are not read how many have which suffix. `kept` counts the documents that came of the
-    input, `records` those of them that are records."""
+    """Counts of events by kind and reason. An entry has the number of `documents`, how many of these are `records`,
+    their `bytes`, up to three `examples` and, for files that are not read, the number of files by suffix. `kept` counts
+    the documents that the input gave, `records` those of them that are records."""
 
     dropped: Entries = field(default_factory=dict)
     problems: Entries = field(default_factory=dict)
@@ -42,33 +42,32 @@ class Tally:
 
     @property
     def first(self) -> tuple[str, str] | None:
-        """The source of the first broken input and its problem, or None."""
+        """The source and the problem of the first broken input, or None."""
         return next((_first(reason, entry) for reason, entry in self.problems.items()), None)
 
     @property
     def left(self) -> Entries:
-        """The reasons for which something was read but not kept: dropped or broken."""
+        """What was read but not kept, by reason: dropped or broken."""
         return {**self.dropped, **self.problems}
 
     def add(self, event: Event, records: bool = False) -> None:
-        """Count an event, which is about a file or about `records`."""
+        """Count an event. `records` says whether it is about records or about a file."""
         example = {"source": event.source, "detail": event.detail, "excerpt": event.excerpt}
         counts = {"documents": event.count, "records": event.count * records, "bytes": event.bytes}
         suffixes = {event.detail: event.count} if event.kind == "unread" and event.detail else {}
         self._add(event.kind, event.reason, {**counts, "examples": [example], "suffixes": suffixes})
 
     def drop(self, reason: str, counts: Mapping[str, int], examples: Iterable[tuple[str, str]]) -> None:
-        """Add the `documents`, `records` and `bytes` that were left out for one reason; `examples` are sources and
+        """Count the `documents`, `records` and `bytes` that were dropped for one reason; `examples` are sources and
         details of the first of them."""
         first = [{"source": source, "detail": detail, "excerpt": ""} for source, detail in examples]
         self._add("dropped", reason, {**counts, "examples": first, "suffixes": {}})
 
     def keep(self, records: bool) -> None:
-        """Count a document that is kept."""
         self.kept, self.records = self.kept + 1, self.records + records
 
     def merge(self, later: Tally, lines: int = 0) -> None:
-        """Add the counts of later input. `lines` are added to the line number at the end of every source in it."""
+        """Add the counts of later input, with `lines` added to the line number at the end of every source in it."""
         for kind, entries in vars(later).items():
             for reason, entry in entries.items() if isinstance(entries, dict) else ():
                 examples = [{**item, "source": moved(item["source"], lines)} for item in entry["examples"]]
@@ -76,7 +75,7 @@ class Tally:
 
     def _add(self, kind: str, reason: str, more: Mapping[str, Any]) -> None:
         entries = getattr(self, kind)
-        if kind == "noted" and reason not in entries and len(entries) >= REMARKS:  # names are from the input
+        if kind == "noted" and reason not in entries and len(entries) >= REMARKS:  # reasons have names from the input
             reason = "others"
         entry = entries.setdefault(reason, {"documents": 0, "records": 0, "bytes": 0, "examples": [], "suffixes": {}})
         for name in ("documents", "records", "bytes"):
@@ -87,7 +86,7 @@ class Tally:
             entry["suffixes"][suffix if known else "others"] = entry["suffixes"].get(suffix, 0) + count
 
     def total(self, name: str) -> int:
-        """The sum of `documents`, `records` or `bytes` over all that was read and not kept."""
+        """Return the sum of `documents`, `records` or `bytes` over all that was read but not kept."""
         return sum(entry[name] for entry in self.left.values())
 
     def described(self) -> dict[str, dict[str, Any]]:
@@ -95,9 +94,9 @@ class Tally:
         return {name: {**{it: entry[it] for it in names}, "example": _first("", entry)[0]} for name, entry in left}
 
     def summed(self, kept: int, read: int | None = None) -> dict[str, Any]:
-        """What `print_tally` prints and JSON files hold: how many were read (None: those that were kept or left out)
-        and kept, the same of `files` and `records`, and for each reason and remark a count, the first source and its
-        detail. The counts of `files` but `found` add up to it."""
+        """Return what `print_tally` prints and JSON files hold: how many were read (`read`, or if None those kept or
+        dropped) and kept, the same for `files` and `records`, and for each reason and remark a count, the first source
+        and its detail. In `files`, `found` is the sum of the other counts."""
 
         def first(entries: Entries) -> dict[str, Any]:
             found = {}
@@ -128,8 +127,8 @@ class Tally:
         }
 
     def nothing_left(self, otherwise: str, of: str = "corpora", **values: object) -> str:
-        """What to say if nothing is left: the most frequent reason, and what helps against it, one of the `remedies`
-        with these values, or else `otherwise`."""
+        """Return the message if nothing is left: the most frequent reason and what helps against it, one of the
+        `remedies` with these values, or else `otherwise`."""
         unread = {name: entry for name, entry in self.unread.items() if name in BY_NAME or name in remedies(of)}
         entries = {**unread, **self.left} or self.unread
         if not entries:
@@ -152,7 +151,8 @@ def _first(reason: str, entry: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def read_documents(units: Iterable[Unit], reading: ReadingSettings, tally: Tally) -> Iterator[Document]:
-    """The documents of units, in which files stay together. `tally` counts the rest, and what `prepare` would drop."""
+    """Yield the documents of units, of which those of a file must be consecutive. `tally` counts the rest, and what
+    `prepare` would drop."""
     lines, seen = 0, set[bytes]()
     for unit in units:
         records = unit.part is not None

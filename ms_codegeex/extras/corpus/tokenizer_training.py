@@ -1,9 +1,9 @@
-"""Trains a tokenizer on the user's text.
+"""Train a tokenizer on the user's text.
 
 For CodeGeeX, CodeGen and Qwen2 it is byte-level BPE with the family's pre-tokenisation and its tokens for white space,
 or marks: the family's own class with other tables. For CodeGeeX2, whose released tokenizer may not be redistributed, it
 is a SentencePiece BPE model with the properties that `CodeGeeX2Tokenizer` needs: ids 0 to 2 are unknown, begin and end
-of text, every character survives (identity normalisation, bytes as a last resort)."""
+of text, and every character survives (identity normalisation, with bytes as a last resort)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ FAMILIES = ("codegeex", "codegen", "codegeex2", "qwen2")
 MIN_PIECES = 512  # for SentencePiece: 256 bytes, three special pieces, letters
 MAX_SIZE = 1_000_000
 LONGEST_LINE = 1 << 14  # bytes that SentencePiece takes at once
-TRAINING_VERSION = 1  # another one where equal settings would give another tokenizer
+TRAINING_VERSION = 1  # changes when equal settings would give another tokenizer
 ORDER_SEED = 0
 
 
@@ -56,8 +56,8 @@ ORDER_SEED = 0
 class TokenizerSettings:
     """The settings that decide the tokenizer, apart from its text. `vocab_size` counts all ids; for codegeex2 only the
     pieces of the SentencePiece model, to which five command tokens are added. `whitespace_run`: the longest run of
-    spaces that is one token; None: the family's, which codegen's always are. `language_tags`: codegeex2: whether each
-    language's tag line is one token. `max_bytes`: how much text to read. `reading`: which text."""
+    spaces that is one token; None: the family's default (codegen's is fixed). `language_tags`: for codegeex2, make each
+    language's tag line one token. `max_bytes`: how much text to read. `reading`: which text."""
 
     vocab_size: int = 32_000
     whitespace_run: int | None = None
@@ -88,7 +88,7 @@ class TokenizerSettings:
                 raise UserError(f"{option}: {getattr(self, name)} is out of range; give {expected}")
 
     def too_many(self, size: int, most: int) -> UserError:
-        """For a text of `size` bytes, of which `most` tokens at most can be made."""
+        """Return the error for a text of `size` bytes, from which at most `most` tokens can be made."""
         smaller = f"--vocab-size {most}, or " if most >= self.smallest else ""
         made = f"--vocab-size: {self.vocab_size} tokens cannot be made from {size} bytes of text, but {most}"
         return UserError(f"{made}; give {smaller}more text")
@@ -100,17 +100,17 @@ class TokenizerSettings:
 
     @property
     def added(self) -> int:
-        """How many ids of a byte-level tokenizer follow that of its end token."""
+        """The number of ids that follow the end token's in a byte-level tokenizer."""
         return own_extra_tokens(self.whitespace_run) if self.family == "codegeex" else AFTER_END[self.family]
 
     @property
     def end_token(self) -> int | None:
-        """The id that ends a document; None for codegeex2, whose command tokens follow what the text gives."""
+        """The id that ends a document; None for codegeex2, whose command tokens follow the trained pieces."""
         return None if self.family == "codegeex2" else self.vocab_size - 1 - self.added
 
     @property
     def whole_tokens(self) -> list[str]:
-        """codegeex2: texts that are one token wherever they occur."""
+        """For codegeex2, the texts that are one token wherever they occur."""
         runs = [SPACE * length for length in range(2, self.whitespace_run + 1)]
         tags = sorted({language.tag for language in languages("codegeex")}) if self.language_tags else []
         return [*runs, *(tag.replace(" ", SPACE) for tag in tags)]
@@ -125,10 +125,10 @@ def train_tokenizer(
     tally: Tally | None = None,
     share: float | None = None,
 ) -> Tokenizer:
-    """Train on source trees and records, as `prepare` reads them, and write a tokenizer's directory. Equal text and
-    settings give equal bytes. `search` finds the same as `find_units`; `tally` counts the texts. With a `share` of
-    validation the search is that of a corpus with it (`user_roots`). `UserError` if `output` exists, an input is
-    missing, or the text is too small for this many tokens."""
+    """Train on source trees and records, read as `prepare` reads them, and write a tokenizer's directory. Equal text
+    and settings give equal bytes. `search` finds the same as `find_units`; `tally` counts the texts. `share` is the
+    validation share of the corpus that uses the same search (see `user_roots`). Raises `UserError` if `output` exists,
+    an input is missing, or the text is too small for this many tokens."""
     if Path(output).exists():
         raise UserError(f"--output: {output} exists; choose another directory, or remove it")
     texts = _Texts(user_roots(inputs or None, share=share), settings, search, Tally() if tally is None else tally)
@@ -145,8 +145,8 @@ def train_tokenizer(
 def cached_tokenizer(
     inputs: Inputs, parent: Path, settings: TokenizerSettings, search: Search = find_units, share: float | None = None
 ) -> Path:
-    """The directory of the tokenizer for this request, trained on first use: `parent/tokenizer-<12 hex digits>`, which
-    depend on the places of `inputs` and the settings. Once it is there nothing is searched or read again."""
+    """Return the directory of the tokenizer for this request, `parent/tokenizer-<12 hex digits>`, trained on first use.
+    The digits depend on the settings and the places of `inputs`. Once it exists, nothing is searched or read again."""
     places = [printable(root.path) for root in user_roots(inputs)]
     key = json_digest({"version": TRAINING_VERSION, "inputs": places, "settings": asdict(settings)})
     directory = parent / f"tokenizer-{key[:12]}"
@@ -197,7 +197,7 @@ def _sentence_pieces(texts: _Texts, settings: TokenizerSettings, threads: int) -
             **shipped_table(Path(__file__).with_name("sentencepiece.yaml")),
         )
     except (RuntimeError, OSError) as error:
-        if texts.interrupted:  # SentencePiece makes an error of it
+        if texts.interrupted:  # SentencePiece turns it into an error
             raise KeyboardInterrupt from None
         texts.check()
         if found := re.search(r"value <= (\d+)", str(error)):
@@ -222,7 +222,7 @@ def _lines(texts: Iterable[str]) -> Iterator[str]:
 
 class _Texts:
     """The texts below `roots` until `max_bytes` are read: source files in the order of a hash, as `prepare` samples
-    them, then the documents of archives in order. `read` is the number of bytes so far, `interrupted`: by Ctrl-C."""
+    them, then the documents of archives in order. `read` is the bytes so far; Ctrl-C sets `interrupted`."""
 
     def __init__(self, roots: Sequence[Root], settings: TokenizerSettings, search: Search, tally: Tally):
         self._roots, self._settings, self._search, self._tally = tuple(roots), settings, search, tally
@@ -252,7 +252,7 @@ class _Texts:
             yield document.data.decode()
 
     def check(self) -> None:
-        """`UserError` if there was none."""
+        """Raise `UserError` if there was no text."""
         if not self.read:
             why = self._tally.nothing_left("give source trees or records (docs/prepare.md)", "texts")
             raise UserError(f"--input: no text was found: {why}")

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 
 class ProgressBar:
-    """Phases of work on standard error: a line when one begins, and a bar on a terminal; nothing when switched off."""
+    """Progress on standard error: a line when a phase begins, and a bar on a terminal; nothing unless `enabled`."""
 
     def __init__(self, enabled: bool) -> None:
         self.enabled, self._phase, self._done, self._bar = enabled, "", "", None
 
     def say(self, text: str) -> None:
-        """Print a line on standard error; it names the phase that begins."""
+        """Print a line on standard error, and take it as the name of the phase that begins."""
         self._phase, self._done = text, ""
         if self.enabled:
             print_progress("")
@@ -40,8 +40,8 @@ class ProgressBar:
 
     @contextlib.contextmanager
     def alive(self, seconds: float | None = None) -> Iterator[None]:
-        """Meanwhile, show that the present phase goes on: each second on a terminal, a line every 20 s in a log. No
-        process may be forked then: a thread shows it."""
+        """During the block, show that the phase goes on: every second on a terminal, every 20 s as a line in a log. A
+        thread shows it, so no process may be forked in the block."""
         ended, started, terminal = threading.Event(), time.monotonic(), sys.stderr.isatty()
 
         def work() -> None:
@@ -64,13 +64,13 @@ class ProgressBar:
                 print_progress("")
 
     def track(self, units: Sequence[Unit], results: Iterable[Any], name: str) -> Iterator[tuple[Unit, Any]]:
-        """Yield pairs of unit and result while a bar (or a line at the beginning and the end) shows bytes and MB/s."""
+        """Yield pairs of unit and result while a bar (or a line at the start and the end) shows bytes and MB/s."""
         total, started = sum(unit.bytes for unit in units), time.perf_counter()
         pairs = zip(units, results, strict=True)
         if self.enabled and sys.stderr.isatty():
             from tqdm import tqdm
 
-            # 80 x 24 if a terminal reports 0 x 0, for which tqdm draws nothing
+            # A terminal that reports 0 x 0 counts as 80 x 24, because tqdm would draw nothing.
             width, height = shutil.get_terminal_size()
             shape = {"ncols": width, "nrows": height, "unit": "B", "unit_scale": True}
             print_progress("")
@@ -95,7 +95,7 @@ def _start_worker(watched: Connection, inherited: Connection | None, prepare: Ca
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if inherited is not None:
         inherited.close()
-        gc.freeze()  # a collection would copy the memory that is shared with the parent
+        gc.freeze()  # a collection would copy memory shared with the parent
 
     def watch() -> None:
         watched.poll(None)
@@ -106,7 +106,7 @@ def _start_worker(watched: Connection, inherited: Connection | None, prepare: Ca
 
 
 def _may_fork() -> bool:
-    """Whether a process may be forked from this one: it is known to have a single thread, and macOS does not object."""
+    """Return whether this process can be forked safely: on Linux, if it is known to have a single thread."""
     try:
         return sys.platform == "linux" and len(os.listdir("/proc/self/task")) == 1
     except OSError:  # /proc is not mounted
@@ -125,8 +125,8 @@ def _start_all(pool: ProcessPoolExecutor, workers: int) -> None:
 
 @contextlib.contextmanager
 def _interrupts_later() -> Iterator[None]:
-    """Defer Ctrl-C and SIGTERM to the end of the block: a half-started process would print a traceback. Processes
-    started meanwhile never see Ctrl-C, which a terminal sends to all."""
+    """Defer Ctrl-C and SIGTERM to the end of the block: a half-started process would print a traceback. Processes that
+    start in the block never see Ctrl-C, which a terminal sends to all."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -145,21 +145,21 @@ def _interrupts_later() -> Iterator[None]:
 
 
 class Cluster(Protocol):
-    """Other machines that do the work instead of this one."""
+    """Other machines that do the work in place of this one."""
 
     def mapper(self) -> contextlib.AbstractContextManager[Callable]:
-        """`map` on them, in order."""
+        """Provide a `map` that runs on them and keeps the order."""
 
     def check_nodes(self, work: Path, inputs: Sequence[Path | RemotePath]) -> int:
-        """Their number; UserError if one cannot do the work, or does not see `work` and `inputs`."""
+        """Return the number of nodes. Raises `UserError` if one cannot work, or does not see `work` or `inputs`."""
 
 
 @contextlib.contextmanager
 def open_mapper(workers: int, prepare: Callable[[], object]) -> Iterator[Callable]:
-    """`map` in this process, or in `workers` others, which start at once and which `prepare()` makes ready for work. If
-    this process has no threads, `prepare` is called here and the workers are forked, so that they share what it has
-    loaded. Otherwise forking would be unsafe: each worker is a fresh process and calls it. An interrupt or an error in
-    the block ends the workers at once. A worker that dies is a `UserError`."""
+    """Provide `map`, in this process or in `workers` others, which start at once and are made ready by `prepare()`. If
+    this process has a single thread, `prepare` is called here and the workers are forked, to share what it has loaded.
+    Otherwise forking would be unsafe: each worker is a fresh process and calls it. An interrupt or an error in the
+    block ends the workers at once. A worker that dies raises `UserError`."""
     if workers < 2:
         yield map
         return
@@ -180,7 +180,7 @@ def open_mapper(workers: int, prepare: Callable[[], object]) -> Iterator[Callabl
             _start_all(pool, workers)
         yield pool.map
     except BrokenProcessPool:
-        stop.close()  # otherwise the pool waits for a worker that was started while another died and does not end
+        stop.close()  # otherwise the pool waits forever for a worker that started while another died
         raise UserError(
             f"one of {workers} worker processes was ended from outside, as systems do when memory is short; run the "
             "same command again, with fewer --workers if that is the reason (what is finished is kept)"

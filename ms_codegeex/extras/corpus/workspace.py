@@ -13,8 +13,8 @@ from ms_codegeex.base.locks import locked, take_lock
 
 
 def make_once(directory: Path, complete: Callable[[], bool], make: Callable[[], object]) -> bool:
-    """Whether `make()` was called, because `directory` is not `complete()`. Of processes that start together one makes
-    it, and the others wait."""
+    """Call `make()` unless `directory` is `complete()`, and return whether it was called. If several processes start
+    together, one of them calls it and the others wait."""
     if complete():
         return False
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -38,9 +38,9 @@ def _open_locked(path: Path, wait: bool) -> int | None:
 
 @contextlib.contextmanager
 def open_workspace(output: Path, waiting: Callable[[], None]) -> Iterator[Path]:
-    """The work directory of `output`, locked for this process; `waiting()` is called if another one has it. The lock is
-    on the directory itself: it leaves no file and ends with the process. The directory stays unless it is empty or
-    `remove` was called. `UserError` if it cannot be written to."""
+    """Provide the work directory of `output`, locked for this process; call `waiting()` first if another has it. The
+    lock is on the directory itself, so it leaves no file and ends with the process. The directory stays unless it is
+    empty or `remove` was called. Raises `UserError` if it cannot be created."""
     path = work_path(output)
     try:
         descriptor = _open_locked(path, wait=False)
@@ -60,7 +60,7 @@ def open_workspace(output: Path, waiting: Callable[[], None]) -> Iterator[Path]:
 
 
 def sweep(path: Path, keep: Collection[str]) -> None:
-    """Remove the entries of a work directory with names that are not in `keep`: old or half-written ones."""
+    """Remove the entries of a work directory whose names are not in `keep`: old or half-written ones."""
     for entry in path.iterdir():
         if entry.name not in keep:
             remove(entry)

@@ -1,4 +1,4 @@
-"""Writes the files of a dataset, from shards and each document's split, at the speed of the disk."""
+"""Write the files of a dataset, from shards and each document's split, at disk speed."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from ms_codegeex.extras.corpus.summary import Summary, describe_splits, summaris
 from ms_codegeex.extras.corpus.tally import Tally
 
 Entries = Mapping[str, Any]
-REPORTED = ("dropped", "problems", "unread", "changed", "noted")  # kinds of events, with examples in report.json
+REPORTED = ("dropped", "problems", "unread", "changed", "noted")  # kinds of events that report.json lists
 
 
 def write_splits(
     directory: Path, placed: Iterable[tuple[Shard, np.ndarray]], dtype: np.dtype, masked: bool = False
 ) -> None:
-    """Write `SPLIT.bin`, `SPLIT.idx` and `SPLIT.documents.parquet` of every split, and `SPLIT.mask` if the shards have
-    masks. `placed`: each shard, whose ids are `dtype`, with the splits of its documents, int8 `[documents]`."""
+    """Write `SPLIT.bin`, `SPLIT.idx` and `SPLIT.documents.parquet` for every split, and `SPLIT.mask` if `masked`.
+    `placed` yields each shard, whose ids are of type `dtype`, with the splits of its documents, int8 `[documents]`."""
     with contextlib.ExitStack() as stack:
         prefixes = [directory / split for split in layout.SPLITS]
         writers = [stack.enter_context(IndexedWriter(prefix, dtype)) for prefix in prefixes]
@@ -68,8 +68,8 @@ def _runs(values: np.ndarray) -> Iterator[tuple[int, int]]:
 
 
 class DatasetWriter:
-    """Collects documents in one shard in `directory`, which is temporary and empty, then writes the splits there. With
-    `masked`, each document comes with a mask. `summary` has sums over all documents, set by `write`."""
+    """Collects documents in one shard in `directory`, a temporary and empty directory, then writes the splits there. If
+    `masked`, each document has a mask. `write` sets `summary`, the sums over all documents."""
 
     summary: Summary
 
@@ -96,17 +96,17 @@ class DatasetWriter:
     def add(
         self, ids: np.ndarray, mask: np.ndarray | None, text: bytes, source: str, language: str = "", key: bytes = b""
     ) -> None:
-        """Append a document: its ids `[size]`, of which the last is the end token, their mask `[size]` of 0 or 1 (None
-        if the writer is not masked), and the decoded `text`, whose hash is recorded. Documents with the same `key`, a
-        digest, go to the same split; empty: the text's SHA-256."""
+        """Append a document: its ids `[size]`, the last of which is the end token; their mask `[size]` of 0 and 1, or
+        None if the writer is not masked; and the decoded `text`, whose hash is recorded. Documents with the same `key`,
+        a digest, go to the same split. If it is empty, the SHA-256 of the text takes its place."""
         self._rows.add(Document(source, text, language, source), *self._tokens.add([ids[:-1]]))
         if mask is not None:
             self._mask.write(mask.astype(np.uint8).tobytes())
         self._hashes.append(int.from_bytes((key or hashlib.sha256(text).digest())[:8], "little"))
 
     def write(self, validation_share: float, held_out: int = 0) -> dict[str, Any]:
-        """Write both splits; return the entry of each in dataset.json. Validation has the first `held_out` documents,
-        or else a share of all."""
+        """Write both splits and return the entry of each in dataset.json. Validation gets the first `held_out`
+        documents or, if that is 0, about `validation_share` of all."""
         self._stack.close()
         shard, stored = replace(self._shard, documents=len(self)), self.directory / ".documents.npz"
         self._rows.write(stored)
@@ -139,9 +139,9 @@ def _choose(hashes: np.ndarray, share: float) -> np.ndarray:
 def write_report(
     directory: Path, summary: Summary, size: Entries, tally: Tally, settings: Entries, extra: Entries
 ) -> None:
-    """Write report.json and report.html, without times or host names, so that equal requests give equal bytes.
-    `summary` is that of all documents, `size` the amount of input (`files`, `documents`, `bytes`), `tally` counts what
-    was left out, and `extra` has the entries that only some datasets have."""
+    """Write report.json and report.html, without times or host names, so equal requests give equal bytes. `summary`
+    covers all documents, `size` is the amount of input (`files`, `documents`, `bytes`), `tally` counts what was
+    omitted, and `extra` has entries that only some datasets have."""
     kept = range(len(layout.SPLITS))
     report = {
         "format": layout.REPORT_FORMAT,
@@ -163,8 +163,8 @@ def write_report(
 def write_description(
     directory: Path, tokenizer: Tokenizer, name: str, first: Entries, further: Entries
 ) -> dict[str, Any]:
-    """Write dataset.json, which has the tokenizer between the entries `first` and `further`, and the files of a
-    tokenizer whose `name` is a directory, without times or host names. Returns the content of dataset.json."""
+    """Write dataset.json, with the tokenizer between the entries `first` and `further`, and return its content. If
+    `name` is the tokenizer's directory, write its files too. Times and host names are omitted."""
     if name not in TOKENIZER_NAMES:
         tokenizer.save(directory / TOKENIZER_DIRECTORY)
     made_with = {"tokenizer": tokenizer.description(), "vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id}

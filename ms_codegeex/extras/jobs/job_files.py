@@ -1,9 +1,8 @@
-"""Job files for Slurm and for Kubernetes, with Volcano's jobs or MindCluster's AscendJob: the templates in
-`configs/jobs`, filled in for a run.
+"""Job files for Slurm and Kubernetes (Volcano's jobs or MindCluster's AscendJob): the templates in `configs/jobs`,
+filled in for a run.
 
 A job asks for as many servers as the configuration needs and runs `ms-codegeex train` on each. The operator fills in
-the site's settings: image, volume, queue, partition.
-"""
+the site's settings: image, volume, queue, partition."""
 
 from __future__ import annotations
 
@@ -23,15 +22,15 @@ from ms_codegeex.runs.servers.node import SCHEDULER_PORT, resolve_node
 
 TEMPLATES = {"slurm": "slurm.sh", "volcano": "kubernetes.yaml", "acjob": "kubernetes.yaml"}
 SPARE_SECONDS = 10  # between `checkpoint.grace` and the end of a stopped job
-LONGEST_NAME = 40  # Kubernetes' names of pods and services have at most 63 characters; services' begin with a letter
-# What MindCluster (scheduler plugin, device plugin and container runtime for Ascend) asks of a Volcano job: its page on
-# YAML files (github.com/Ascend/mind-cluster, docs/en/scheduling/06_api/15_yaml_configuration.md) and its samples
-# (github.com/Ascend/mindxdl-deploy, samples/train, *_vcjob*.yaml). No cluster with Ascends has run our file. Not in the
-# samples: `npu-smi` and its library `dcmi`, which tell what cores are near a device, and `hccn.conf`.
+LONGEST_NAME = 40  # names in Kubernetes have at most 63 characters; those of services begin with a letter
+# What MindCluster (scheduler plugin, device plugin and container runtime for Ascend) requires of a Volcano job: its
+# page on YAML files (github.com/Ascend/mind-cluster, docs/en/scheduling/06_api/15_yaml_configuration.md) and its
+# samples (github.com/Ascend/mindxdl-deploy, samples/train, *_vcjob*.yaml). No cluster with Ascends has run our file.
+# The samples lack `npu-smi` and its library `dcmi`, which tell what cores are near a device, and `hccn.conf`.
 RESOURCES = {"ascend": "huawei.com/Ascend910", "gpu": "nvidia.com/gpu"}  # Ascend's also names an annotation
-# the label `ring-controller.atlas`
+# values of the label `ring-controller.atlas`
 CHIP_LABELS = {"ascend910": "ascend-910", "ascend910b": "ascend-910b", "ascend910c": "ascend-910b"}
-SERVERS = {  # chip and devices of a server: its node's labels `accelerator-type` and `host-arch`
+SERVERS = {  # chip and devices of a server -> its node's labels `accelerator-type` and `host-arch`
     ("ascend910", 8): ("module", "huawei-arm"),
     ("ascend910", 4): ("half", "huawei-arm"),
     ("ascend910b", 8): ("module-910b-8", "huawei-arm"),
@@ -41,12 +40,11 @@ SERVERS = {  # chip and devices of a server: its node's labels `accelerator-type
 
 
 def job_file(kind: str, config: RunConfig, arguments: Sequence[str], rank_table: Path | None = None) -> str:
-    """A job file of `kind` `slurm`, `volcano` or `acjob`; `arguments` are those of `train`. `UserError` if it makes no
-    sense.
+    """Return a job file of `kind` `slurm`, `volcano` or `acjob`, with the arguments of `train`. Raises `UserError` if
+    the configuration cannot run as such a job.
 
     A restarted job resumes from its newest checkpoint; `checkpoint.resume` says where the first start begins. In a
-    template, `<word>` is a value, and a line that ends with `#only FACT` is for jobs of which that holds.
-    """
+    template, `<word>` is a value, and a line that ends with `#only FACT` is kept for jobs with this fact."""
     servers, size = servers_of(config, rank_table), config.parallel.server_devices
     if kind == "acjob" and config.device != "ascend":
         raise UserError(f"--job: acjob is for Ascend, device is {config.device}; choose volcano, or set device=ascend")
@@ -65,8 +63,8 @@ def job_file(kind: str, config: RunConfig, arguments: Sequence[str], rank_table:
         "resource": RESOURCES[config.device],
         "chip": chip,
         "label": CHIP_LABELS.get(chip),
-        # An AscendJob of several servers has a Scheduler, which is server 0 here, devices included; pods of an
-        # AscendJob call their container so.
+        # In an AscendJob of several servers, server 0 is the Scheduler, with devices of its own. In its pods, the
+        # container must be called `ascend`.
         "first": "Scheduler" if servers > 1 else "Worker",
         "others": servers - 1,
         "container": "ascend" if kind == "acjob" else "train",
@@ -85,7 +83,7 @@ def job_file(kind: str, config: RunConfig, arguments: Sequence[str], rank_table:
 
 
 def servers_of(config: RunConfig, rank_table: Path | None = None) -> int:
-    """The number of servers that a job of this configuration requests. `UserError` if it cannot run as a job."""
+    """Return the number of servers that a job of this configuration requests. `UserError` if it cannot be a job."""
     check_kind(config)
     size = config.parallel.server_devices
     if config.device == "cpu":

@@ -1,1 +1,1 @@
-"""`prepare --engine ray` and `evaluate --judge-engine ray`: their work on the nodes of a Ray cluster."""
+"""The work of `prepare --engine ray` and `evaluate --judge-engine ray` on the nodes of a Ray cluster."""

@@ -1,4 +1,4 @@
-"""A running Ray cluster: how to connect to it, its nodes, and whether they run the same program as this one."""
+"""A running Ray cluster: connecting to it, its nodes, and whether they run the same program as this machine."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ PROTOBUF = "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"
 
 @dataclass(frozen=True)
 class ClusterNode:
-    """A live node that runs tasks, with Ray's `id` and the `cores` that Ray may use. `name`: its address, or what `ray
-    start --node-name` says; with a part of the id if another has the same."""
+    """A live node that runs tasks, with Ray's `id` and the `cores` that Ray may use. `name` is its address, or the name
+    from `ray start --node-name`, with a part of the id if another node has the same."""
 
     id: str
     name: str
@@ -31,10 +31,10 @@ class ClusterNode:
 
 
 def import_ray(option: str) -> Any:
-    """The module `ray`; UserError that names the command line's option if it is not installed."""
+    """Return the module `ray`. Raises `UserError`, which names the command line's `option`, if it is not installed."""
     before = os.environ.get(PROTOBUF)
-    # What MindSpore needs. The first import decides, and Ray would take the other one, with which MindSpore cannot be
-    # imported afterwards.
+    # MindSpore needs the implementation in Python. The first import decides, and Ray would take the other one, with
+    # which MindSpore cannot be imported afterwards.
     os.environ[PROTOBUF] = "python"
     try:
         import ray
@@ -51,8 +51,8 @@ def import_ray(option: str) -> Any:
 
 @contextlib.contextmanager
 def connected(address: str, option: str) -> Iterator[Any]:
-    """The module `ray`, connected to the cluster at `address` ("auto": the one of this machine). `option` is the one
-    of the command line that asks for Ray. `UserError` if Ray is not installed, the address has another form than
+    """Provide the module `ray`, connected to the cluster at `address` ("auto": this machine's). `option` is the
+    command-line option that asks for Ray. Raises `UserError` if Ray is not installed, the address is not of the form
     HOST:PORT, or there is no cluster."""
     if "://" in address:
         remedy = "run this command on a node of the cluster, since Ray's client (ray://) is not supported"
@@ -62,7 +62,7 @@ def connected(address: str, option: str) -> Iterator[Any]:
         _check_reachable(address)
         previous = signal.getsignal(signal.SIGTERM)
         ray.init(address, log_to_driver=False, logging_level="error", configure_logging=False)
-        if threading.current_thread() is threading.main_thread():  # with Ray's, the exit status would be 15
+        if threading.current_thread() is threading.main_thread():  # with Ray's handler, the exit status would be 15
             signal.signal(signal.SIGTERM, previous)
     except (OSError, ValueError, RuntimeError) as error:
         given = option if address == "auto" else f"--ray-address {address}"
@@ -77,14 +77,14 @@ def connected(address: str, option: str) -> Iterator[Any]:
 
 
 def _check_reachable(address: str) -> None:
-    """OSError if nothing listens at `HOST:PORT`: Ray would try for a minute."""
+    """Raise `OSError` if nothing listens at `HOST:PORT`; Ray would try for a minute."""
     host, _, port = address.rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
 
 
 def live_nodes(ray: Any) -> list[ClusterNode]:
-    """The nodes with at least one core for tasks, with distinct names."""
+    """Return the nodes with at least one core for tasks, under distinct names."""
     nodes = []
     for node in ray.nodes():
         if node["Alive"]:
@@ -100,12 +100,12 @@ def placement(ray: Any, node: ClusterNode) -> Any:
 
 
 def program_version() -> tuple[str, str]:
-    """The versions of this program and of Python, which must be the same on all nodes."""
+    """Return the versions of this program and of Python, which must be the same on all nodes."""
     return __version__, platform.python_version()
 
 
 def check_version(name: str, versions: tuple[str, str]) -> None:
-    """UserError if the node with this name has other versions than this one."""
+    """Raise `UserError` if the node called `name` has other versions than this one."""
     if versions != program_version():
         theirs = f"has ms-codegeex {versions[0]} under Python {versions[1]}"
         ours = f"this one {__version__} under {platform.python_version()}"
@@ -113,6 +113,6 @@ def check_version(name: str, versions: tuple[str, str]) -> None:
 
 
 def cannot_run(name: str, error: BaseException) -> UserError:
-    """The error of a node on which our own task does not even begin."""
+    """Return the error for a node on which our own task does not even begin."""
     cause = first_line(getattr(error, "cause", None) or error)
     return UserError(f"node {name}: cannot run this program ({cause}); install ms-codegeex {__version__} on it")

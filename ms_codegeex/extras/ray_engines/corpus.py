@@ -1,8 +1,7 @@
-"""The phases of `prepare` on the nodes of a Ray cluster. The nodes share a file system. If a node is lost, others
-repeat its unfinished tasks.
+"""The phases of `prepare` on the nodes of a Ray cluster, which share a file system.
 
-Ray runs and repeats the tasks. All data go through the shared directory, none through Ray.
-"""
+Ray runs the tasks, and repeats unfinished ones on other nodes if a node is lost. All data goes through the shared
+directory, none through Ray."""
 
 from __future__ import annotations
 
@@ -19,25 +18,25 @@ from ms_codegeex.extras.ray_engines import cluster
 from ms_codegeex.extras.shared.remote import RemotePath
 
 OPTION = "--engine ray"
-AHEAD = 3  # tasks for each core that are handed to Ray before the first of them is done
-TASK_RETRIES = 20  # its nodes may be lost
+AHEAD = 3  # tasks per core that Ray has before the first of them is done
+TASK_RETRIES = 20  # its node may be lost each time
 
 
 @dataclass(frozen=True)
 class RayCluster:
-    """The interface `workers.Cluster` for the cluster at `address`; `auto`: this machine's."""
+    """A `workers.Cluster`: the Ray cluster at `address`, or this machine's for `auto`."""
 
     address: str
 
     @contextlib.contextmanager
     def mapper(self) -> Iterator[Callable]:
-        """`map` on all cores of the running cluster, in order; UserError if there is none."""
+        """Provide a `map` on all cores of the running cluster, in order. Raises `UserError` if there is none."""
         with cluster.connected(self.address, OPTION):
             yield _map
 
     def check_nodes(self, work: Path, inputs: Sequence[Path | RemotePath]) -> int:
-        """The number of nodes. `UserError` for the first that has another version of the program or of Python, or does
-        not see the directory `work`, to which all write, or one of the `inputs`."""
+        """Return the number of nodes. Raises `UserError` for the first with another version of the program or of
+        Python, or one that does not see the directory `work`, to which all write, or one of the `inputs`."""
         ray = cluster.import_ray(OPTION)
         probe = work / f"probe-{secrets.token_hex(8)}"
         probe.touch()
@@ -75,7 +74,7 @@ def _map(function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
 
 
 def _get(reference: Any) -> Any:
-    """The result of a task, or its error without Ray's wrapping."""
+    """Return the result of a task, or raise its error without Ray's wrapping."""
     ray = cluster.import_ray(OPTION)
     try:
         return ray.get(reference)

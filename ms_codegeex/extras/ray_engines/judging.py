@@ -1,7 +1,7 @@
-"""Judging on the nodes of a Ray cluster: on each an actor with a sandbox, and as many programs at once as it has cores.
+"""Judging on the nodes of a Ray cluster: each has an actor with a sandbox, and judges as many programs at once as it
+has cores.
 
-Ray starts the actors, carries samples and judgements, and notices when a node is gone; `engines` does the rest.
-"""
+Ray starts the actors, carries samples and judgements, and notices when a node is gone; `engines` does the rest."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from ms_codegeex.extras.ray_engines import cluster
 
 OPTION = "--judge-engine ray"
 PLACE = "the Ray cluster"
-END_SECONDS = 10  # for calls in progress, after their actors were killed
+END_SECONDS = 10  # the longest wait for calls after their actors were killed
 BUSY_SECONDS = 10  # until a line names the nodes that do not answer yet
 
 
 class Actor(NodeJudge):
-    """What Ray runs on a node."""
+    """The `NodeJudge` that Ray runs on each node."""
 
     def version(self) -> tuple[str, str]:
         return cluster.program_version()
 
 
 class JudgingEnded(Exception):
-    """Judging ended, so that a call has no answer. Nobody waits for one."""
+    """Judging ended, so a call has no answer. Nobody waits for one."""
 
 
 class RayCalls:
-    """The calls in progress on all nodes. Once `closed`, no call begins: Ray would connect again to serve it."""
+    """The calls in progress on all nodes. Once `closed`, no call may begin, as Ray would reconnect for it."""
 
     def __init__(self) -> None:
         self._turn, self._running, self.closed = threading.Condition(), 0, False
 
     @contextlib.contextmanager
     def one(self) -> Iterator[None]:
-        """While a call is in progress. Raises `JudgingEnded` if `closed`."""
+        """Count a call as in progress during the block. Raises `JudgingEnded` if `closed`."""
         with self._turn:
             if self.closed:
                 raise JudgingEnded
@@ -71,7 +71,7 @@ class RayNode:
     calls: RayCalls
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """See `JudgeNode`. Raises `JudgingEnded` if judging has ended."""
+        """Call a method as in `JudgeNode`. Raises `JudgingEnded` if judging has ended."""
         with self.calls.one():
             try:
                 return self.ray.get(getattr(self.actor, method).remote(*arguments))
@@ -88,16 +88,16 @@ class RayNode:
 def open_ray_nodes(
     address: str, build: Callable[[], Task], mode: str, workers: int | None, content: str, report: Callable[[str], None]
 ) -> Iterator[NodesEngine]:
-    """An engine over all nodes of a running cluster.
+    """Provide an engine over all nodes of a running cluster.
 
     Args:
-        address: of the cluster, "auto" for that of this machine.
+        address: the cluster's address; "auto" is this machine's.
         workers: programs at once on each node; None: as many as it has cores.
         build, mode, content: see `NodesEngine`.
         report: prints a line for the user.
 
     Raises:
-        UserError: there is no cluster, or a node of it cannot judge.
+        UserError: if there is no cluster, or a node of it cannot judge.
     """
     with cluster.connected(address, OPTION) as ray:
         calls = RayCalls()
@@ -111,8 +111,8 @@ def open_ray_nodes(
 
 
 def _end(ray: Any, nodes: Sequence[RayNode], calls: RayCalls) -> None:
-    """Kill the actors, so that calls in progress end, and wait for the calls: after an interrupt, threads still wait
-    for judgements."""
+    """Kill the actors, which ends the calls in progress, and wait for these calls: after an interrupt, threads still
+    wait for judgements."""
     calls.closed = True
     for node in nodes:
         with contextlib.suppress(ray.exceptions.RayError):  # the whole cluster may be gone
@@ -138,7 +138,7 @@ def _started(ray: Any, workers: int | None, report: Callable[[str], None], calls
 
 
 def _runs(ray: Any, node: RayNode, answer: Any, report: Callable[[str], None]) -> bool:
-    """False if the node was lost before it began. UserError if it is there and does not run this program."""
+    """Return False if the node was lost before it began, else True. `UserError` if it does not run this program."""
     try:
         version = ray.get(answer)
     except ray.exceptions.RayError as error:

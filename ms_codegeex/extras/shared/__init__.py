@@ -1,1 +1,1 @@
-"""What several extras share and the core does not need."""
+"""Code that several extras share and the core does not need."""

@@ -1,8 +1,8 @@
-"""Records of files of JSON, plain or compressed, and rows of Parquet and Arrow files, in bounded memory.
+"""Records in files of JSON, plain or compressed, and rows of Parquet and Arrow files, read in bounded memory.
 
-A file of JSON holds one object per line, or arrays of objects, or objects that are written over several lines: its
-first bytes decide. Broken input is returned, never raised: everything before it is still read. pyarrow's readers lose
-the last block before damage, and zstandard's ends a truncated file without an error."""
+A file of JSON holds one object per line, or arrays of objects, or objects that span several lines: its first bytes
+decide. Broken input is returned, never raised, and everything before it is still read. Libraries do less: pyarrow's
+readers lose the last block before damage, and zstandard's ends a truncated file without an error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ms_codegeex.base.shipped import BEGINNINGS, shipped_table
 from ms_codegeex.extras.shared.remote import RemotePath, open_input
 
 T = TypeVar("T")
-Choose = Callable[[Sequence[str]], Sequence[str]]  # chooses the columns that are read from their names
+Choose = Callable[[Sequence[str]], Sequence[str]]  # the names of all columns -> those to read
 
 ENDINGS = {f".{name}{packed}": "jsonl" for name in ("jsonl", "ndjson", "json") for packed in ("", ".gz", ".zst")}
 ENDINGS |= dict.fromkeys((".parquet", ".parq", ".pq"), "parquet") | {".arrow": "arrow", ".feather": "arrow"}
@@ -35,22 +35,22 @@ PART_BYTES = 32 << 20
 """Lines of JSON and `.parquet` files are split into parts of about this size, where compression allows it."""
 
 _BLOCK = 1 << 20
-# Bytes unpacked at once. gzip expands up to 1000 times, zstd 128 KiB for every 4 bytes: 16 MiB at most.
+# Packed bytes read at once. gzip expands them up to 1000 times, zstd to 128 KiB for every 4 bytes: 16 MiB at most.
 _PACKED = {".gz": 4096, ".zst": 512}
 _MAGICS = {b"\x1f\x8b": ".gz", b"(\xb5/\xfd": ".zst", b"{": "", b"[": ""}  # how files begin, whatever their names say
 _HEAD = 1000
 MAX_WINDOW = 2 << 30
 """Bytes of the largest zstd window that is unpacked: that of `zstd --long=31`. A frame needs as much memory."""
 MAX_BATCH = 512 << 20  # bytes that a compressed batch of an Arrow file may unpack to
-_FIRST_RECORD_BYTES = 16 << 20  # as far as `first_record` reads
+_FIRST_RECORD_BYTES = 16 << 20  # the most that `first_record` reads
 
-# Frames are those of RFC 8878, blocks those that `bgzip` writes (the SAM specification, section 4.1).
+# Frames are defined in RFC 8878, the blocks that `bgzip` writes in the SAM specification, section 4.1.
 _SKIPPABLE = range(0x184D2A50, 0x184D2A60)
 _MAX_HEADER_BYTES = 18  # bytes of a frame's header
 _RLE, _RESERVED = 1, 3  # types of blocks
-_GZIP_BLOCK = struct.Struct("<4s6xH2sHH")  # with the extra field that bgzip writes, first in its header
+_GZIP_BLOCK = struct.Struct("<4s6xH2sHH")  # a header whose first extra field is bgzip's
 
-# An array, an object that ends in another line, text in UTF-16, or what is packed though its name does not say so.
+# An array, an object that spans lines, UTF-16, or compressed data whose file name does not say so.
 _VALUES = re.compile(
     rb'(?:\xef\xbb\xbf)?\s*(?:\[\s*(?:[\[{"\]]|\Z)|\{[ \t\r]*\n)|\xff\xfe|\xfe\xff|\x1f\x8b|\(\xb5/\xfd'
 )
@@ -61,8 +61,9 @@ _MARKS = re.compile(rb'"[^"]*(")?|[\[\]{},]')
 
 @dataclass(frozen=True)
 class ArchivePart:
-    """A piece of an archive: a byte range for lines, row groups [a, b) for parquet, None for everything; the rows
-    before it (parquet); its bytes. A line belongs to the part with the byte before it: a part skips its first line."""
+    """A piece of an archive. `span`: a range of bytes for lines, row groups [a, b) for Parquet, None for everything;
+    `first`: the number of rows before it (Parquet); `bytes`: its size. A line belongs to the part with the byte before
+    it, so later parts skip their first line."""
 
     span: tuple[int, int] | None
     first: int
@@ -71,8 +72,8 @@ class ArchivePart:
 
 @dataclass(frozen=True)
 class BadInput:
-    """Input that gives no text: a reason from the fixed set, a line of detail, the bytes lost, and how they begin. It
-    is damaged or malformed (`problem`), or a rule rejects it. `count` records are lost."""
+    """Input that gives no text: a reason from the fixed set, a line of detail, the bytes lost, and how they begin.
+    `problem`: it is damaged or malformed; otherwise a rule rejects it. `count` records are lost."""
 
     reason: str
     detail: str = ""
@@ -94,17 +95,17 @@ class ReturnKeeper(Generic[T]):
 
 
 class _EarlyEnd(Exception):
-    """Compressed data end early; arguments: reason and detail, as in `BadInput`."""
+    """The data ended early. The arguments are the reason and the detail of a `BadInput`."""
 
 
 def archive_kind(name: str) -> str | None:
-    """`jsonl`, `parquet` or `arrow` for a file name with one of `ENDINGS` in any case, otherwise None."""
+    """Return `jsonl`, `parquet` or `arrow` for a file name with one of `ENDINGS` in any case, otherwise None."""
     name = name.lower()
     return next((kind for ending, kind in ENDINGS.items() if name.endswith(ending)), None)
 
 
 def record_parts(path: Path | RemotePath, size: int, part_bytes: int = PART_BYTES) -> list[ArchivePart] | BadInput:
-    """A file of records, of `size` bytes, as parts that can be read independently, or why it cannot be read."""
+    """Divide a file of records, of `size` bytes, into independent parts, or return why it cannot be read."""
     kind = archive_kind(path.name)
     with contextlib.suppress(OSError), path.open("rb") if isinstance(path, Path) else io.BytesIO() as stream:
         head = stream.read(_HEAD)
@@ -126,11 +127,11 @@ def record_parts(path: Path | RemotePath, size: int, part_bytes: int = PART_BYTE
 def read_records(
     path: Path | RemotePath, part: ArchivePart, limit: int, columns: Choose | None = None
 ) -> Generator[tuple[int, dict[str, Any] | BadInput, bytes], None, int]:
-    """Yield the records of a part from `record_parts`, each with its number and, of JSON, its bytes. Lines are numbered
-    from 1 in their part, elements of arrays from 1, rows from 0 in the file. The generator returns the number of lines,
-    by which the numbers of the next part are greater (0 for rows). A record of JSON longer than `limit` bytes is
-    `BadInput`. `columns` chooses which columns of a table are read; their texts then come as bytes,
-    unchecked. None: all columns, and texts come as `str`."""
+    """Yield the records of a part from `record_parts`, each with its number and, for JSON, its bytes. Lines are
+    numbered from 1 in their part, elements of arrays from 1, rows from 0 in the file. Return the number of lines, by
+    which the numbers of the next part are greater (0 for rows). A JSON record longer than `limit` bytes is `BadInput`.
+    `columns` chooses the columns of a table to read, whose texts then come as unchecked bytes. None: all columns are
+    read, and texts come as `str`."""
     if archive_kind(path.name) not in ("parquet", "arrow"):
         lines = ReturnKeeper(read_lines(path, part, limit))
         for number, line in lines:
@@ -150,7 +151,7 @@ def read_records(
 
 
 def first_record(path: Path | RemotePath) -> dict[str, Any] | None:
-    """The first record of a file, of JSON if it has no more than 16 MiB. None: the file does not begin with one."""
+    """Return the first record of a file (in JSON, of at most 16 MiB), or None if the file does not begin with one."""
     parts = record_parts(path, 0) if archive_kind(path.name) == "parquet" else [ArchivePart(None, 0, 0)]
     records = () if isinstance(parts, BadInput) else read_records(path, parts[0], _FIRST_RECORD_BYTES)
     record = next((record for _, record, _ in records), None)
@@ -180,8 +181,8 @@ def _text(value: Any) -> Any:
 
 
 def line_parts(path: Path | RemotePath, size: int, part_bytes: int = PART_BYTES) -> list[ArchivePart]:
-    """A file of JSON of `size` bytes as parts. It is one part if it does not hold lines, or is compressed and not a
-    sequence of independently compressed frames or blocks."""
+    """Divide a JSON file of `size` bytes into parts. It stays in one part if it does not hold lines, or if it is
+    compressed and not a sequence of independently compressed frames or blocks."""
     name = path.name.lower()
     bounds = [*range(0, size, part_bytes), size]
     if size > part_bytes and name.endswith(tuple(_PACKED)):
@@ -204,8 +205,8 @@ def _holds_lines(stream: BinaryIO, name: str) -> bool:
 
 
 def _packed_bounds(path: Path | RemotePath, name: str, part_bytes: int) -> list[int]:
-    """Bounds of parts of at least `part_bytes` (the last one may be smaller) at which frames (.zst) or blocks (.gz)
-    start. Empty unless all are complete, and for a URL, where finding them would take thousands of requests."""
+    """Return bounds of parts of at least `part_bytes` (the last one may be smaller), where frames (.zst) or blocks
+    (.gz) start. Empty unless all are complete, and for a URL, where finding them would take thousands of requests."""
     bounds, size = [0], -1
     if isinstance(path, Path):
         # An error is reported when the file is read; `struct.error`: it ends within a header.
@@ -220,9 +221,9 @@ def _packed_bounds(path: Path | RemotePath, name: str, part_bytes: int) -> list[
 def read_lines(
     path: Path | RemotePath, part: ArchivePart, limit: int
 ) -> Generator[tuple[int, bytes | BadInput], None, int]:
-    """Yield the lines of a part from `line_parts` with their numbers in it, from 1, without empty ones and the byte
-    order mark of a file; of arrays, their elements. Return the number of lines. Lines of more than `limit` bytes come
-    as `BadInput` and are not held in memory."""
+    """Yield the lines of a part from `line_parts`, numbered from 1 in the part, without empty ones and the byte order
+    mark of a file; for arrays, their elements. Return the number of lines. Lines of more than `limit` bytes come as
+    `BadInput` and are not held in memory."""
     number, mark = 1, codecs.BOM_UTF8 if part.span is None or not part.span[0] else b""
     try:
         with open_input(path) as stream:
@@ -255,17 +256,17 @@ def _part_lines(stream: BinaryIO, name: str, part: ArchivePart, limit: int) -> I
     def blocks() -> Iterator[bytes]:
         nonlocal covered
         stream.seek(start)
-        total, ends = 1, not start  # the line after the last byte counts
+        total, ends = 1, not start  # a line right after the last byte belongs here
         for block in read(stream, end=end):
             total, ends = total + len(block), ends or b"\n" in block
             yield block
         covered = total
-        if ends:  # otherwise all of it is part of one line, which an earlier part reads
+        if ends:  # otherwise it is all one line, which an earlier part reads
             yield from read(stream)
 
     lines = _split(blocks(), limit, lambda: covered)
     if start:
-        first = next(lines, b"")  # it started in an earlier part, which has it
+        first = next(lines, b"")  # started in an earlier part, which reads it
         if isinstance(first, BadInput) and first.problem:
             yield first
     yield from lines
@@ -282,14 +283,13 @@ def _pieces(stream: BinaryIO, size: int, end: int | None = None) -> Iterator[byt
 
 
 class _RecordBuffer:
-    """A line or value in the making, of which no more than `limit` bytes and one block are held. `size` is its bytes so
-    far; it does not begin with those of `skip`."""
+    """A line or value that is being read, of which at most `limit` bytes and one block are held. `size` is its length
+    so far. Bytes in `skip` are removed from its beginning."""
 
     def __init__(self, limit: int, skip: bytes = b"") -> None:
         self._limit, self._skip, self._pieces, self.size = limit, skip, list[bytes](), 0
 
     def add(self, piece: bytes) -> None:
-        """Add bytes to the end."""
         piece = piece if self.size else piece.lstrip(self._skip)
         self._pieces.append(piece)
         self.size += len(piece)
@@ -301,7 +301,7 @@ class _RecordBuffer:
         return b"".join(self._pieces)[:_HEAD]
 
     def take(self, last: bytes = b"") -> bytes | BadInput:
-        """All of it, with the `last` bytes; the next one begins."""
+        """End the record with the bytes `last` and return it, or `BadInput` if it is too long."""
         if last and not self.size and len(last) <= self._limit:
             return last
         self.add(last)
@@ -315,8 +315,8 @@ class _RecordBuffer:
 def _split(
     blocks: Iterator[bytes], limit: int, covered: Callable[[], float] = lambda: math.inf
 ) -> Iterator[bytes | BadInput]:
-    """Lines that start in the first bytes of `blocks`, as many as are `covered` (infinite while that is not known);
-    last, the reason if `blocks` ended early."""
+    """Yield the lines that start in the first `covered()` bytes of `blocks` (infinite while unknown) and, if `blocks`
+    ended early, the reason."""
     line, start = _RecordBuffer(limit), 0  # the offset of the line
     while start < covered():
         try:
@@ -327,7 +327,7 @@ def _split(
         if not block:
             break
         bound, at = covered(), 0
-        while (end := block.find(b"\n", at)) >= 0:  # for lines of a kilobyte and more twice as fast as `split`
+        while (end := block.find(b"\n", at)) >= 0:  # for lines of 1 kB or more, twice as fast as `split`
             if start >= bound:
                 return
             start += line.size + end - at + 1
@@ -339,11 +339,11 @@ def _split(
 
 
 def _elements(blocks: Iterable[bytes], limit: int) -> Iterator[bytes | BadInput]:
-    """The elements of arrays, and objects outside of arrays, as their bytes; last, the reason if they end early. Only
+    """Yield the elements of arrays, and objects outside of arrays, as bytes and, if they end early, the reason. Only
     strings, brackets and commas are followed; whether an element is JSON is for the parser to decide."""
     value, start, depth, count = _RecordBuffer(limit, _BLANK), 0, 0, 1
-    line, counted = 1, 0  # number of the line, and up to where those of this block are counted
-    array = comma = False  # inside an array, after a comma of it
+    line, counted = 1, 0  # line number, and where counting continues in this block
+    array = comma = False  # whether inside an array, and after a comma in it
     try:
         for block, at, sign in _structure(blocks):
             opens = sign == b"[" and not depth
@@ -379,7 +379,7 @@ def _elements(blocks: Iterable[bytes], limit: int) -> Iterator[bytes | BadInput]
 def _structure(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, int, bytes]]:
     string = escaped = False
     for block in blocks:
-        # Without escaped characters, each quote begins or ends a string.
+        # With escaped characters blanked out, each quote begins or ends a string.
         plain = (b"_" + block[1:] if escaped else block).replace(b"\\\\", b"__").replace(b'\\"', b"__")
         escaped = plain.endswith(b"\\")
         at = plain.find(b'"') + 1 if string else 0
@@ -457,7 +457,7 @@ def _gzip_blocks(stream: BinaryIO) -> Iterator[int]:
 
 
 def row_parts(path: Path | RemotePath, part_bytes: int = PART_BYTES) -> list[ArchivePart] | BadInput:
-    """The row groups of a `.parquet` file as parts of about `part_bytes`, or why it cannot be read."""
+    """Return the row groups of a `.parquet` file as parts of about `part_bytes`, or why it cannot be read."""
     from pyarrow import parquet
 
     try:
@@ -479,10 +479,10 @@ def row_parts(path: Path | RemotePath, part_bytes: int = PART_BYTES) -> list[Arc
 def read_rows(
     path: Path | RemotePath, part: ArchivePart, columns: Choose, batch_rows: int = 4
 ) -> Iterator[tuple[int, tuple | BadInput]]:
-    """Yield the rows of a part from `record_parts` with their numbers in the file, from 0. A row is a tuple in the
-    order of the columns, which `columns` chooses from the names in the file; no other column is read. Text and bytes
-    come as bytes, unchecked; other values as Python objects. Damage ends its row group, not the part. `batch_rows` rows
-    are held in memory at once, besides what pyarrow holds: a file of a kilobyte can hold a gigabyte of equal texts."""
+    """Yield the rows of a part from `record_parts`, numbered from 0 in the file. A row is a tuple in the order of the
+    columns that `columns` chooses from the names in the file; no other column is read. Text and bytes come as unchecked
+    bytes, other values as Python objects. Damage ends its row group, not the part. `batch_rows` rows are held in memory
+    at once, in addition to what pyarrow holds: a file of a kilobyte can hold a gigabyte of equal texts."""
     from pyarrow import parquet
 
     number = part.first
@@ -511,9 +511,9 @@ def read_rows(
 
 
 def _arrow_rows(path: Path | RemotePath, columns: Choose, batch_rows: int) -> Iterator[tuple]:
-    """The rows of a file of Arrow's IPC format, a stream (as `datasets` writes them) or with random access (Feather),
-    which is a stream with a table of contents after it. Bounds in the file are checked before they are followed. A
-    batch is held as a whole only if it is compressed; it may then unpack to `MAX_BATCH`."""
+    """Yield the rows of a file in Arrow's IPC format: a stream (as `datasets` writes it) or a file for random access
+    (Feather), which is a stream with a table of contents after it. Bounds in the file are checked before they are
+    followed. A batch is held as a whole only if it is compressed; it may then unpack to `MAX_BATCH`."""
     import pyarrow
     from pyarrow import ipc
 
@@ -545,7 +545,7 @@ def _arrow_rows(path: Path | RemotePath, columns: Choose, batch_rows: int) -> It
 
 
 def _unpacked_size(message: Any) -> int:
-    """Bytes to which the compressed buffers of a message of Arrow's IPC unpack, by the lengths that they begin with.
+    """Return the bytes to which the compressed buffers of an Arrow IPC message unpack, by the lengths at their start.
     pyarrow has verified the tables, whose fields are found through lists of offsets (Arrow's Message.fbs)."""
     metadata, body = message.metadata.to_pybytes(), message.body
 

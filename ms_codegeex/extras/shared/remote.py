@@ -1,8 +1,8 @@
 """Files at URLs, read and written through fsspec: `s3://`, `hdfs://`, `hf://`, `gs://` and the other schemes it knows.
 
-A read that fails is retried, as only some of fsspec's file systems do. If it keeps failing, the run ends and can be
-continued later: no data are left out. Credentials come from the environment variables and files of fsspec and of the
-scheme's library. Those in a URL itself are in no text that leaves this file."""
+A read that fails is retried, which only some of fsspec's file systems do themselves. If it keeps failing, the run ends
+and can be continued later: no data is skipped. Credentials come from the environment variables and files of fsspec and
+of the scheme's library. Credentials in a URL itself are never part of a text that leaves this file."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ PAUSES = (1, 2, 4, 8, 16)  # seconds before a read is retried
 _BUFFER = 8 << 20
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _USER = re.compile(r"[^/]*(?=@)|[^/:@]*:(?!\d*/)[^@]*(?=@)")  # a password may contain a slash, a port may not
-# How file systems name a hash of a file, and when it was written.
+# Names that file systems use for a file's hash, and for the time when it was written.
 _HASHES = ("ETag", "etag", "blob_id", "oid", "md5Hash", "sha", "last_commit")
 _TIMES = ("mtime", "modified", "modify", "modificationTime", "last_modified", "LastModified", "created")
 _NOT_RETRIED = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-SCHEME_EXTRAS = {"s3": "s3", "s3a": "s3"}  # what to install this package with
+SCHEME_EXTRAS = {"s3": "s3", "s3a": "s3"}  # the extra to install this package with
 
 
 def open_input(path: Path | RemotePath) -> BinaryIO:
-    """Opens a local file or a file at a URL for reading; OSError if it is gone or may not be read."""
+    """Open a local file or a file at a URL for reading. Raises `OSError` if it is gone or may not be read."""
     return path.open() if isinstance(path, RemotePath) else open(path, "rb")
 
 
 def parse_location(text: str) -> Path | RemotePath:
-    """A local path (also for a `file://` URL) or a remote one; `UserError` if the URL names nothing."""
+    """Return a local path (also for a `file://` URL) or a remote one. Raises `UserError` if the URL names nothing."""
     if not _URL.match(text):
         return Path(text)
     parts = urlsplit(text)
@@ -52,8 +52,8 @@ def parse_location(text: str) -> Path | RemotePath:
 
 @dataclass(frozen=True, repr=False)
 class RemotePath:
-    """A file or directory at a URL, with the needed part of `pathlib`'s interface. Only `url` has the user, the
-    password and the query that the URL may contain; as text, all of them are `***`."""
+    """A file or directory at a URL, with the part of `pathlib`'s interface that is needed. Only `url` has the user, the
+    password and the query that the URL may contain; in text they appear as `***`."""
 
     url: str
 
@@ -84,7 +84,7 @@ class RemotePath:
         return PurePosixPath(*self.parts[len(base.parts) :])
 
     def is_relative_to(self, other: object) -> bool:
-        """Whether this is in the directory `other`; never in a local one."""
+        """Return whether this is in the directory `other`; False for a local one."""
         return isinstance(other, RemotePath) and self.parts[: len(other.parts)] == other.parts
 
     def exists(self) -> bool:
@@ -92,11 +92,11 @@ class RemotePath:
             return bool(_request(self, lambda filesystem, path: filesystem.exists(path)))
 
     def read(self, size: int) -> bytes:
-        """The complete file of `size` bytes, in one request; errors as for `open`."""
+        """Return the complete file of `size` bytes, read in one request. Raises what `open` raises."""
         return _request(self, lambda filesystem, path: _exactly(size, filesystem.cat_file(path)))
 
     def open(self) -> BinaryIO:
-        """The file, to be read from any offset. `OSError` if it is gone or forbidden, `UserError` if reading fails."""
+        """Open the file for reading at any offset. `OSError`: it is gone or forbidden; `UserError`: reading fails."""
         from fsspec.spec import AbstractBufferedFile
 
         class Ranges(AbstractBufferedFile):
@@ -117,7 +117,7 @@ def _divided(url: str) -> tuple[str, str, str, str]:
 
 
 def _filesystem(location: RemotePath) -> tuple[Any, str]:
-    """fsspec's file system for a URL, and the path in it; `UserError` if its scheme is unknown."""
+    """Return fsspec's file system for a URL, and the path in it. Raises `UserError` for an unknown scheme."""
     from fsspec.core import url_to_fs
 
     scheme = _divided(location.url)[0].lower()
@@ -133,7 +133,7 @@ def _filesystem(location: RemotePath) -> tuple[Any, str]:
 
         known = ", ".join(name for name in ("s3", "gs", "hdfs", "hf", "file") if name in available_protocols())
         problem = f"{_line(error, location)}; give a path, or a URL of a known scheme, such as {known}"
-    except Exception as error:  # the library for this URL scheme has its own, such as a missing Hadoop
+    except Exception as error:  # scheme libraries have their own errors, for example if Hadoop is missing
         problem = f"cannot be opened ({_line(error, location)})"
     raise UserError(f"{location}: {problem}")
 
@@ -158,7 +158,7 @@ def _hidden(text: str, location: RemotePath) -> str:
 
 
 def _request(location: RemotePath, work: Callable[[Any, str], T]) -> T:
-    """The result of `work(file system, path)`. An error that may be temporary is a `UserError` if it persists."""
+    """Return `work(file system, path)`. Errors that may be temporary are retried; `UserError` if they persist."""
     arguments = _filesystem(location)
     for pause in (*PAUSES, None):
         try:
@@ -179,7 +179,7 @@ def _request(location: RemotePath, work: Callable[[Any, str], T]) -> T:
 
 @contextlib.contextmanager
 def _as_user_errors(location: RemotePath) -> Iterator[None]:
-    """Errors that persist however often a request is repeated, as a `UserError`."""
+    """Turn errors that persist after all retries into `UserError`."""
     try:
         yield
     except OSError as error:
@@ -192,12 +192,12 @@ def _as_user_errors(location: RemotePath) -> Iterator[None]:
 
 
 def list_files(root: RemotePath) -> list[tuple[RemotePath, int, int]]:
-    """All files below `root`, or `root` itself if it is a file: path, size, and a number that changes with the content.
-    `UserError` if there is nothing, or it may not be listed."""
+    """Return all files below `root`, or `root` itself if it is a file: path, size in bytes, and a number that changes
+    with the content. Raises `UserError` if there is nothing, or it may not be listed."""
     with _as_user_errors(root):
         entries = _request(root, lambda filesystem, path: filesystem.find(path, detail=True))
         if not entries:
-            # its error says more than that of `find`
+            # the error of `ls` says more than that of `find`
             _request(root, lambda filesystem, path: filesystem.ls(path, detail=False))
             raise FileNotFoundError("it is empty")
     files, base = [], _filesystem(root)[1].rstrip("/")
@@ -215,7 +215,7 @@ def _version(entry: dict[str, Any]) -> int:
 
 
 def read_json(url: RemotePath) -> Any | None:
-    """The content of a JSON file; None if it does not exist, `UserError` if it is not JSON."""
+    """Return the content of a JSON file, or None if it does not exist. Raises `UserError` if it is not JSON."""
     with _as_user_errors(url):
         try:
             return parse_json(_request(url, lambda filesystem, path: filesystem.cat_file(path)))
@@ -226,8 +226,8 @@ def read_json(url: RemotePath) -> Any | None:
 
 
 def upload(directory: Path, target: RemotePath, last: str) -> None:
-    """Copy the files of a directory to a URL, `last` at the end, so that it marks a complete copy; an earlier one there
-    is removed first. Sizes are checked. `UserError` if the URL cannot be written to."""
+    """Copy the files of a directory to a URL, `last` at the end, where it marks a complete copy; an earlier `last` is
+    removed first. Sizes are checked. Raises `UserError` if the URL cannot be written to."""
     files = sorted((file for file in directory.rglob("*") if file.is_file()), key=lambda file: file.name == last)
     with _as_user_errors(target):
         if (target / last).exists():

@@ -1,4 +1,4 @@
-"""What servers with OpenAI's API answer, as other programs write it: lists of models, and events of a stream."""
+"""Answers of servers with OpenAI's API, as other programs write them: lists of models, and events of a stream."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     import openai
 
 
-MAX_NAMES = 50  # of models, in a message
-NO_ROUTE = (404, 405, 501)  # statuses
+MAX_NAMES = 50  # models that a message lists
+NO_ROUTE = (404, 405, 501)  # HTTP statuses of a server without this route
 
 
 class AnswerPart(NamedTuple):
-    """The next part of answer `index`. The last one has the server's or the engine's reason for the end."""
+    """The next part of answer `index`. In the last one, `finish` is why it ends, according to the server or the
+    engine."""
 
     index: int
     text: str
@@ -30,7 +31,7 @@ def address(url: str) -> str:
 
 
 def client_of(base: str, key: str | None, retries: int, timeout: float) -> openai.OpenAI:
-    """A client; `UserError` if `base` is not an address."""
+    """Return a client for the server at `base`. Raises `UserError` if that is not an address."""
     import httpx
     import openai
 
@@ -44,12 +45,13 @@ def client_of(base: str, key: str | None, retries: int, timeout: float) -> opena
 
 
 class NoModelList(UserError):
-    """A server that sends no list of models."""
+    """The server sends no list of models."""
 
 
 def chosen_model(client: openai.OpenAI, url: str, name: str | None, flag: str, remedy: str) -> Mapping[str, Any]:
-    """The entry of the model called `name`; None: of the only one that is not an adapter, which have a `parent`.
-    `NoModelList`: the server at `url` sends none (`remedy`). `UserError`: `flag` has to name another one of them."""
+    """Return the entry of the model called `name`; for None, of the only one that is no adapter (without `parent`).
+    Raises `NoModelList` (with `remedy`) if the server at `url` sends no list, `UserError` if `flag` must name
+    another."""
     import openai
 
     try:
@@ -79,8 +81,8 @@ class OtherAnswer(BrokenAnswer):
 
 
 def answer(client: openai.OpenAI, route: str, body: Mapping[str, Any]) -> Iterator[AnswerPart]:
-    """The parts of an answer as they come, those of `chat/completions` from messages. Fields of the body that are None
-    are left out. `BrokenAnswer`, besides the client's own errors: it ends otherwise than by the server's choice."""
+    """Yield the parts of an answer as they come; those of `chat/completions` come from messages. Fields of `body` that
+    are None are omitted. Raises the client's own errors, and `BrokenAnswer` if the server does not finish it."""
     import httpx
 
     sent = {name: value for name, value in body.items() if value is not None}
@@ -104,7 +106,7 @@ def answer(client: openai.OpenAI, route: str, body: Mapping[str, Any]) -> Iterat
 
 
 def reason(error: openai.APIError) -> str:
-    """The server's own message, in one short line."""
+    """Return the server's own message in one short line."""
     body: Any = error.body
     words = body.get("message") if isinstance(body, Mapping) else body if isinstance(body, str) else None
     return " ".join(str(words or error).split())[:300]
@@ -115,7 +117,7 @@ def _events() -> type[openai.Stream[Any]]:
     import openai
 
     class AnswerEvents(openai.Stream[Any]):
-        """Without those that have no data, by which some servers keep a connection open."""
+        """Skips events without data, which some servers send to keep a connection open."""
 
         def _iter_events(self) -> Iterator[Any]:
             return (event for event in super()._iter_events() if event.data.strip())
@@ -124,7 +126,7 @@ def _events() -> type[openai.Stream[Any]]:
 
 
 def choices(event: Any, chat: bool) -> list[AnswerPart]:
-    """What an event adds. `BrokenAnswer`: it does not belong to a completion, or to a `chat`."""
+    """Return the answer parts in an event. `BrokenAnswer` if it does not belong to a completion, or to a `chat`."""
     try:
         found = event.get("choices", None if "usage" in event else ...)
         return [_choice(each, chat) for each in (found or ())]
@@ -137,7 +139,7 @@ def _choice(choice: Any, chat: bool) -> AnswerPart:
     if (mine := "delta" if chat else "text") not in choice and {"delta", "text", "message"} & choice.keys():
         raise KeyError(mine)
     text = (choice.get("delta") or {}).get("content") if chat else choice.get("text")
-    if isinstance(text, list):  # of parts; a model's thoughts do not belong to the answer
+    if isinstance(text, list):  # a list of parts; a model's reasoning is not part of the answer
         text = "".join(part["text"] for part in text if part["type"] == "text")
     finish = choice.get("finish_reason")
     if not isinstance(text, str | None) or not isinstance(finish, str | None):

@@ -1,5 +1,5 @@
-"""A conversation in the terminal. A model that is tuned for chat gets messages. For a base model, all that the user
-types and the model answers is one text, which it continues."""
+"""A conversation in the terminal. A model that is tuned for chat gets messages. A base model continues one text, of all
+that the user types and the model answers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ HELP = """\
 
 
 class Chat:
-    """One conversation. `enter` handles an entry of the user."""
+    """One conversation. `enter` handles one entry of the user."""
 
     def __init__(self, model: Model, settings: SamplingSettings, language: str | None = None):
         self.model, self.settings = model, settings
@@ -44,7 +44,7 @@ class Chat:
             "language": find_language(language).name if language else None,
             "truncate_prompt": model.extended or None,
         }
-        self.text = ""  # so far, with a base model
+        self.text = ""  # the text so far, for a base model
         self.messages: list[tuple[str, str]] = []
 
     def run(self, read: Callable[[str], str] = input) -> None:
@@ -69,7 +69,7 @@ class Chat:
                 print_out(str(error))
 
     def enter(self, entry: str) -> None:
-        """Run a command, or send text to the model. EOFError: /quit."""
+        """Run a command, or send text to the model. Raises `EOFError` for /quit."""
         command, _, words = entry.strip().partition(" ")
         if entry.startswith("/") and command[1:].isalpha():
             self._command(command, words.strip())
@@ -127,8 +127,8 @@ def _answer(pieces: Iterator[AnswerPart]) -> str:
 
 
 def edit_lines(keep: bool) -> None:
-    """Let `input` edit lines and recall earlier ones. With `keep` also those of earlier sessions, from
-    `ms_codegeex/chat_history` in `$XDG_STATE_HOME` or `~/.local/state`; a line says why they cannot be kept."""
+    """Let `input` edit lines and recall earlier ones. With `keep` they include those of earlier sessions, from
+    `ms_codegeex/chat_history` in `$XDG_STATE_HOME` or `~/.local/state`. If they cannot be kept, print the reason."""
     try:
         import readline
 

@@ -20,10 +20,10 @@ from ms_codegeex.generation.text_options import TOO_LONG
 
 
 class TerminalModel:
-    """The model at `path`, loaded as in `generate`. `slots` answers are computed at once; `special_tokens` as in
-    `ServedModel`; `how`: options of a `Generator`. Closing the iterator of an answer cancels it."""
+    """The model at `path`, loaded as in `generate`. At most `slots` answers are computed at once. `special_tokens` is
+    as in `ServedModel`; `how` has options of a `Generator`. Closing the iterator of an answer cancels it."""
 
-    extended = True  # it has the fields of `serve`
+    extended = True  # it supports the fields that `serve` adds
 
     def __init__(self, path: Path, slots: int = 1, special_tokens: bool = False, **how: Any):
         model = load_model(path)
@@ -35,7 +35,7 @@ class TerminalModel:
         self._generator = Generator(model, slots=min(slots, MAX_SLOTS), **how)
 
     def complete(self, settings: SamplingSettings, request: Mapping[str, Any]) -> Iterator[AnswerPart]:
-        """Continue the `prompt` of a request. Other fields of `/v1/completions`: `language`, `suffix`,
+        """Continue the `prompt` of a request. The other fields are those of `/v1/completions`: `language`, `suffix`,
         `truncate_prompt`, `stop_at`."""
         prompt, language, suffix = request["prompt"], request.get("language"), request.get("suffix")
         cut, to_block = request.get("truncate_prompt"), request.get("stop_at") == "block"
@@ -52,7 +52,7 @@ class TerminalModel:
         return self._answers(ids, settings, rule, suffix)
 
     def converse(self, settings: SamplingSettings, messages: Sequence[tuple[str, str]]) -> Iterator[AnswerPart]:
-        """Answer the last of (role, content) messages. Only for a model with `chat`."""
+        """Answer the last of (role, content) messages. The model must have a format for `chat`."""
         template = self._model.chat
         assert template is not None
         settings = replace(settings, stop=(*settings.stop, *template.stop))

@@ -1,4 +1,4 @@
-"""Which model `complete` and `chat` ask: the options, and what they open."""
+"""Options that choose the model which `complete` and `chat` ask, and the function that opens it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
     Model = RemoteModel | TerminalModel
 
-LOCAL = ("threads", "exact", "cpu_level")  # how a model in this process runs
+LOCAL = ("threads", "exact", "cpu_level")  # options of a model in this process
 
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which model; a server's has a key and a name."""
+    """Which model to ask. `api_key_file` and `name` are for a server."""
 
     url: str = option("a server with OpenAI's API", "URL", "http://127.0.0.1:8000", either="model")
     model: Path | None = option("instead of a server: a model directory, run or checkpoint", "DIR", either="model")
@@ -37,8 +37,7 @@ MODEL = (ModelOptions, OptionGroup(EngineOptions, LOCAL, title="with --model"))
 
 
 def open_model(arguments: argparse.Namespace, slots: int = 1, special_tokens: bool = False) -> Model:
-    """The requested model; `slots` answers are computed at once in this process, where `special_tokens` is as in
-    `ServedModel`."""
+    """Open the requested model. `slots` and `special_tokens` are for one in this process, as in `TerminalModel`."""
     options, engine = given(ModelOptions, arguments), given(EngineOptions, arguments)
     if options.model is None:
         refuse(arguments, EngineOptions, "is for a model in this process (--model DIR)", LOCAL)

@@ -1,4 +1,4 @@
-"""Answers from a server with OpenAI's API. Some fields are extensions of `serve`, and go to no other server."""
+"""Answers from a server with OpenAI's API. Fields that only `serve` has are sent to no other server."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from ms_codegeex.generation.text_options import TOO_LONG
 if TYPE_CHECKING:
     import openai
 
-SILENCE_SECONDS = 600.0  # without a piece of an answer
-VERSION = re.compile(r"/v\d+\w*(/|$)")  # in an address that is complete
+SILENCE_SECONDS = 600.0  # the longest wait for a piece of an answer
+VERSION = re.compile(r"/v\d+\w*(/|$)")  # an address with a version is complete
 OPENAIS = frozenset(  # the fields that OpenAI's API has too
     {"prompt", "suffix", "messages", "max_tokens", "n", "stop", "seed"}
     | {"temperature", "top_p", "presence_penalty", "frequency_penalty"}
 )
-RETRIES = 2  # before an answer has begun, after the pause that the server asks for
-FLAGS = {"truncate_prompt": "--cut-prompt"}  # of fields, if they have another name
+RETRIES = 2  # only before an answer has begun, after the pause that the server asks for
+FLAGS = {"truncate_prompt": "--cut-prompt"}  # options whose name is not the field's
 
 
 class RemoteModel:
-    """A model of the server at `url`: the one called `name`, or without a name the only one that is not an adapter.
-    `UserError` if there is none. `extended`: the server is `serve`, which has fields of its own. Another one is asked
-    for a chat, and need not list its models if there is a name."""
+    """A model of the server at `url`: the one called `name`, or for None the only one that is not an adapter. Raises
+    `UserError` if there is none. `extended`: the server is `serve`, which has additional fields. Any other server is
+    asked for a chat, and if `name` is given, it need not list its models."""
 
     def __init__(self, url: str, key: str | None = None, name: str | None = None):
         self.url = server_answers.address(url)
@@ -48,7 +48,7 @@ class RemoteModel:
         self.name, self.chat = found["id"], bool(found.get("chat")) or not self.extended
 
     def complete(self, settings: SamplingSettings, request: Mapping[str, Any]) -> Iterator[AnswerPart]:
-        """Continue the `prompt` of a request. Fields that are None are left out."""
+        """Continue the `prompt` of a request. Fields that are None are omitted."""
         return self._stream("completions", request, settings)
 
     def converse(self, settings: SamplingSettings, messages: Sequence[tuple[str, str]]) -> Iterator[AnswerPart]:
@@ -68,7 +68,7 @@ class RemoteModel:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Translate the client's errors: into a `UserError` if the user can fix the cause, else into a `RunFailure`."""
+        """Turn the client's errors into a `UserError` if the user can fix the cause, otherwise into a `RunFailure`."""
         import openai
 
         try:

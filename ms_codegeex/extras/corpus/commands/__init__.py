@@ -1,1 +1,1 @@
-"""The verbs of `corpus`."""
+"""Verbs of the extra `corpus`."""

@@ -76,16 +76,16 @@ OPTIONS = (
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prepare the dataset and print what is in it."""
+    """Make the dataset and print a summary of it."""
     _refuse_urls(arguments)
     recipe = _recipe(arguments)
     if _exchange(arguments) or _tune(arguments):
         return
-    # Nothing here multiplies matrices. Without NumPy's threads, the worker processes can be forked from this one.
+    # NumPy's threads would prevent forking the worker processes, and no matrices are multiplied here.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from ms_codegeex.extras.corpus.prepare import RunOptions, prepare_dataset, prepare_remote
 
-    cluster = None  # this machine
+    cluster = None  # None: this machine
     if arguments.engine == "ray":
         if arguments.workers is not None:
             raise UserError("--workers: not with --engine ray, which uses all cores of the cluster; leave it out")

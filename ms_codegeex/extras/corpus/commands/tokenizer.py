@@ -22,7 +22,7 @@ EXAMPLES = """\
 
 @dataclass(frozen=True)
 class TrainingTextOptions:
-    """What a tokenizer is trained on, its family and its size."""
+    """A tokenizer's training text, family and size."""
 
     output: Path = option("directory to write", "DIR", REQUIRED)
     input: tuple[Path, ...] = option(
@@ -45,7 +45,7 @@ OPTIONS = Actions({"train": (TRAIN, [TrainingTextOptions])})
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train and print the result."""
+    """Train the tokenizer and print a summary of it."""
     from ms_codegeex.data.summary_lines import print_tally
     from ms_codegeex.extras.corpus.tally import Tally
     from ms_codegeex.extras.corpus.tokenizer_training import TokenizerSettings, train_tokenizer

@@ -1,1 +1,1 @@
-"""Fine-tuning data: pairs of prompt and answer, as rows of whole examples."""
+"""Fine-tuning datasets: pairs of prompt and answer, one complete example per row."""

@@ -1,4 +1,5 @@
-"""Records of fine-tuning data as pairs of prompt and answer, by the layouts of `corpus.layouts`: no tokens or files.
+"""Turn records of fine-tuning data into pairs of prompt and answer, by the layouts of `corpus.layouts`. Tokens and
+files are handled elsewhere.
 
 completion: the prompt is the system text, the texts of the history, the instruction and its input, each on a new line;
     the tag line of `language`, if given, precedes them.
@@ -22,19 +23,19 @@ from ms_codegeex.data.jinja_templates import TemplateError
 from ms_codegeex.data.languages import find_language, tag_prefix
 from ms_codegeex.extras.corpus.layouts import RecordLayout, Table, absent, table
 
-# who may follow whom
+# the roles that may follow each role
 TURNS = {"": "system user", "system": "system user", "user": "assistant", "assistant": "user"}
 _TEXT_PARTS = (None, "text", "input_text", "output_text")
 _TEXT_OF_PART = ("text", "value", "content")
 _OF_PARTS = ("type", *_TEXT_OF_PART, "cache_control", "annotations")
-_SHOWN = 8  # fields of a record that has no known layout
+_SHOWN = 8  # fields named in an error message
 
 Note = Callable[[str, str], object]
 """Is called with a remark on a record that is used, and its place in the record or ""."""
 
 
 class BadRecord(Exception):
-    """A record that gives no example: a short `reason`, and a `detail` with the problem and its position."""
+    """A record that yields no example. `reason` is short; `detail` names the problem and its position."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -43,14 +44,14 @@ class BadRecord(Exception):
 
 @dataclass(frozen=True)
 class Example(LearntAnswer):
-    """An answer, whose prompt is the first `size` bytes of `text`, which the examples of a conversation may share. The
-    loss counts the answer, its end and the end token after it."""
+    """An answer and its prompt: the first `size` bytes of `text`, which the examples of a conversation may share. The
+    loss counts the answer, its end and the end token."""
 
     language: str = ""
 
 
 class Turn(NamedTuple):
-    """A message, and whether it is learnt if it is the assistant's."""
+    """A message. If it is the assistant's, `trained` says whether it is learnt."""
 
     role: str
     content: str
@@ -58,9 +59,9 @@ class Turn(NamedTuple):
 
 
 def reader(task: str, chat: ChatFormat, tags: str) -> Callable[[Mapping[str, Any], Note], list[Example]]:
-    """A function that turns a record of `task` (completion, chat, translation) into its examples, or raises
-    `BadRecord`. Conversations are written as `chat` says. `tags` is the scheme of the tag line
-    for completions that name their language; `none` writes no tag."""
+    """Return a function that turns a record of `task` (completion, chat, translation) into its examples, or raises
+    `BadRecord`. `chat` is the format of conversations, and `tags` the scheme of the tag line for completions that name
+    their language; `none` writes no tag."""
     layouts = table()
 
     def read(record: Mapping[str, Any], note: Note) -> list[Example]:
@@ -249,7 +250,7 @@ def _content(name: str, value: Any) -> str:
 
 
 def _chat(turns: list[Turn], chat: ChatFormat, note: Note) -> list[Example]:
-    """An example for each answer that is learnt, with all earlier messages as its prompt. One row for the whole
+    """Return an example for each answer that is learnt, with all earlier messages as its prompt. One row for the whole
     conversation would need an end token after each answer, and attention restarts after an end token."""
     if not any(turn.role == "assistant" for turn in turns):
         raise BadRecord("empty answer", "no message by the assistant")

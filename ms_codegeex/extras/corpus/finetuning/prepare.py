@@ -1,10 +1,10 @@
-"""Fine-tuning examples to a dataset directory: rows of prompt, answer and end token, with a mask for the loss.
+"""Make a dataset directory of fine-tuning examples: rows of prompt, answer and end token, with a mask for the loss.
 
-Next to `{split}.bin/.idx` is `{split}.mask`, uint8, one byte per token of the `.bin`: 1 for the answer's tokens and its
-end token, 0 for the prompt. No row is longer than `seq_length`.
+Next to `{split}.bin/.idx`, `{split}.mask` has one byte, uint8, per token of the `.bin`: 1 for the answer's tokens and
+its end token, 0 for the prompt. No row is longer than `seq_length`.
 
-Prompt and answer are tokenised separately, because the model's prompts are tokenised alone too. Tokenising both
-together could give ids that span the border, which never occur when the model answers."""
+Prompt and answer are tokenised separately, because the model's prompts are tokenised alone too. If they were tokenised
+together, ids could span the border, which never occurs when the model answers."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ from ms_codegeex.extras.shared.remote import RemotePath
 
 TASKS = ("completion", "chat", "translation")
 MAX_LINE_BYTES = 64 << 20  # longer lines are not held in memory
-_MAX_PROMPTS = 64 << 20  # bytes of a record's prompts together, each of which contains the one before
+_MAX_PROMPTS = 64 << 20  # bytes of all prompts of a record, each of which contains the previous one
 _EXCERPT = 200  # characters
 REPEATED = "is in --validation too"
-# Tokenizers of other projects would make one token of these; here a text's own are never special.
+# In other projects' tokenizers these are single tokens. Here, those in a text are never special.
 _SPECIAL = re.compile(
     r"<[|\uff5c][\w ./-]{1,40}[|\uff5c]>|</?s>|<(?:pad|unk|bos|eos|eod|sop|eop|EOT|fim[_-]\w+|(?:start|end)_of_turn)>"
     r"|\[(?:/?INST|[gs]?MASK)\]|<</?SYS>>"
@@ -61,11 +61,11 @@ Row = tuple[np.ndarray, np.ndarray, bool]
 class FinetuneSettings:
     """The settings that decide the content of a fine-tuning dataset, apart from its input. `seed`, `tags`, `on_error`
     and `infill` are those of `PrepareSettings`; `tokenizer` is a name or a directory. A row has at most `seq_length`
-    tokens. A longer example is dropped (`overlong="drop"`), or the left end of its prompt is truncated, never the
-    answer. A hash of the texts chooses `validation_share` of the examples, unless `validation` names files whose
-    examples are for validation; what repeats them is not trained on. `template`: for conversations, a name of
-    `conversations.TEMPLATES`, or `auto`: the format `chat` of the model, as its description has it in JSON, else that
-    of the tokenizer's directory, else its family's."""
+    tokens. A longer example is dropped (`overlong="drop"`), or the start of its prompt is cut off, never the answer. A
+    hash of the texts chooses `validation_share` of the examples, unless `validation` names files for validation;
+    training examples that repeat those are dropped. `template`, for conversations, is a name in
+    `conversations.TEMPLATES` or `auto`: the model's own format `chat`, in JSON as in its description, else the format
+    in the tokenizer's directory, else that of its family."""
 
     task: str
     seq_length: int
@@ -97,7 +97,7 @@ class FinetuneSettings:
         return {name: value for name, value in asdict(self).items() if value or name not in optional}
 
     def format(self, tokenizer: Tokenizer) -> Chat:
-        """How conversations are written."""
+        """Return the format of conversations that `template` chooses."""
         if self.template != "auto":
             return TEMPLATES[self.template]
         if self.chat is not None:
@@ -114,7 +114,7 @@ class RowEncoder:
         self.tokenizer = tokenizer or load_tokenizer(settings.tokenizer)
         self.seq_length, self.truncate = settings.seq_length, settings.overlong == "truncate"
         self._fast = CorpusEncoder(self.tokenizer)
-        self.ends_inside = False  # whether the end token has been in a prompt, where a chat template ends turns with it
+        self.ends_inside = False  # whether a prompt had the end token, which ends turns in some templates
 
     def answer_ids(self, answer: str) -> list[int]:
         return self._fast.encode_inside(answer.encode()).tolist()
@@ -124,9 +124,9 @@ class RowEncoder:
         return ids if ids[-1:] == [self.tokenizer.eos_id] else [*ids, self.tokenizer.eos_id]
 
     def rows(self, examples: Sequence[Example]) -> Iterator[Row | str]:
-        """The row of each of a record's examples, or the reason why it is left out. Each prompt begins with the one
-        before, unless a model's own template wrote it. Up to the last place where the text may be divided, its ids are
-        settled. Without such a place, prompts are encoded as a whole until they have `_MAX_PROMPTS`."""
+        """Yield the row of each of a record's examples, or the reason to drop it. Each prompt begins with the previous
+        one, unless a model's own template wrote it, so the ids up to the last place where the text may be divided are
+        reused. Without such a place, prompts are encoded as a whole until they have `_MAX_PROMPTS` bytes."""
         settled, encoded, ids = 0, 0, list[int]()
         for example in examples:
             if not settled and encoded > _MAX_PROMPTS:
@@ -157,7 +157,7 @@ class RowEncoder:
 
 
 def _special(examples: Sequence[Example]) -> Iterator[tuple[str, str]]:
-    own = "" if examples[-1].marked else examples[-1].text.decode()  # a template's own names are meant
+    own = "" if examples[-1].marked else examples[-1].text.decode()  # names that a template wrote are intended
     texts = [own, *(example.answer for example in examples)]
     for number, text in enumerate(texts):
         for found in _SPECIAL.finditer(text):
@@ -168,21 +168,21 @@ def _special(examples: Sequence[Example]) -> Iterator[tuple[str, str]]:
 
 
 class _RowMaker:
-    """Turns records into rows, for which it calls `add` as that of a `DatasetWriter`."""
+    """Turns records into rows, and calls `add` for each with the arguments of `DatasetWriter.add`."""
 
     def __init__(self, settings: FinetuneSettings, encoder: RowEncoder, add: Callable[..., object]) -> None:
         self.settings, self.encoder, self._add_row = settings, encoder, add
         self.tally, self.truncated, self.kept, self.longest = Tally(), 0, 0, 0
         self.found = {"files": 0, "documents": 0, "bytes": 0}
         self._held_out, self.rows, self.rows_held_out = set[bytes](), 0, 0
-        self._before = 0  # lines of the file in units that have been read
+        self._before = 0  # lines in earlier units of the file
         self._decode = text_decoder(encoder.tokenizer)
         self.chat = settings.format(encoder.tokenizer) if settings.task == "chat" else None
         chat = bound(self.chat or TEMPLATES["plain"], encoder.tokenizer)
         self._read = reader(settings.task, chat, settings.tags)
 
     def read_all(self, inputs: Places, progress: bool) -> None:
-        """Add every example of `settings.validation`, then of `inputs`; `UserError` if there is none."""
+        """Add every example of `settings.validation`, then of `inputs`. Raises `UserError` if there is none."""
         own = self.settings.validation
         units, others, found = _find(user_roots(inputs, own, None if own else self.settings.validation_share))
         self.found["files"] = found["files"]
@@ -203,7 +203,7 @@ class _RowMaker:
             raise UserError(f"{which}: no example is left of it{remedy}; give other files")
 
     def read(self, unit: Unit) -> None:
-        """Add every example of a unit; records that give none are counted, or end the run."""
+        """Add every example of a unit. Unusable records are counted, or raise `UserError` if `on_error` is `stop`."""
         (file,), part = unit.files, unit.part
         if part.span is None or not part.span[0]:
             self._before = 0
@@ -231,7 +231,7 @@ class _RowMaker:
             rows = zip(examples, self.encoder.rows(examples), strict=True)
             lost = [self._add(example, row, source, digest) for example, row in rows]
             added, events = lost.count(None), [event for event in lost if event is not None]
-            for event in events if added else events[:1]:  # of a record that is kept, only answers are left out
+            for event in events if added else events[:1]:  # a record that is kept loses only answers
                 kept = {"kind": "noted", "reason": f"an answer was left out: {event.reason}"} if added else {}
                 self.tally.add(event._replace(**kept), records=not added)
             self.kept += added > 0
@@ -260,14 +260,14 @@ class _RowMaker:
         if isinstance(row, str):
             size = example.size + len(example.answer.encode())
             needed = len(self.encoder.learnt_ids(example)) + len(self.encoder.tokenizer.prefix) + 1
-            self.longest = max(self.longest, needed)  # with the end token, and one token of the prompt
+            self.longest = max(self.longest, needed)  # including the end token and one token of the prompt
             detail = f"its answer needs {needed} tokens" if self.encoder.truncate else ""
             return Event(source, "dropped", row, detail, size, excerpt=example.answer[:_EXCERPT])
         ids, mask, truncated = row
         if truncated:
             self.tally.add(Event(source, "noted", "a prompt lost its beginning, to fit seq_length"))
         self.truncated += truncated
-        text = self._decode(ids[:-1].tolist())  # the text after truncation, which can be checked later
+        text = self._decode(ids[:-1].tolist())  # after truncation, so it can be checked later
         self._add_row(ids, mask, text, source, example.language, digest)
         return None
 
@@ -275,11 +275,11 @@ class _RowMaker:
 def prepare_finetune(
     inputs: Places, output: Path, settings: FinetuneSettings, progress: bool = False, replace: bool = False
 ) -> dict[str, Any]:
-    """Write a fine-tuning dataset directory, completely or not at all, and return the content of its `dataset.json`. It
-    is a pure function of settings and input: files of records (`extras.shared.records.ENDINGS`) and directories with
-    them; with `settings.validation` there need be none. The result also has `output`. `progress` shows a bar on
-    standard error; `replace` writes even if `output` has a dataset.
-    `UserError` for a missing path, no example, other files in `output`, or a bad record if `on_error` is `stop`."""
+    """Write a fine-tuning dataset directory, completely or not at all, and return the content of its `dataset.json`,
+    with `output` added. The content depends only on settings and input. `inputs` are files of records
+    (`extras.shared.records.ENDINGS`) and directories with them; with `settings.validation` there need be none.
+    `progress` shows a bar on standard error; `replace` allows replacing a dataset in `output`. Raises `UserError` for a
+    missing path, no example, other files in `output`, or a bad record if `on_error` is `stop`."""
     check_output(output, replace)
     encoder = RowEncoder(settings)
     infill_record(settings.infill, encoder.tokenizer)
@@ -295,7 +295,7 @@ def prepare_finetune(
 
 
 def example_sizes(inputs: Places, settings: FinetuneSettings) -> np.ndarray:
-    """Tokens of each example's row, at most `settings.seq_length`: int64 [n]. `UserError` as for `prepare_finetune`."""
+    """Return the number of tokens per row, at most `settings.seq_length`: int64 [n]. Raises like `prepare_finetune`."""
     sizes = list[int]()
     _RowMaker(settings, RowEncoder(settings), lambda ids, *_: sizes.append(len(ids))).read_all(inputs, progress=False)
     return np.array(sizes, np.int64)
@@ -304,8 +304,8 @@ def example_sizes(inputs: Places, settings: FinetuneSettings) -> np.ndarray:
 def example_rows(
     inputs: Places, settings: FinetuneSettings, tokenizer: Tokenizer, tally: Tally
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Ids and mask of each example's row, as `prepare_finetune` would write them with this tokenizer, whatever
-    `settings` names; `tally` counts the records. `UserError` as there."""
+    """Return ids and mask of each example's row, as `prepare_finetune` writes them, but with this tokenizer in place of
+    the one in `settings`. `tally` counts the records. Raises like `prepare_finetune`."""
     rows = list[tuple[np.ndarray, np.ndarray]]()
     maker = _RowMaker(settings, RowEncoder(settings, tokenizer), lambda ids, mask, *_: rows.append((ids, mask)))
     maker.tally = tally
@@ -328,7 +328,7 @@ def _find(roots: Sequence[Root]) -> tuple[list[Unit], list[Event], dict[str, int
 
 
 def recognised_task(inputs: Places) -> str:
-    """The task of the first record in these files and directories that has one; `UserError` if there is none."""
+    """Return the task of the first record in `inputs` that has one. Raises `UserError` if no record does."""
     units, others, _ = _find(user_roots(inputs))
     tally, found, other = Tally(), "", ""
     for item in others:

@@ -1,1 +1,1 @@
-"""The verbs of `terminal`."""
+"""Verbs of the extra `terminal`."""

@@ -21,7 +21,7 @@ EXAMPLES = """  ms-codegeex chat --language Python
 
 @dataclass(frozen=True)
 class HistoryOption:
-    """What `chat` alone has."""
+    """The option that only `chat` has."""
 
     no_history: bool = option("neither read nor save the history of entries", default=False)
 
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     if sys.stdin is None:
         raise UserError("there is no standard input to read entries from; open it, or use `ms-codegeex complete`")
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")  # otherwise one bad byte takes all lines of its block with it
+        sys.stdin.reconfigure(errors="surrogateescape")  # otherwise one bad byte loses all lines of its block
     chat = Chat(open_model(arguments), text_options.settings(arguments), arguments.language)
     if sys.stdin.isatty():
         edit_lines(keep=not arguments.no_history)

@@ -38,7 +38,7 @@ OPTIONS = (CompleteOptions, text_options.PromptOptions, *MODEL, *text_options.op
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Write the answers as they come: on a terminal visible, elsewhere the bare text."""
+    """Write the answers as they come. On a terminal, control characters are made visible."""
     from ms_codegeex.data.languages import find_language
 
     settings = text_options.settings(arguments)
