@@ -419,8 +419,8 @@ DATA: dict[str, Entry] = {
     ),
     "expected the number of a step": facts({"step": -1}, {"step": 4}),
     "expected a JSON object with {}, or some of them": facts([], {"licence": "mit"}),
-    "expected one of {}, or user, assistant and system with {content} in each, or template with a text in Jinja, "
-    "and a list stop": tried(
+    "expected one of {}, or an object with user, assistant and system, each with {content}, or with template, "
+    "in Jinja, and a list stop": tried(
         lambda at: chat_of({"user": "x"}),
         lambda at: chat_of("codegeex2"),
         lambda at: chat_of({**dict.fromkeys(("user", "assistant", "system"), "{content}"), "stop": ["x"]}),

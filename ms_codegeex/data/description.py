@@ -109,7 +109,9 @@ def chat_of(value: Any) -> Chat:
             isinstance(text, str) and "{content}" in text for text in texts.values()
         ):
             return ChatTemplate(**texts, stop=ends)
-    needed = "user, assistant and system with {content} in each, or template with a text in Jinja, and a list stop"
+    needed = (
+        "an object with user, assistant and system, each with {content}, or with template, in Jinja, and a list stop"
+    )
     raise UserError(f"expected one of {', '.join(TEMPLATES)}, or {needed}")
 
 

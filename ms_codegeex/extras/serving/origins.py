@@ -47,7 +47,7 @@ def _pattern(entry: str, given: str, keys: bool) -> str:
     if not keys and (entry in ("*", "null") or (web and match["host"] == "*")):
         raise UserError(f"--cors: {given} without keys lets every web page use this server; name origins, or give keys")
     if match is None or match["scheme"] == "file" or not (host := _host(match["host"], web)):
-        raise UserError(f"--cors: {given} is not an origin that a browser sends; give one such as {EXAMPLES}")
+        raise UserError(f"--cors: {given!r} is not an origin that a browser sends; give one such as {EXAMPLES}")
     port = match["port"]
     if port == "*":
         end = "(:[0-9]+)?"

@@ -25,7 +25,7 @@ def _named_adapter(text: str) -> tuple[str, Path]:
 def _byte_count(text: str) -> int:
     match = re.fullmatch(r"([0-9]{1,15})(\.[0-9]{1,3})?\s*([kmgt]?)(i?)b?", text.strip().lower())
     if match is None or (match[2] and not match[3]):
-        raise UserError(f"--prefix-memory: {text} is not a size; give one such as 2GB, 512MiB or 0")
+        raise UserError(f"--prefix-memory: {text!r} is not a size; give one such as 2GB, 512MiB or 0")
     power = "kmgt".find(match[3]) + 1 if match[3] else 0
     return int(float(match[1] + (match[2] or "")) * (1024 if match[4] else 1000) ** power)
 
