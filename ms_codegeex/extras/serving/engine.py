@@ -151,8 +151,8 @@ class EngineBackend(Backend):
             watch.cancel()
 
     async def _watch(self, engine: EngineProcess) -> None:
-        """Kill a process that sends nothing for `hang` seconds although it is pinged. Pings are counted, not elapsed
-        time, so that a suspension of the whole machine does not look like a hang."""
+        """Kill a process that sends nothing for `hang` seconds although it is pinged. Unanswered pings are counted, so
+        that time in which this process is stopped as well hardly counts."""
         silent = 0
         while silent < PINGS:
             before = self._messages

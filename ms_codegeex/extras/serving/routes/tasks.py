@@ -28,7 +28,7 @@ SUMMARIES = {
 
 
 class TaskFields(Sampling):
-    """Fields of all tasks. Unlike completions, tasks are greedy unless a temperature is given."""
+    """Fields of all tasks. Unlike completions, tasks are greedy by default."""
 
     code: Text = Field(description="the code; for SQL, a description of the statement in words")
     max_tokens: int | None = Field(None, ge=1, description=f"most new tokens (default {MAX_TOKENS}, or as many as fit)")
@@ -69,7 +69,7 @@ class TaskAnswer(GeneratedAnswer):
 
 
 class TaskResponder(responding.Responder):
-    """Answers in the format of the tasks."""
+    """Formats answers of the tasks."""
 
     prefix = "code"
 
@@ -94,12 +94,12 @@ def _prompt(task: str, body: TaskFields, family: str) -> TaskPrompt:
 
 
 async def answered(task: str, body: TaskFields, request: Request, backend: Backend) -> Response:
-    """The response to a task. Its prompt is made in a thread if it is long, so that it delays nobody."""
+    """Return the response to a task. A long prompt is made in a thread, so that it does not delay other requests."""
     model = responding.chosen_model(backend, body.model)
 
     def work() -> responding.AnswerPlan:
         if len(body.code) > model.max_characters:
-            model.encode(body.code, field="code", remedy=SHORTEN)  # before its prompt is made, which takes longer
+            model.encode(body.code, field="code", remedy=SHORTEN)  # raises early, as making the prompt takes longer
         prompt = _prompt(task, body, model.scheme)
         ids = model.encode(prompt.text, field="code", remedy=SHORTEN)
         greedy = body.model_copy(update={"temperature": body.temperature or 0.0})
@@ -112,17 +112,16 @@ async def answered(task: str, body: TaskFields, request: Request, backend: Backe
 
 
 def router(backend: Backend) -> APIRouter:
-    """The routes."""
     routes = responding.answering_routes(backend, prefix="/v1/code", tags=["tasks"])
 
     @routes.post("/translate", response_model=TaskAnswer)
     async def translate(body: TranslationRequest, request: Request) -> Response:
-        """The code in another language."""
+        """Translate code to another language."""
         return await answered("translate", body, request, backend)
 
     @routes.post("/sql", response_model=TaskAnswer)
     async def sql(body: SqlRequest, request: Request) -> Response:
-        """An SQL statement."""
+        """Write an SQL statement."""
         return await answered("sql", body, request, backend)
 
     def of_code(task: str) -> Callable[[TaskRequest, Request], Awaitable[Response]]:
