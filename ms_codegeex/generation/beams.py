@@ -42,7 +42,7 @@ class Beam:
 def search(
     likeliest: Likeliest, beams: int, limit: int, eos: int | None, length_penalty: float = 1.0, reported: int = 0
 ) -> list[Beam]:
-    """Return up to `beams` answers of at most `limit` tokens, best first. Each token keeps its `reported` likeliest
+    """Return up to `beams` answers of up to `limit` tokens, best first. Each token records its `reported` likeliest
     alternatives."""
     running, done = [Beam()], list[Beam]()
     for length in range(1, limit + 1):
@@ -66,9 +66,8 @@ def search(
 def next_tokens(
     engine: SlotEngine, slots: Sequence[int], sequences: Sequence[Sequence[int]], count: int, adapter: int = 0
 ) -> list[Sequence[tuple[int, float]]]:
-    """Return the `count` likeliest tokens after each sequence with their log-probabilities, computed in the given slots
-    of an engine. Any number of slots works; one per sequence is fastest. Raises `RunFailure` if logits are not
-    finite."""
+    """Return the `count` likeliest tokens after each sequence, with log-probabilities, computed in the given slots. Any
+    number of slots works; one per sequence is fastest. Raises `RunFailure` if logits are not finite."""
     result: list[Sequence[tuple[int, float]]] = []
     for begin in range(0, len(sequences), len(slots)):
         group = [list(ids) for ids in sequences[begin : begin + len(slots)]]

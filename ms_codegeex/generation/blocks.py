@@ -26,8 +26,7 @@ OPERATORS = (  # after these words, a slash begins a pattern, not a division
 
 @dataclass(frozen=True)
 class Quote:
-    """A kind of string, comment or regular expression, in which braces do not count. `quotes.yaml` explains the
-    fields."""
+    """A kind of string, comment or pattern, in which braces do not count. The fields are explained in `quotes.yaml`."""
 
     begin: str
     end: str = ""

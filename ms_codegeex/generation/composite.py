@@ -227,9 +227,8 @@ class CompositeWrite(nn.Cell):
 
 
 class CompositeLinear(nn.Cell):
-    """A linear layer plus what each row's LoRA adapter adds. The factors of all adapters are concatenated, and the
-    products with other adapters' factors are masked out per row. `chosen` int32 [`MAX_PASS_ROWS`] holds the number of
-    each row's adapter."""
+    """A linear layer plus what each row's LoRA adapter adds. The factors of all adapters are concatenated; each row's
+    products with other adapters' are masked out. `chosen` int32 [`MAX_PASS_ROWS`] holds the rows' adapter numbers."""
 
     def __init__(self, base: Linear, factors: Sequence[LoraTerm | None], chosen: Parameter):
         super().__init__(auto_prefix=False)
@@ -421,8 +420,7 @@ class CompositeCells:
         return length * sum(2 * each.groups * each.size * (2 if each.half else 4) for each in self._attentions)
 
     def read(self, slot: int, length: int) -> list[np.ndarray]:
-        """Return copies of the keys and values of a slot's first `length` positions: two arrays [groups, length, d]
-        for each layer."""
+        """Copy a slot's first `length` keys and values: two arrays [groups, length, d] for each layer."""
         copies = []
         for attention, (read, _) in zip(self._attentions, self._layers, strict=True):
             for whole in read(Tensor([slot], ms.int32)):

@@ -198,8 +198,7 @@ class Generator:
         group: str = "",
         weight: int = 1,
     ) -> Request:
-        """As `request`, but does not start the scheduler: the caller runs its steps. For the other parameters see
-        `Request`."""
+        """As `request`, but the caller runs the scheduler's steps. For the other parameters see `Request`."""
         ids, settings = self._ids(ids, settings.logit_bias), self._without_marks(settings)
         adapter = self._adapter(settings.adapter)
         request = Request(ids, settings, self.seq_length, self.tokenizer.eos_id, prompt_best, adapter, group, weight)
@@ -208,8 +207,7 @@ class Generator:
         return request
 
     def tokens(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[int]:
-        """Yield new ids up to eos (not yielded), `max_new_tokens` or the end of the model's context. Raises as
-        `request` does."""
+        """Yield new ids up to eos (excluded), `max_new_tokens` or the context's end. Raises as `request` does."""
         ids = self._ids(ids, settings.logit_bias)
 
         def found() -> Iterator[int]:
@@ -233,9 +231,8 @@ class Generator:
 
     @contextmanager
     def likeliest(self, ids: Sequence[int], beams: int, count: int, adapter: str = "") -> Iterator[Likeliest]:
-        """Reserve up to `beams` slots for a beam search after `ids`; other requests use the remaining slots meanwhile.
-        The yielded function returns the `count` likeliest tokens after each of the given beginnings of answers. Raises
-        as `logits` does."""
+        """Reserve up to `beams` slots for a beam search after `ids`; other requests use the remaining ones. The yielded
+        function returns the `count` likeliest tokens after each given partial answer. Raises as `logits` does."""
         ids, number = self._ids(ids), self._adapter(adapter)
         with self.scheduler.holding(ids, beams, number) as step:
 

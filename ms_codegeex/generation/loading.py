@@ -51,8 +51,7 @@ class LoadedModel:
 
     @cached_property
     def sentinels(self) -> Sentinels | None:
-        """The sentinel tokens for infilling, or None if the model was not trained for it. Raises `UserError` as
-        `checked` does."""
+        """The sentinels for infilling, or None if the model was not trained for it. Raises as `checked` does."""
         return self.checked(self.description, self.path).infill
 
     def checked(self, known: ModelDescription, path: Path) -> ModelDescription:

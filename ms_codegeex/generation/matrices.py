@@ -23,8 +23,7 @@ WHOLE = slice(None)
 
 @dataclass(frozen=True)
 class LoraTerm:
-    """What a LoRA adapter adds to the product of a matrix [n, k] with x: B A x. `a` is FP32 [r, k]; `b` is FP32 [n, r]
-    and includes the scale."""
+    """What a LoRA adapter adds to a product with a matrix [n, k]: B A x. `a` FP32 [r, k]; `b` FP32 [n, r], scaled."""
 
     a: np.ndarray
     b: np.ndarray
@@ -40,8 +39,7 @@ def stored(tensor: LazyTensor, rows: slice = WHOLE, columns: slice = WHOLE) -> Q
 
 
 class Weights(Protocol):
-    """A model's weights by the package's parameter names. `bits` is the width to which matrices of products were
-    rounded, None if they were not."""
+    """A model's weights by the package's parameter names. Matrices of products are rounded to `bits` (None: not)."""
 
     bits: int | None
 

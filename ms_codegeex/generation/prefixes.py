@@ -25,8 +25,7 @@ def affordable(engine: SlotEngine) -> int:
 
 @dataclass(frozen=True)
 class KeptPrefix:
-    """An entry: `ids` computed with adapter number `adapter` for the requests of `group`. Their keys and values take
-    `size` bytes."""
+    """An entry: `ids` computed with adapter number `adapter` for `group`. Their keys and values take `size` bytes."""
 
     ids: tuple[int, ...]
     adapter: int
@@ -89,8 +88,7 @@ class Prefixes:
         self.size -= self._kept.pop(number).size
 
     def longest(self, ids: Sequence[int], adapter: int) -> tuple[int, int]:
-        """Find the entry of this adapter with the longest common prefix with `ids`. Return its number (-1: none) and
-        the prefix's length."""
+        """Return the number of the entry (-1: none) with the longest common prefix with `ids`, and its length."""
         given = tuple(ids)
         found = ((number, shared(kept.ids, given)) for number, kept in self._kept.items() if kept.adapter == adapter)
         return max(found, key=lambda each: each[1], default=(-1, 0))

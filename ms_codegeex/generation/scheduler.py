@@ -98,8 +98,7 @@ class Request:
             raise self.error
 
     def new(self) -> list[ChosenToken]:
-        """Return the tokens since the last call and set `ended` after the last one. For callers that run the
-        scheduler's steps themselves."""
+        """Return the tokens since the last call; set `ended` after the last one. For callers that run the steps."""
         tokens = []
         while not self._tokens.empty():
             if (token := self._tokens.get()) is None:
@@ -124,8 +123,7 @@ class Request:
         return [*(TokenChoice(given=number, best=self.prompt_best) for number in given), *last]
 
     def take(self, chosen: ChosenToken) -> None:
-        """Append the next token to the answer. Raises `RunFailure` if its logits are not finite and `UserError` if the
-        grammar is too complex."""
+        """Take the next token. Raises `RunFailure` for logits that are not finite, `UserError` if the grammar fails."""
         check_finite(chosen.score)
         if self.constraint is not None and self.constraint.error:
             raise UserError(self.constraint.error)
@@ -235,9 +233,8 @@ class Scheduler:
 
     @contextmanager
     def holding(self, ids: Sequence[int], count: int, adapter: int = 0) -> Iterator[Callable[[Work], Any]]:
-        """Hold `count` slots, or all if there are fewer, for work of many steps. Waiting for slots happens only once.
-        The yielded function runs `work(slots)` between two steps of the other requests, which use the remaining slots,
-        and returns its result."""
+        """Hold `count` slots, or all if there are fewer, for work of many steps; it waits for them only once. The
+        yielded function runs `work(slots)` between two steps of other requests and returns its result."""
         slots = self.call(self._hold, ids, count, adapter)
 
         def step(work: Work) -> Any:

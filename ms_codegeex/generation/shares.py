@@ -105,8 +105,7 @@ class Shares:
         return self._clock() - self._of(group).seen < TYPING_SECONDS
 
     def left_free(self, present: Collection[str], slots: int) -> int:
-        """Return how many of `slots` to keep free for typing groups that have no request now: one for each, up to a
-        quarter of all."""
+        """Return how many of `slots` to keep free for typing groups not `present`: one for each, a quarter at most."""
         return min(slots // 4, sum(self._typed(each) for each in self._groups if each not in present))
 
     def next(self, waiting: Collection[str], in_slots: Collection[str], due: Mapping[str, int]) -> str:

@@ -12,8 +12,7 @@ MAXIMUM, DRAFTED = 7, 3  # guesses per pass; with the newest id, the rows are a 
 
 
 class NgramSpeculation(Speculation):
-    """Guesses what followed the last n ids where they occurred before in the prompt or answer. `lengths` lists the
-    values of n to try, in order."""
+    """Guesses what followed the last n ids earlier in the prompt or answer, for the first possible n of `lengths`."""
 
     def __init__(self, maximum: int = MAXIMUM, lengths: Sequence[int] = (4, 3, 2)):
         super().__init__(maximum)

@@ -95,8 +95,7 @@ class Admission(ABC):
             raise _limited(f"{caller.per_minute} answers{' of this key' if caller.key else ''} in a minute", wait)
 
     def check_room(self, caller: Caller, count: int = 1) -> Sequence[Any]:
-        """Return the waiting answers of others that must yield to `count` new ones. Raises `ApiError` if there is no
-        room."""
+        """Return others' waiting answers that must yield to `count` new ones. Raises `ApiError` if there is no room."""
         if self.draining:
             raise unavailable("the server is shutting down", "shutting_down")
         if not self.engine_ready:

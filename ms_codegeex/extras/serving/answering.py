@@ -28,8 +28,7 @@ class Piece:
 
 
 class TextFilter:
-    """Takes a text in pieces and returns what can be sent: in this base class, all of it. After it has `ended`, it
-    returns nothing more."""
+    """Takes a text in pieces and returns what can be sent: here, all of it. Once it has `ended`, it returns nothing."""
 
     ended = False
 
@@ -111,8 +110,8 @@ class TimeLimit(TextFilter):
 
 
 class AnswerText:
-    """Turns the tokens of an answer into pieces. `finish` is None until the answer ends: by `settings.stop`, a rule, a
-    filter or the engine."""
+    """Turns an answer's tokens into pieces. `finish` is None until `settings.stop`, a rule, a filter or the engine ends
+    it."""
 
     def __init__(
         self,

@@ -96,9 +96,8 @@ class StreamedAnswer(AsyncIterator[Piece]):
         with_mean: bool = False,
     ):
         """The answer ends at `settings.stop`, or where `rule` or the filter `through` ends it. `indent` makes the
-        engine, too, end it as `IndentStop` does, which frees the slot. With `prompt_scores`, `scored` is available with
-        the first piece. With `prompt_only`, the prompt is computed but the answer is empty. With `with_mean`, `mean` is
-        set at the end."""
+        engine, too, end it like `IndentStop`, which frees the slot. With `prompt_scores`, `scored` is set before the
+        first piece. With `prompt_only`, the answer is empty. With `with_mean`, `mean` is set at the end."""
         self.number, self.ids, self.settings, self.client = next(backend.numbers), list(ids), settings, client
         self.rule, self.prompt_scores, self.prompt_only = rule, prompt_scores, prompt_only
         self.scored: Sequence[ChosenToken] = ()  # the prompt's ids except the first, if requested

@@ -89,8 +89,7 @@ class EngineProcess:
 
 
 class EngineBackend(Backend):
-    """A backend whose `Generator` runs in a separate process. `run` keeps one running. `begun` is the first one, if it
-    has been started already."""
+    """A backend whose `Generator` runs in a separate process, kept alive by `run`. `begun` is one already started."""
 
     def __init__(
         self,
@@ -167,8 +166,7 @@ class EngineBackend(Backend):
         self.fail_all(unavailable("the engine has ended and is started again; try again", "engine_lost"))
 
     def _hello(self, first: dict[str, Any]) -> bool:
-        """Handle an engine's first message. Return whether it loaded the model; raise its error if no engine ever
-        did."""
+        """Return whether an engine's first message says that it loaded the model; raise its error if none ever did."""
         if "error" in first:
             if not self._loaded:
                 raise (UserError if first["status"] == 2 else RunFailure)(first["error"])

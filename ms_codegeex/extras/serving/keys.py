@@ -31,8 +31,7 @@ _LIMITS = ("requests-per-minute", "concurrent", "weight")
 
 @dataclass(frozen=True)
 class Key:
-    """A key's name, the SHA-256 of its text, and its own limits (None: those of the server). `weight` is its relative
-    share of the engine."""
+    """A key's name, the SHA-256 of its text, its limits (None: the server's) and its relative share of the engine."""
 
     name: str
     digest: bytes

@@ -26,8 +26,7 @@ def token_bytes(tokenizer: Tokenizer, number: int, maximum: int | None = None) -
 
 
 def token_text(tokenizer: Tokenizer, number: int, maximum: int | None = None) -> str:
-    """Return a token as text of at most `maximum` characters. Bytes that are not text become `bytes:\\xe4`, as in
-    OpenAI's API."""
+    """Return a token as text of at most `maximum` characters. As in OpenAI's API, other bytes become `bytes:\\xe4`."""
     data = token_bytes(tokenizer, number, maximum)
     try:
         return data.decode("utf-8")

@@ -107,8 +107,8 @@ class ServedModel:
         return list(ids)
 
     def too_long(self, field: str, tokens: str, remedy: str, what: str = "") -> PromptTooLong:
-        """Return the error for a text of that many tokens, in OpenAI's words, by which clients recognise it. `what` is
-        the name of the text if it is not `field`."""
+        """Return the error for a text of that many tokens, in OpenAI's words, by which clients recognise it. It calls
+        the text `what` or, if that is empty, `field`."""
         maximum = f"This model's maximum context length is {self.context} tokens"
         found = f"However, your {what or field} resulted in {tokens} tokens: the prompt is too long"
         return PromptTooLong(f"{field}: {maximum}. {found}. Please reduce the length of the {field}; {remedy}")

@@ -1,5 +1,5 @@
-"""The origins of web pages that may use the server (`--cors`). Browsers send them in lower case and without the
-scheme's default port."""
+"""The origins of web pages that may use the server (`--cors`), as browsers send them: in lower case, without a default
+port."""
 
 from __future__ import annotations
 

@@ -81,9 +81,8 @@ func largest(numbers []int) int {
 
 @dataclass(frozen=True)
 class TaskPrompt:
-    """A prompt and how its continuation becomes the answer: `opening`, the continuation, then `closing`. The
-    continuation ends before the first text of `stop`, where `rule` ends it, or, with `comment`, with the comment that
-    the prompt began."""
+    """A prompt and how its continuation becomes the answer: `opening`, the continuation, then `closing`. The latter
+    ends before the first text of `stop`, where `rule` ends it, or with the `comment` that the prompt began."""
 
     text: str
     stop: tuple[str, ...] = ()

@@ -47,9 +47,8 @@ UNREAD = {"name", "description", "strict"}  # ignored fields next to a schema, w
 
 def answering_routes(backend: Backend, **options: Any) -> APIRouter:
     """Return a router for generating routes. If there is no room for even one answer of a caller, its request is
-    refused before the body is parsed, so that floods of such requests cost little. The body is still read first:
-    clients may not read a response before they have sent it all, and an answer of the same caller that was just closed
-    is gone by then."""
+    refused before the body is parsed, so that floods cost little. The body is still read first: clients may not read a
+    response before they have sent it all, and a just closed answer of the same caller is gone by then."""
 
     class AnsweringRoute(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -90,8 +89,7 @@ async def prepared(request: Request, work: Callable[[], Result]) -> Result:
 
 
 def logit_bias(given: Sequence[tuple[int | str, float]] | None, model: ServedModel) -> dict[int, float]:
-    """Convert the field `logit_bias` to the sum of biases for each id; a text stands for the ids of its tokens. Raises
-    `UserError` for invalid or too many ids."""
+    """Return the sum of biases for each id; a text stands for its tokens. Raises `UserError` for wrong or too many."""
     biases: dict[int, float] = {}
     for token, value in given or ():
         if isinstance(token, int) and not 0 <= token < model.allowed:
@@ -203,8 +201,7 @@ def event(value: Any) -> bytes:
 
 
 class EventStream(StreamingResponse):
-    """Sends events from a generator, which is closed as soon as the client is gone. An `ApiError` becomes the last
-    event, in the format of `failure`."""
+    """Sends events from a generator, closed when the client is gone. `failure` turns an error into the last event."""
 
     media_type = "text/event-stream"
 

@@ -108,9 +108,8 @@ def _describe_foreign(schema: dict[str, Any], body: type[BaseModel]) -> None:
 
 
 class Body(BaseModel):
-    """A request's JSON object. Types are strict, null means that a field is absent, and unknown fields are refused.
-    Fields of other servers, listed in the table `foreign`, are accepted if they have no effect. A field may have
-    several names."""
+    """A request's JSON object. Types are strict, null means that a field is absent, and unknown fields are refused,
+    except those of other servers (table `foreign`) that have no effect. A field may have several names."""
 
     # any limit on the length makes pydantic refuse halves of surrogate pairs, which JSON can hold but UTF-8 cannot
     model_config = ConfigDict(

@@ -27,10 +27,9 @@ WITH_ARGUMENTS = re.compile(r"(?:\[TOOL_CALLS\])?\s*(?P<name>[\w.-]+)\s*(?:\[CAL
 
 
 class CallFormat(NamedTuple):
-    """How models write calls, which are JSON objects (or lists of them) with a name and arguments. A chat template that
-    contains `sign` uses this format. Calls stand between `begin` and `end`, or continue to the end of the answer if
-    `end` is empty; without `begin`, they are the whole answer. An answer that must be a call starts with `opening`, and
-    several calls are then separated by `between`."""
+    """How models write calls, which are JSON objects (or lists of them) with a name and arguments. Chat templates that
+    contain `sign` use this format. Calls stand between `begin` and `end`, or run to the answer's end if `end` is empty;
+    without `begin`, they are the whole answer. Forced calls start with `opening` and are separated by `between`."""
 
     sign: str
     begin: str
@@ -136,8 +135,7 @@ def _schema(functions: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _moved(value: Any, place: str, depth: int = 0) -> Any:
-    """Copy a part of a schema whose root moves to `place`, with adapted references. Raises `UserError` if it is nested
-    too deep."""
+    """Return a part of a schema whose root moves to `place`. Raises `UserError` if it is nested too deep."""
     if depth > MAX_NESTING:
         raise UserError(f"tools: a schema is nested deeper than {MAX_NESTING} levels; give one of fewer")
     if isinstance(value, list):
@@ -158,8 +156,7 @@ def _closed(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_text(message: ChatMessage, role: str, text: str, calls: Mapping[str, str]) -> tuple[str, str]:
-    """Return role and content of a message for a template that does not support tools. `calls` maps the ids of calls to
-    the functions' names."""
+    """Return a message's role and content for a template without tools. `calls` maps ids to functions' names."""
     if message.role == "tool":
         return "user", f"{calls.get(message.tool_call_id or '', 'The function')} returned:\n{text}"
     written = [f'{{"name": {json.dumps(one.function.name)}, "arguments": {one.function.arguments}}}'

@@ -36,8 +36,7 @@ CUDA = "ms_codegeex.base.cuda"  # runs another module with the CUDA libraries lo
 
 
 class Devices:
-    """Implements `rows.Network` with `count` processes. After a failure or an interrupted pass it is unusable; load the
-    model again."""
+    """Implements `rows.Network` with `count` processes. After a failure or an interrupted pass, reload the model."""
 
     def __init__(self, model: LoadedModel, sizes: SlotSizes, count: int, adapters: Mapping[str, Path] | None = None):
         """Start the processes and wait until all have loaded their weights. Raises `UserError` if the model cannot be
@@ -119,8 +118,7 @@ class _Processes:
         self._outputs: list[Connection] = []
 
     def start_all(self, job: Mapping[str, Any]) -> None:
-        """Start a process per device and send it its job. Start MindSpore's scheduler first if its collectives are
-        used."""
+        """Start a process per device and send it its job; before, start MindSpore's scheduler for its collectives."""
         ranks, memory, environments = job["ranks"], [], [{}] * job["ranks"]
         with contextlib.ExitStack() as stack:  # closes this process's copies of inherited descriptors
             if job["compiled"]:

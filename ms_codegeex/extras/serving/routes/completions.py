@@ -124,8 +124,7 @@ class CompletionResponder(responding.Responder):
         ]
 
     def selected(self, pieces: Sequence[Piece]) -> Sequence[int]:
-        """Return the indices of the answers to send: of `best_of` per prompt, the `n` with the likeliest tokens on
-        average."""
+        """Return the indices of the answers to send: for each prompt, the `n` with the likeliest tokens on average."""
         if self.kept == self.plan.count:
             return range(len(pieces))
         scores = [sum(each.score for each in piece.tokens) / max(len(piece.tokens), 1) for piece in pieces]

@@ -79,9 +79,8 @@ def _ids(given: str | list[int], model: ServedModel) -> list[int]:
 
 
 async def means(plan: responding.AnswerPlan, backend: Backend, request: Request) -> list[bytes]:
-    """Compute the mean for each prompt, as FP32 bytes. As many are computed at once as there are slots and the key
-    allows. Raises `ApiError` if there is no room for the first group; later ones that get a 429 are retried in smaller
-    groups."""
+    """Return the mean of each prompt as FP32 bytes. As many are computed at once as there are slots and the key allows.
+    Raises `ApiError` if the first group has no room; later groups that get a 429 are retried in smaller ones."""
     caller, found = record_of(request.scope).caller, list[bytes]()
     most = count = min(backend.slots, caller.concurrent or backend.slots)
     backend.check_room(caller, min(count, plan.size))

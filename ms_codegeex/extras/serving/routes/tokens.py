@@ -1,5 +1,4 @@
-"""`POST /tokenize` and `/detokenize` in the formats of llama.cpp and vLLM, and vLLM's `/tokenizer_info`, which lm-eval
-needs."""
+"""`POST /tokenize` and `/detokenize` as in llama.cpp and vLLM, and vLLM's `/tokenizer_info`, which lm-eval needs."""
 
 from __future__ import annotations
 
