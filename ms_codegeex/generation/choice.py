@@ -41,6 +41,7 @@ def check_finite(values: float | np.ndarray) -> None:
 
 
 def uniform(seed: int, position: int) -> float:
+    """Return a random number in [0, 1): Philox with `seed` as key and `position` in the answer as counter."""
     return float(np.random.Generator(np.random.Philox(key=seed, counter=position)).random())
 
 

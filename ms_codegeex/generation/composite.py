@@ -420,7 +420,7 @@ class CompositeCells:
         return length * sum(2 * each.groups * each.size * (2 if each.half else 4) for each in self._attentions)
 
     def read(self, slot: int, length: int) -> list[np.ndarray]:
-        """Copy a slot's first `length` keys and values: two arrays [groups, length, d] for each layer."""
+        """Return a slot's first `length` keys and values: two arrays [groups, length, d] for each layer."""
         copies = []
         for attention, (read, _) in zip(self._attentions, self._layers, strict=True):
             for whole in read(Tensor([slot], ms.int32)):

@@ -13,7 +13,7 @@ from ms_codegeex.formats.rounding import QuantisedMatrix
 from ms_codegeex.generation.matrices import WHOLE, PackedMatrix, Weights, pack
 from ms_codegeex.models.decoder_config import DecoderConfig, Heads
 
-UNITS = ((128, 32), (32, 2), (1, 0))  # channels kept together, and the least number of such units per device for that
+UNITS = ((128, 32), (32, 2), (1, 0))  # channels kept together, and how many such units each device must get for that
 
 
 def check_devices(config: DecoderConfig, devices: int) -> None:

@@ -207,7 +207,8 @@ class Generator:
         return request
 
     def tokens(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[int]:
-        """Yield new ids up to eos (excluded), `max_new_tokens` or the context's end. Raises as `request` does."""
+        """Return an iterator over new ids up to eos (excluded), `max_new_tokens` or the end of the context. Raises as
+        `request` does."""
         ids = self._ids(ids, settings.logit_bias)
 
         def found() -> Iterator[int]:

@@ -111,7 +111,7 @@ class LocalNetwork:
         self._cells.use_adapters(rows.adapters[first_indices(places, count)])
         hidden = self._passage(Tensor(passed))
         self._hidden = lambda: hidden.asnumpy()[places]
-        if reading.choice is not None:  # other devices than the first get no settings
+        if reading.choice is not None:  # devices other than the first get no settings
             indices = first_indices(wanted, count)
             rows = replace(rows, settings=rows.settings[indices], edits=rows.edits[indices])
         return self._read(reading, hidden, rows)[wanted]

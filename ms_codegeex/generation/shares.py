@@ -36,9 +36,9 @@ Holder = TypeVar("Holder", bound=SlotHolder)
 
 @dataclass
 class Group:
-    """A group's counter `rows`, divided by its `weight`, and the counter's value `before` it entered. `entered` numbers
-    the entries of groups and `served` the slots given to groups, each by the latest of this group. `last` is the number
-    of the last pass with a row of the group (or before it entered), `seen` the time of its last row."""
+    """A group's counter `rows`, divided by its `weight`, and the counter's value `before` it entered. `entered` and
+    `served` are serial numbers of its latest entry and of the latest slot that it got. `last` is the number of the last
+    pass with a row of the group (or before it entered), `seen` the time of its last row."""
 
     rows: float = 0
     before: float = 0

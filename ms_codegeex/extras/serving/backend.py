@@ -104,7 +104,7 @@ class StreamedAnswer(AsyncIterator[Piece]):
         self.mean = b"" if with_mean else None  # FP32 mean of the prompt's last hidden states, set at the end
         self.weight, self.indent = weight, indent
         self.text = AnswerText(backend.model.tokenizer, ids, settings, rule, through)
-        self.began, self.first_token_at, self.reused = time.monotonic(), 0.0, 0  # reused: tokens of the prompt
+        self.began, self.first_token_at, self.reused = time.monotonic(), 0.0, 0  # reused: prompt tokens
         self.error: ApiError | None = None
         self.on_news: Callable[[], None] | None = None  # called when `news` becomes true
         self._backend, self._event = backend, asyncio.Event()

@@ -27,8 +27,8 @@ LENGTH = struct.Struct("!i")  # precedes each message, as in `multiprocessing.co
 MAX_RESTARTS = 5  # consecutive restarts without a token in between
 # counters kept by the engine, in the order of its messages
 TOTALS = ("guessed_tokens", "accepted_tokens", "reused_tokens", "steps", "suspended", "prefix_hits", "prefix_tokens")
-PINGS = 10  # a process that answers none of so many counts as hung
-END_SECONDS = 5.0  # within which a process must end after its connection has ended
+PINGS = 10  # successive unanswered pings after which a process counts as hung
+END_SECONDS = 5.0  # how long to wait for the end of a process whose connection has ended
 
 
 class EngineProcess:

@@ -40,7 +40,7 @@ OTHER_APIS = {  # pattern of paths: what the client probably wants, and the rout
         "/v1/responses",
     ),
 }
-RENAMED = {"max_new_tokens": "max_tokens", "log_probabilities": "logprobs"}  # field of SamplingSettings: of requests
+RENAMED = {"max_new_tokens": "max_tokens", "log_probabilities": "logprobs"}  # setting: field of requests
 
 
 @dataclass(eq=False)

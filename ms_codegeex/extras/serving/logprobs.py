@@ -92,7 +92,7 @@ class Report:
 
     def _entry(self, chosen: ChosenToken, place: int, maximum: int | None = None) -> Entry:
         likeliest: dict[str, float] = {}
-        for number, score in chosen.best:  # likeliest first, so of two tokens with the same text it is kept
+        for number, score in chosen.best:  # likeliest first: only it is kept of tokens with the same text
             likeliest.setdefault(token_text(self._tokenizer, number), max(score, MINIMUM))
         return token_text(self._tokenizer, chosen.token, maximum), max(chosen.score, MINIMUM), likeliest, place
 

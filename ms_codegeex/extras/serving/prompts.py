@@ -81,8 +81,8 @@ func largest(numbers []int) int {
 
 @dataclass(frozen=True)
 class TaskPrompt:
-    """A prompt and how its continuation becomes the answer: `opening`, the continuation, then `closing`. The latter
-    ends before the first text of `stop`, where `rule` ends it, or with the `comment` that the prompt began."""
+    """A prompt and how its continuation becomes the answer: `opening`, the continuation, then `closing`. The
+    continuation ends before the first text of `stop`, where `rule` ends it, or with the prompt's `comment`."""
 
     text: str
     stop: tuple[str, ...] = ()
@@ -98,8 +98,8 @@ class TaskPrompt:
 
 @dataclass(frozen=True)
 class Comment:
-    """The comment that a prompt has begun. `sign` starts it; `closer` ends it, or if empty, the end of its lines does.
-    If `bare`, the answer is its text without the signs."""
+    """The comment that a prompt has begun. `sign` starts it and `closer` ends it (empty: each line has the sign). If
+    `bare`, the answer is its text without the signs."""
 
     sign: str
     closer: str = ""
@@ -270,7 +270,7 @@ def repeated(lines: list[str]) -> Rule:
 
 
 class CommentText(TextFilter):
-    """Reads the text of a comment that the prompt began, and has `ended` with it."""
+    """Extracts the text of the comment that the prompt began. `ended` is true once the comment is over."""
 
     def __init__(self, comment: Comment):
         self._comment, self._held, self._begun = comment, "", False

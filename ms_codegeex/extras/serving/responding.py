@@ -89,7 +89,8 @@ async def prepared(request: Request, work: Callable[[], Result]) -> Result:
 
 
 def logit_bias(given: Sequence[tuple[int | str, float]] | None, model: ServedModel) -> dict[int, float]:
-    """Return the sum of biases for each id; a text stands for its tokens. Raises `UserError` for wrong or too many."""
+    """Return the sum of the biases for each id; a text stands for the ids of its tokens. Raises `UserError` for an id
+    without a token and for too many ids."""
     biases: dict[int, float] = {}
     for token, value in given or ():
         if isinstance(token, int) and not 0 <= token < model.allowed:

@@ -73,7 +73,7 @@ Biases = Annotated[
     list[tuple[int | str, float]] | None,
     BeforeValidator(_biases, json_schema_input_type=dict[str, float | bool] | list[list[int | float | str | bool]]),
 ]
-FUNCTION = r"^[A-Za-z0-9_./-]{1,128}$"  # names of functions
+FUNCTION = r"^[A-Za-z0-9_./-]{1,128}$"  # valid names of functions
 HALF = re.compile("[\ud800-\udfff]")
 
 
@@ -211,7 +211,7 @@ class FormSampling(Sampling):
 
 
 class CompletionRequest(FormSampling):
-    """`POST /v1/completions`"""
+    """The body of `POST /v1/completions`."""
 
     foreign = "completions"
     prompt: Text | Listed[Text] | Ids | Listed[Ids] | None = Field(
@@ -230,7 +230,7 @@ class CompletionRequest(FormSampling):
 
 
 class ContentPart(Body):
-    """A part of a message; one of type "text" has a text."""
+    """A part of a message. Parts of type "text" have a text."""
 
     foreign = "content_part"
     type: str
@@ -238,7 +238,7 @@ class ContentPart(Body):
 
 
 class Function(Body):
-    """A function that a model may call. `strict` changes nothing: a schema is always followed strictly."""
+    """A function that a model may call. `strict` has no effect: schemas are always followed strictly."""
 
     name: str = Field(pattern=FUNCTION)
     description: str | None = None
@@ -282,7 +282,7 @@ class CalledFunction(Body):
 
 
 class ToolCall(Body):
-    """A call in an answer of the assistant."""
+    """A call of a tool in an answer of the assistant."""
 
     foreign = "tool_call"
     id: str
@@ -312,7 +312,7 @@ class Conversing(Sampling):
 
 
 class ChatRequest(FormSampling, Conversing):
-    """`POST /v1/chat/completions`"""
+    """The body of `POST /v1/chat/completions`."""
 
     foreign = "chat"
     messages: Listed[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
@@ -328,7 +328,7 @@ class ChatRequest(FormSampling, Conversing):
 
 
 class ErrorValues(BaseModel):
-    """The error."""
+    """The message and the kind of an error."""
 
     message: str
     type: str

@@ -221,7 +221,7 @@ class CallReader:
         said, calls = "", list[FunctionCall]()
         if not (self.use.written or self.use.forced):
             said, self._held = self._held, ""
-        elif self.use.forced or not self.use.format.begin:  # nothing but calls, or nothing but text
+        elif self.use.forced or not self.use.format.begin:  # the answer is all calls or all text
             said = self._read_whole(calls, last)
         else:
             said = self._read_marked(calls, last)

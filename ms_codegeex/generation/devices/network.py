@@ -118,7 +118,7 @@ class _Processes:
         self._outputs: list[Connection] = []
 
     def start_all(self, job: Mapping[str, Any]) -> None:
-        """Start a process per device and send it its job; before, start MindSpore's scheduler for its collectives."""
+        """Start MindSpore's scheduler, if its collectives are used, then a process per device with its job."""
         ranks, memory, environments = job["ranks"], [], [{}] * job["ranks"]
         with contextlib.ExitStack() as stack:  # closes this process's copies of inherited descriptors
             if job["compiled"]:

@@ -235,6 +235,7 @@ def exchange_bytes(ranks: int) -> int:
 
 
 def cache_shapes(heads: AttentionSizes) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the shapes of the caches of keys and values. Positions, and the values' channels, are padded to 16s."""
     blocks, depth = -(-heads.capacity // 16), -(-heads.size // 16) * 16
     return (heads.slots, heads.groups, blocks, heads.size, 16), (heads.slots, heads.groups, 16 * blocks, depth)
 

@@ -34,7 +34,7 @@ SHORTEN = "send it in parts"
 
 
 class EmbeddingRequest(Body):
-    """`POST /v1/embeddings`"""
+    """The body of `POST /v1/embeddings`."""
 
     input: Text | Listed[Text] | Ids | Listed[Ids] = Field(description="text, ids, or a list of either")
     model: str | None = Field(None, description="the name in /v1/models; may be left out")

@@ -47,7 +47,7 @@ class ExtraFile(Body):
 
 
 class InfillRequest(SamplingFields):
-    """`POST /infill`"""
+    """The body of `POST /infill`."""
 
     foreign = "llama_cpp"
     input_prefix: Text | None = None
@@ -232,7 +232,7 @@ def infill_responder(body: InfillRequest, backend: Backend) -> NativeResponder:
 
 
 class TemplateRequest(Body):
-    """`POST /apply-template`"""
+    """The body of `POST /apply-template`."""
 
     foreign = "chat"
     model: str | None = None

@@ -38,7 +38,7 @@ from ms_codegeex.extras.serving.schemas import (
 )
 from ms_codegeex.extras.serving.tools import CallReader
 
-LOGPROBS = "message.output_text.logprobs"  # in `include`
+LOGPROBS = "message.output_text.logprobs"  # a value in `include`
 STORED = "answers are not stored; send the whole conversation in input"
 NEEDED = {  # required fields of an item of the conversation, by its type
     "message": ("role", "content"),
@@ -87,7 +87,7 @@ class AnswerForm(Body):
 
 
 class ResponsesRequest(Conversing):
-    """`POST /v1/responses`"""
+    """The body of `POST /v1/responses`."""
 
     foreign, form_field = "responses", "text"
     n: Literal[1] | None = None

@@ -35,20 +35,20 @@ class TaskFields(Sampling):
 
 
 class SqlRequest(TaskFields):
-    """`POST /v1/code/sql`"""
+    """The body of `POST /v1/code/sql`."""
 
     language: str | None = None
     locale: Literal["en", "zh"] | None = Field(None, description="the language of explanations (default en)")
 
 
 class TaskRequest(SqlRequest):
-    """`POST /v1/code/explain`, `comment`, `document` and `fix`"""
+    """The body of `POST /v1/code/explain`, `comment`, `document` and `fix`."""
 
     language: str = Field(description="the code's language")
 
 
 class TranslationRequest(TaskFields):
-    """`POST /v1/code/translate`"""
+    """The body of `POST /v1/code/translate`."""
 
     foreign = "translation"
     source_language: str = Field(description="the code's language")
@@ -62,7 +62,7 @@ class TaskChoice(Choice):
 
 
 class TaskAnswer(GeneratedAnswer):
-    """The answer, and each event of a streamed one."""
+    """The response, and each event of a streamed one."""
 
     object: str
     choices: list[TaskChoice]
