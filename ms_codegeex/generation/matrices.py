@@ -39,7 +39,8 @@ def stored(tensor: LazyTensor, rows: slice = WHOLE, columns: slice = WHOLE) -> Q
 
 
 class Weights(Protocol):
-    """A model's weights by the package's parameter names. Matrices of products are rounded to `bits` (None: not)."""
+    """A model's weights by the package's parameter names. The matrices of products are rounded to `bits`, or not at all
+    if it is None."""
 
     bits: int | None
 

@@ -28,7 +28,8 @@ class Piece:
 
 
 class TextFilter:
-    """Takes a text in pieces and returns what can be sent: here, all of it. Once it has `ended`, it returns nothing."""
+    """Takes a text in pieces and returns what can be sent: in this base class, everything. Once it has `ended`, it
+    returns nothing more."""
 
     ended = False
 

@@ -1,7 +1,7 @@
 """Prompts of the assistant tasks, and rules for where their answers end. The models are not tuned to follow
 instructions, so every prompt is a text whose continuation is the answer. Published prompts are used where they exist;
-each function names its source. The examples are original: the same function in five languages. Its second to fifth
-line and its return statement have remarks in English and Chinese."""
+each function names its source. The examples, which were not published, are the same function in five languages. Its
+second to fifth line and its return statement have remarks in English and Chinese."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def translation(source: str, target: str, code: str) -> TaskPrompt:
 def commented(source: UserCode) -> TaskPrompt:
     """Return the prompt to comment each line of the code. Published for Python: the explanation template of CodeGeeX's
     VS Code extension (an example, the code, the example with comments under a heading, the heading, the code's first
-    line). Original: the same for other languages and in Chinese, and without an example where there is none."""
+    line). Not published: the same for other languages and in Chinese, and without an example where there is none."""
     heading = source.remark("Explain the code line by line", "逐行解释代码")
     example = EXAMPLES.get(source.language.name)
     parts = [source.code]
@@ -161,8 +161,8 @@ def commented(source: UserCode) -> TaskPrompt:
 
 def documented(source: UserCode) -> TaskPrompt:
     """Return the prompt to add a description to the code. Published for Python: the docstring template of CodeGeeX's
-    VS Code extension (an example with its docstring, then the code). Original: the code is repeated up to the place of
-    the docstring; in other languages the description is a comment before the code."""
+    VS Code extension (an example with its docstring, then the code). Not published: the code is repeated up to the
+    place of the docstring; in other languages the description is a comment before the code."""
     if source.language.name == "Python":
         return _docstring(source)
     heading = source.remark("The same with a description", "加上说明")
@@ -208,8 +208,8 @@ def _indent(lines: list[str]) -> str:
 
 
 def explained(source: UserCode) -> TaskPrompt:
-    """Return the prompt to describe the code in words, as the text of a comment after it. Original: the extension's
-    "explanation" comments each line instead."""
+    """Return the prompt to describe the code in words, as the text of a comment after it. It is not a published one:
+    the "explanation" of CodeGeeX's extension comments each line instead."""
     sign, closer = source.comment.sign, source.comment.closer
     question = "上面代码的作用:" if source.locale == "zh" else "What the code above does:"
     heading = f"{sign} {question}\n" + ("" if closer else f"{sign} ")
@@ -220,7 +220,7 @@ def explained(source: UserCode) -> TaskPrompt:
 
 
 def fixed(source: UserCode) -> TaskPrompt:
-    """Return the prompt to correct a mistake in the code. Original: no prompt was published."""
+    """Return the prompt to correct a mistake in the code. No prompt was published for this."""
     wrong = source.remark("This code has a mistake", "这段代码有错误")
     right = source.remark("The same code without the mistake", "改正后的代码")
     example, parts = EXAMPLES.get(source.language.name), list[str]()

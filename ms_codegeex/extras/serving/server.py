@@ -95,7 +95,7 @@ def http_server(app: FastAPI, settings: ServeSettings) -> uvicorn.Server:
     asyncio.get_running_loop().set_exception_handler(Flood().handle)
     config = uvicorn.Config(
         app,
-        http=cast(Any, partial(Connection, maximum=connections, flood=Flood())),  # uvicorn only calls it, so no class is needed
+        http=cast(Any, partial(Connection, maximum=connections, flood=Flood())),  # uvicorn needs only a callable
         backlog=backlog,
         ws="none",
         lifespan="off",
