@@ -1,9 +1,8 @@
-"""Beam search: finds the likeliest answers to a prompt by following several at once. Each step ranks the 2 * `beams`
+"""Beam search, with the semantics of transformers' default (`early_stopping=False`). Each step ranks the 2 * `beams`
 likeliest continuations by one token. Of the first `beams`, those that end with eos are finished; the first `beams` of
-the others continue. At the limit the first `beams` are finished. The score of an answer is its log-probability / length
-** length_penalty, including eos. The `beams` best finished answers are kept. The search ends when there are that many
-and the likeliest unfinished one, scored with its present length, is no better than the worst of them. This is the
-default of transformers (`early_stopping=False`)."""
+the others continue. At the length limit the first `beams` are finished. An answer's score is its log-probability /
+length ** length_penalty, both including eos. The `beams` best finished answers are kept. The search ends when there are
+that many and the likeliest unfinished one, scored at its present length, is no better than the worst of them."""
 
 from __future__ import annotations
 
@@ -17,19 +16,19 @@ from ms_codegeex.generation.choice import TokenChoice, check_finite
 from ms_codegeex.generation.sampling import ChosenToken
 from ms_codegeex.generation.slots import SlotEngine
 
-WORTHWHILE = 16  # computing this many tokens is faster than copying a slot
+WORTHWHILE = 16  # computing this many tokens is still faster than copying a slot
 Likeliest = Callable[[Sequence[tuple[int, ...]]], list[Sequence[tuple[int, float]]]]
 """Answers so far -> for each, its likeliest next tokens with their log-probabilities, twice as many as beams"""
 
 
 @dataclass(frozen=True)
 class Beam:
-    """An answer, or the beginning of one: `tokens`, including eos, and the logarithm of their probability."""
+    """A complete or partial answer: its `tokens`, including eos, and their `total` log-probability."""
 
     tokens: tuple[ChosenToken, ...] = ()
     total: float = 0.0
     score: float = 0.0
-    finish: str = ""  # "eos" or "length" of one that is done
+    finish: str = ""  # "eos" or "length" once finished
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -43,8 +42,8 @@ class Beam:
 def search(
     likeliest: Likeliest, beams: int, limit: int, eos: int | None, length_penalty: float = 1.0, reported: int = 0
 ) -> list[Beam]:
-    """The best answers of up to `limit` tokens, at most `beams`, best first. `reported` likeliest tokens are kept with
-    each token."""
+    """Return up to `beams` answers of up to `limit` tokens, best first. Each token records its `reported` likeliest
+    alternatives."""
     running, done = [Beam()], list[Beam]()
     for length in range(1, limit + 1):
         continuations = likeliest([beam.ids for beam in running])
@@ -67,8 +66,8 @@ def search(
 def next_tokens(
     engine: SlotEngine, slots: Sequence[int], sequences: Sequence[Sequence[int]], count: int, adapter: int = 0
 ) -> list[Sequence[tuple[int, float]]]:
-    """The `count` likeliest tokens after each sequence, computed in these slots of an engine. Any number of slots
-    works; one per sequence is best. `RunFailure` if logits are not finite."""
+    """Return the `count` likeliest tokens after each sequence, with log-probabilities, computed in the given slots. Any
+    number of slots works; one per sequence is fastest. Raises `RunFailure` if logits are not finite."""
     result: list[Sequence[tuple[int, float]]] = []
     for begin in range(0, len(sequences), len(slots)):
         group = [list(ids) for ids in sequences[begin : begin + len(slots)]]

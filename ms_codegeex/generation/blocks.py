@@ -1,4 +1,4 @@
-"""Where blocks of code end: at braces or lines outside of strings and comments, found while the text grows."""
+"""Finds where blocks of code end, while the text grows: at braces or lines outside strings and comments."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ms_codegeex.generation.stopping import Rule, scanned
 FILE = Path(__file__).with_name("quotes.yaml")
 ESCAPE = r"\\[\s\S]"
 MIRRORED = str.maketrans("([{", ")]}")
-MAX_READ = 1 << 16  # characters, in a tenth of a second
-OPERATORS = (  # words before a pattern, not a division
+MAX_READ = 1 << 16  # characters of a prompt that are read; takes a tenth of a second
+OPERATORS = (  # after these words, a slash begins a pattern, not a division
     *("return", "typeof", "case", "in", "of", "and", "or", "not", "if", "unless", "while", "split", "grep"),
     *("m", "s", "y", "tr", "qr"),
 )
@@ -26,7 +26,7 @@ OPERATORS = (  # words before a pattern, not a division
 
 @dataclass(frozen=True)
 class Quote:
-    """A string, comment or pattern, in which braces do not count; `quotes.yaml` explains the fields."""
+    """A kind of string, comment or pattern, in which braces do not count. The fields are explained in `quotes.yaml`."""
 
     begin: str
     end: str = ""
@@ -38,17 +38,18 @@ class Quote:
 
 @cache
 def quotes() -> dict[str, tuple[Quote, ...]]:
-    """The strings and comments of each language of which blocks are known."""
+    """Return the kinds of strings and comments of each supported language."""
     content = read_yaml_file(FILE)
     known = {name: Quote(**values) for name, values in content["quotes"].items()}
     return {language: tuple(known[name] for name in names) for language, names in content["languages"].items()}
 
 
-CLASS = Quote(r"\[", "]", ESCAPE, True)  # in a pattern
+CLASS = Quote(r"\[", "]", ESCAPE, True)  # a character class in a regular expression
 
 
 class Frame(NamedTuple):
-    """A bracket, string or comment that is open: `opening`, and patterns of what it may hold, complete and not."""
+    """An open bracket, string or comment: its `opening` text, regular expressions for complete `tokens` inside it, and
+    `parts` for tokens that are still incomplete at the end of the text."""
 
     opening: str
     quote: Quote | None
@@ -79,7 +80,7 @@ def _in_code(language: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
 @lru_cache(256)
 def _in_quote(quote: Quote, end: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
     closing, parts = re.escape(end), [*_beginnings(end), *_beginnings(quote.inside), quote.escape[:2]]
-    if end.startswith("\n"):  # a line, perhaps indented
+    if end.startswith("\n"):  # the end is a line of its own, which may be indented
         closing = rf"\n[ \t]{{0,99}}{re.escape(end[1:])}\b"
         parts = [
             r"\n[ \t]{0,99}",
@@ -92,14 +93,14 @@ def _in_quote(quote: Quote, end: str) -> tuple[re.Pattern[str], re.Pattern[str]]
 
 
 class Code:
-    """A growing text in a language of `quotes`: which brackets, strings and comments are open at its end. `text` is how
-    it begins; blocks that end in it are not reported. Only the end of a long text is read."""
+    """Tracks the open brackets, strings and comments at the end of a growing text in a language of `quotes`. `text` is
+    its beginning, of which only the last `MAX_READ` characters are read; blocks that end in it are not reported."""
 
     def __init__(self, language: str, text: str = ""):
         self._language, self._python, self._quotes = language, language == "Python", quotes()[language]
         self._stack, self._floor = [Frame("", None, *_in_code(language))], 1
-        self._text, self._place = "", 0  # the kept part of the text, and how much of it has been read
-        self._fresh, self._last = True, ""  # at the start of a line; the last word or sign
+        self._text, self._place = "", 0  # the retained end of the text, and how much of it has been read
+        self._fresh, self._last = True, ""  # whether a line starts here; the last word or sign
         for _ in self._ends(text[-MAX_READ:]):
             pass
         opened = [place for place, frame in enumerate(self._stack) if frame.opening == "{"]
@@ -107,7 +108,7 @@ class Code:
 
     @property
     def begun(self) -> str:
-        """A short text that begins the same block."""
+        """A short text that leaves the same brackets, strings and comments of the block open."""
         opened = "".join(f"{frame.opening} " for frame in self._stack[self._floor :])
         context = ""
         if self._stack[-1].quote is None and not self._python:
@@ -116,7 +117,7 @@ class Code:
         return opened + context + line + self._text[self._place :]
 
     def scan(self, piece: str) -> int | None:
-        """The number of characters of the next piece after which a block ends; None if none ends in it."""
+        """Return the number of characters of the next piece after which a block ends, or None if none ends in it."""
         return next(self._ends(piece), None)
 
     def _operand(self) -> bool:
@@ -147,7 +148,7 @@ class Code:
                 continue
             before, place = place, match.end()
             if kind == "line":
-                place = before  # the line's end is the code's
+                place = before  # the line break belongs to the surrounding code
                 self._stack.pop()
             elif kind == "word":
                 joined = self._last if before and re.match(r"\w", text[before - 1]) else ""
@@ -170,7 +171,7 @@ class Code:
         quote = None
         if kind.startswith("quote"):
             quote = self._quotes[int(kind[5:])]
-            if not quote.end and not quote.line:  # it is complete
+            if not quote.end and not quote.line:  # complete already
                 self._last = ")"
                 return
         elif kind == "inside" and not opening.endswith("{"):
@@ -185,8 +186,9 @@ class Code:
 
 
 def block(language: str, prompt: str) -> Rule:
-    """The block that a prompt of this language began has ended. In Python a line starts in the first column; elsewhere
-    a brace closes the innermost open one, or the first that the text opens. Strings and comments do not count."""
+    """Return a stop rule for the block that `prompt` began. In Python it ends before a line that starts in the first
+    column; elsewhere with the brace that closes the innermost open one, or the first that the text opens. Strings and
+    comments do not count. Raises `UserError` for an unsupported language."""
     name = find_language(language).name
     if name not in quotes():
         raise UserError(f"--stop-at: blocks of {name} are not known; give one of {', '.join(sorted(quotes()))}")

@@ -1,6 +1,6 @@
-"""How the token after a row is chosen, and the inputs of the choice operator. Logits are edited first, x -> (x
-/ factor if x > 0 else x * factor) + term for a few ids of each row; then comes what `Drawing` declares, in its order.
-Log-probabilities are those of the unedited logits."""
+"""The choice of the next token, and the inputs of the choice operator. First, the logits of a few ids per row are
+edited: x -> (x / factor if x > 0 else x * factor) + term. Then the filters of `Drawing` apply, in the order of its
+fields. Reported log-probabilities are those of the unedited logits."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.generation.sampling import ChosenToken, Drawing, SamplingSettings
 
 PADDING = (-1.0, 1.0, 0.0)
-WIDTHS = (1, 64, 512, 4096, 32768)  # edits a row, or one for each id; MindSpore compiles a graph for each
+WIDTHS = (1, 64, 512, 4096, 32768)  # numbers of edits per row (or one per id); MindSpore compiles a graph for each
 DRAWING = tuple(each.name for each in fields(Drawing))
-COLUMNS = (*DRAWING, "uniform", "given", "allowed")  # of the operator's settings; `Choice` in kernels/choice.h
-COLDEST = 1e-6  # a lower temperature is this one: its reciprocal must be a float32
+COLUMNS = (*DRAWING, "uniform", "given", "allowed")  # the operator's settings; same order as `Choice` in choice.h
+COLDEST = 1e-6  # lower temperatures are raised to this, because the reciprocal must fit in a float32
 
 
 @dataclass(frozen=True, eq=False)
 class TokenChoice(Drawing):
-    """How the token after a row is chosen; `uniform` in [0, 1) decides, unless it is greedy (temperature 0) or
-    `given`. `edits` float64 [a, 3] are ids, factors and terms, no id twice. `best` likeliest tokens are reported."""
+    """Settings for the choice of the token after one row. The number `uniform` in [0, 1) selects the token, unless the
+    choice is greedy (temperature 0) or the id is `given` (-1: none). `edits` float64 [a, 3] holds ids, factors and
+    terms, each id at most once. The `best` likeliest tokens are reported too."""
 
     uniform: float = 0.0
     given: int = -1
@@ -30,7 +31,7 @@ class TokenChoice(Drawing):
     best: int = 0
 
     def row(self, allowed: int) -> list[float]:
-        """The operator's settings; ids from `allowed` on are never chosen."""
+        """Return the operator's settings, in the order of `COLUMNS`. Only ids below `allowed` are chosen."""
         return [*(getattr(self, name) for name in DRAWING), self.uniform, self.given, allowed]
 
 
@@ -40,11 +41,12 @@ def check_finite(values: float | np.ndarray) -> None:
 
 
 def uniform(seed: int, position: int) -> float:
+    """Return a random number in [0, 1): Philox with `seed` as key and `position` in the answer as counter."""
     return float(np.random.Generator(np.random.Philox(key=seed, counter=position)).random())
 
 
 def logit_edits(settings: SamplingSettings, prompt: Sequence[int], output: Sequence[int]) -> np.ndarray:
-    """float64 [a, 3] for `TokenChoice.edits`: the effect of penalties and bias on the token after `output`."""
+    """Return the penalties and biases for the token after `output` as `TokenChoice.edits`, float64 [a, 3]."""
     if not settings.edited:
         return np.zeros((0, 3))
     bias = np.array(sorted(settings.logit_bias.items()), np.float64).reshape(-1, 2)
@@ -59,7 +61,7 @@ def logit_edits(settings: SamplingSettings, prompt: Sequence[int], output: Seque
 
 
 def token_choice(settings: SamplingSettings, prompt: Sequence[int], output: Sequence[int]) -> TokenChoice:
-    """How the token that follows `output`, the answer so far to `prompt`, is chosen."""
+    """Return the choice of the next token, given the `prompt` and the answer so far, `output`."""
     drawing = {name: getattr(settings, name) for name in DRAWING}
     drawing["temperature"] = max(settings.temperature, COLDEST) if settings.temperature else 0.0  # greedy
     return TokenChoice(
@@ -71,9 +73,9 @@ def token_choice(settings: SamplingSettings, prompt: Sequence[int], output: Sequ
 
 
 def pack(choices: Sequence[TokenChoice], rows: int, allowed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The operator's inputs for `rows` rows of which the first are wanted: settings float64 [rows, columns], edits
-    float64 [rows, a, 3], and int32 [1 + k], whose size says how many likeliest ids come out. a is one of `WIDTHS` or
-    `allowed`; k is a power of two or `allowed`."""
+    """Return the operator's inputs for `choices`, padded to `rows` rows: settings float64 [rows, columns], edits
+    float64 [rows, a, 3], and zeros int32 [1 + k], whose size tells the operator to report k likeliest ids. a is one of
+    `WIDTHS` or `allowed`; k is 0, a power of two or `allowed`."""
     settings = np.tile(np.array(TokenChoice().row(allowed), np.float64), (rows, 1))
     maximum = max((len(choice.edits) for choice in choices), default=0)
     edits = np.tile(np.array(PADDING), (rows, next(width for width in (*WIDTHS, allowed) if maximum <= width), 1))
@@ -87,7 +89,7 @@ def pack(choices: Sequence[TokenChoice], rows: int, allowed: int) -> tuple[np.nd
 
 
 def unpack(out: np.ndarray, choices: Sequence[TokenChoice]) -> list[ChosenToken]:
-    """The operator's choice, [n, 1 + k, 2], for each of `choices`."""
+    """Convert the operator's output [n, 1 + k, 2] to one `ChosenToken` for each of `choices`."""
     return [
         ChosenToken(int(row[0, 0]), float(row[0, 1]), tuple((int(i), float(p)) for i, p in row[1 : 1 + choice.best]))
         for row, choice in zip(out, choices, strict=False)

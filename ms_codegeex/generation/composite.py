@@ -1,5 +1,5 @@
-"""The engine's cells from MindSpore's own operators, for devices and machines without the compiled ones. Products and
-norms are the model's. A pass has several sequences with one row each, or one sequence."""
+"""The engine's cells built from MindSpore's own operators, for devices and machines without the compiled ones. Products
+and norms are the model's own cells. A pass has either several sequences with one row each, or one sequence."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from ms_codegeex.generation.matrices import LoraTerm, Weights
 from ms_codegeex.generation.rows import SlotSizes
 from ms_codegeex.models.layers import MASKED_SCORE, AttentionCore, Linear, RotaryTable
 
-MAX_HALF = 65504.0
+MAX_HALF = 65504.0  # the largest finite FP16 number
 
 
 class Identity(nn.Cell):
-    """The first input."""
+    """Returns its first input."""
 
     def construct(self, x: Tensor, sample_keys: Tensor | None = None) -> Tensor:
         return x
 
 
 class WordOfRows(nn.Cell):
-    """A table's rows for the ids of a pass."""
+    """Looks up the ids of a pass in an embedding table."""
 
     def __init__(self, table: nn.Cell):
         super().__init__()
@@ -40,7 +40,8 @@ class WordOfRows(nn.Cell):
 
 
 class SharedRows(nn.Cell):
-    """A table of which this process has the rows from `begin` to `end`; `total` adds the rows of all processes."""
+    """An embedding table of which this process holds only the rows of `part`. `total` adds up the processes' results,
+    which are zero for rows that they do not hold."""
 
     def __init__(self, table: nn.Cell, part: slice, total: nn.Cell):
         super().__init__()
@@ -55,7 +56,8 @@ class SharedRows(nn.Cell):
 
 
 class RowMask(nn.Cell):
-    """Replaces a model's mask: the slot and position of each row; positions of padding are within the tables."""
+    """Replaces a model's mask: passes on the slot and position of each row. Positions for the embedding and rotary
+    tables are clipped, because those of padding rows lie outside."""
 
     def __init__(self, capacity: int):
         super().__init__()
@@ -76,11 +78,11 @@ def named_cells(model: nn.Cell, *kinds: type[nn.Cell]) -> list[tuple[nn.Cell, st
 
 
 class CompositeMask(RowMask):
-    """As `RowMask`, and which cached positions each row sees."""
+    """A `RowMask` that also makes the mask of cached positions that each row may attend to."""
 
     def __init__(self, capacity: int):
         super().__init__(capacity)
-        self.columns = Tensor(np.arange(capacity + 1, dtype=np.int32))  # the last is that of padding
+        self.columns = Tensor(np.arange(capacity + 1, dtype=np.int32))  # the last column is for padding rows
 
     def construct(self, rows: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """int32 [3, s, c] -> (slots and positions int32 [2, s, c], additive mask FP32 [s, 1, 1, c, capacity + 1]),
@@ -92,8 +94,8 @@ class CompositeMask(RowMask):
 
 
 class CompositeTurns(nn.Cell):
-    """Rotary positions as matrices, so that a layer turns its keys by one product, and its queries by one that also
-    scales them."""
+    """Makes rotation matrices for rotary embeddings. A layer then rotates its keys by one product, and its queries by
+    one that also scales them."""
 
     def __init__(self, table: RotaryTable, scale: float):
         super().__init__()
@@ -111,8 +113,8 @@ class CompositeTurns(nn.Cell):
 
 
 class CompositeAttention(nn.Cell):
-    """A model's attention with a cache of slots. Heads that share keys lie along the rows of the product. A pass with a
-    row of every slot has them in the order of the slots, so that it reads the cache as it lies."""
+    """A model's attention with a cache of slots. Heads that share keys are stacked along the rows of one product. In a
+    pass with a row for every slot, the rows are in slot order, because such a pass does not gather slots."""
 
     def __init__(self, core: AttentionCore, name: str, sizes: SlotSizes):
         super().__init__()
@@ -123,16 +125,17 @@ class CompositeAttention(nn.Cell):
         empty = np.zeros((sizes.slots * heads.groups * (capacity + 1), heads.size), kept)
         self.keys = Parameter(Tensor(empty), name=f"cache.{name}.keys", requires_grad=False)
         self.values = Parameter(Tensor(empty), name=f"cache.{name}.values", requires_grad=False)
-        # where the rows of each group of a slot begin
+        # first row of each group within a slot
         self.first = Tensor(np.arange(heads.groups, dtype=np.int32)[None] * (capacity + 1))
         self.whole = heads.groups * (capacity + 1)
-        self.inside = Tensor(np.arange(self.whole, dtype=np.int32))  # rows of a slot
+        self.inside = Tensor(np.arange(self.whole, dtype=np.int32))  # row indices within a slot
         self.write_keys, self.write_values, self.gather = ops.ScatterUpdate(), ops.ScatterUpdate(), ops.Gather()
         self.scores, self.context = ops.BatchMatMul(transpose_b=True), ops.BatchMatMul()
         self.turn_query, self.turn_key = ops.BatchMatMul(), ops.BatchMatMul()
 
     def _cached(self, write, cache, new, places, slots):
-        """The cache [s, groups, capacity + 1, d] of the pass's sequences, with its new rows [s*c, groups*d]."""
+        """Write the `new` rows [s*c, groups*d] to the cache. Return it for the pass's sequences, FP32
+        [s, groups, capacity + 1, d]."""
         new = ops.reshape(new, (-1, self.size))
         if self.half:
             new = ops.cast(ops.clip(new, -MAX_HALF, MAX_HALF), ms.float16)
@@ -141,12 +144,12 @@ class CompositeAttention(nn.Cell):
         return ops.cast(whole, ms.float32) if self.half else whole
 
     def read(self, slot: Tensor) -> tuple[Tensor, Tensor]:
-        """The keys and values of a slot, int32 [1], each [groups * (capacity + 1), d]."""
+        """Return the keys and values of `slot`, int32 [1]; each is [groups * (capacity + 1), d]."""
         here = slot * self.whole + self.inside
         return self.gather(self.keys, here, 0), self.gather(self.values, here, 0)
 
     def write(self, slot: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Such keys and values to a slot, int32 [1]."""
+        """Replace the keys and values of `slot`, int32 [1], by arrays as `read` returns them."""
         there = slot * self.whole + self.inside
         return self.write_keys(self.keys, there, keys), self.write_values(self.values, there, values)
 
@@ -160,8 +163,8 @@ class CompositeAttention(nn.Cell):
         turn_keys: Tensor | None = None,
         turn_queries: Tensor | None = None,
     ) -> Tensor:
-        """q [s*c, heads*d], k and v [s*c, groups*d], mask as `CompositeMask` makes it, turns as `CompositeTurns` ->
-        [s*c, heads*d]"""
+        """query [s*c, heads*d], key and value [s*c, groups*d], mask from `CompositeMask`, turns from `CompositeTurns`
+        -> [s*c, heads*d]"""
         (slots, positions), bias = mask[0], mask[1]
         s, c = slots.shape
         if turn_keys is None:
@@ -186,7 +189,7 @@ class CompositeAttention(nn.Cell):
 
 
 class CompositeCopy(nn.Cell):
-    """One slot's cache to another, in all layers."""
+    """Copies one slot's cache to another slot, in all layers."""
 
     def __init__(self, attentions: list[CompositeAttention]):
         super().__init__(auto_prefix=False)
@@ -200,33 +203,32 @@ class CompositeCopy(nn.Cell):
 
 
 class CompositeRead(nn.Cell):
-    """The cache of one slot of a layer."""
+    """Reads the cache of one slot in one layer."""
 
     def __init__(self, attention: CompositeAttention):
         super().__init__(auto_prefix=False)
         self.attention = attention
 
     def construct(self, slot: Tensor) -> tuple[Tensor, Tensor]:
-        """int32 [1] -> as `CompositeAttention.read`"""
         return self.attention.read(slot)
 
 
 class CompositeWrite(nn.Cell):
-    """The cache of one slot of a layer, from elsewhere."""
+    """Overwrites the cache of one slot in one layer."""
 
     def __init__(self, attention: CompositeAttention):
         super().__init__(auto_prefix=False)
         self.attention = attention
 
     def construct(self, slot: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """int32 [1], and what `CompositeRead` gives -> slot"""
+        """int32 [1], and the output of `CompositeRead` -> slot"""
         self.attention.write(slot, keys, values)
         return slot
 
 
 class CompositeLinear(nn.Cell):
-    """A linear layer and the additions of its rows' adapters. All adapters' factors are concatenated; each row keeps
-    the products with its own. `chosen` int32 [`MAX_PASS_ROWS`] has the numbers of the rows' adapters."""
+    """A linear layer plus what each row's LoRA adapter adds. The factors of all adapters are concatenated; each row's
+    products with other adapters' are masked out. `chosen` int32 [`MAX_PASS_ROWS`] holds the rows' adapter numbers."""
 
     def __init__(self, base: Linear, factors: Sequence[LoraTerm | None], chosen: Parameter):
         super().__init__(auto_prefix=False)
@@ -247,7 +249,7 @@ class CompositeLinear(nn.Cell):
 
 
 class CompositeHead(nn.Cell):
-    """Logits of hidden states."""
+    """Computes logits from hidden states with a vocabulary `table` and an optional `bias`."""
 
     def __init__(self, table: Parameter, bias: Parameter | None):
         super().__init__(auto_prefix=False)
@@ -260,8 +262,8 @@ class CompositeHead(nn.Cell):
 
 
 class AddRanks(nn.Cell):
-    """A residual and the sum of all devices' results. All devices must reduce in the same order, even if two sums do
-    not depend on each other, so each sum waits for the residual."""
+    """Adds the sum of all devices' results to a residual. Each sum waits for the residual, because all devices must
+    reduce in the same order even where two sums are independent."""
 
     def __init__(self):
         super().__init__(auto_prefix=False)
@@ -273,14 +275,14 @@ class AddRanks(nn.Cell):
 
 
 class GatheredHead(nn.Cell):
-    """The concatenated logits of all devices."""
+    """Gathers the logits of all devices and concatenates them."""
 
     def __init__(self, head: nn.Cell, share: Share):
         super().__init__(auto_prefix=False)
         self.head, self.gather = head, ops.AllGather()
         self.ranks, self.vocabulary = share.ranks, share.config.vocab_size
         part = share.part("vocab_size")
-        self.missing = share.vocabulary - (part.stop - part.start)  # all devices must give as many
+        self.missing = share.vocabulary - (part.stop - part.start)  # padding: all devices must send equally many
 
     def construct(self, x: Tensor) -> Tensor:
         """FP32 [n, H] -> [n, V]"""
@@ -293,8 +295,8 @@ class GatheredHead(nn.Cell):
 
 
 class CompositeChoice(nn.Cell):
-    """The next token of each row of logits. Without `draws`, all rows are greedy or given, and nothing is sorted;
-    without `edits`, there are none."""
+    """Chooses the next token for each row of logits. Without `draws`, all rows must be greedy or given, which avoids a
+    sort; without `edits`, edits are ignored."""
 
     def __init__(self, draws: bool, edits: bool = True):
         super().__init__()
@@ -303,16 +305,16 @@ class CompositeChoice(nn.Cell):
         self.largest, self.least, self.log_softmax = ops.ReduceMax(True), ops.ReduceMin(True), ops.LogSoftmax()
 
     def construct(self, logits: Tensor, settings: Tensor, edits: Tensor, places: Tensor) -> Tensor:
-        """FP32 [n, V], and FP32 [n, columns], FP32 [n, a, 3] and int32 [1 + k] as `choice.pack` makes them -> FP32
-        [n, 1 + k, 2]: ids and their log-probabilities, the chosen one and the k likeliest; NaN if a logit of the row
-        is not finite"""
+        """Logits FP32 [n, V] and the tensors of `choice.pack`, FP32 [n, columns], FP32 [n, a, 3] and int32 [1 + k] ->
+        FP32 [n, 1 + k, 2]: ids with log-probabilities of the chosen token, then of the k likeliest. The
+        log-probabilities are NaN if a logit of the row is not finite."""
         ids = ops.cast(ops.arange(logits.shape[1], dtype=ms.int32), ms.float32)
         temperature, given, allowed = settings[:, :1], settings[:, -2:-1], settings[:, -1:]
         nothing = ops.full_like(logits, -1e30)
         scores = ops.select(ids < allowed, self._edited(logits, edits) if self.edits else logits, nothing)
-        # the first of the largest: `Argmax` takes a thread for a row on a GPU (MindSpore 2.9)
+        # the first maximum; not by `Argmax`, which uses one thread per row on a GPU (MindSpore 2.9)
         best = ops.logical_and(scores == self.largest(scores, 1), ids < allowed)
-        last = allowed - 1  # of a row that has no largest number
+        last = allowed - 1  # for rows without a maximum, such as NaN
         tokens = self.least(ops.select(best, ids + ops.zeros_like(logits), last + ops.zeros_like(logits)), 1)
         if self.draws:
             tokens = ops.select(temperature > 0, self._drawn(scores, settings, ids), tokens)
@@ -321,12 +323,12 @@ class CompositeChoice(nn.Cell):
             _, best = self.top(ops.select(ids < allowed, logits, nothing), places.shape[0] - 1)
             tokens = ops.concat((tokens, ops.cast(best, ms.float32)), 1)
         scores = self.log_softmax(logits)
-        finite = ops.all(ops.isfinite(logits), 1, True)  # a sum of exponentials would hide minus infinity
+        finite = ops.all(ops.isfinite(logits), 1, True)  # softmax alone would not reveal minus infinity
         scores = ops.select(finite, scores, ops.full_like(scores, math.nan))
         return ops.stack((tokens, ops.gather_elements(scores, 1, ops.cast(tokens, ms.int32))), -1)
 
     def _edited(self, logits: Tensor, edits: Tensor) -> Tensor:
-        """[n, V]; padding edits a column after the last"""
+        """Return the edited logits [n, V]. Padding edits (negative ids) go to an extra column, which is cut off."""
         wide = ops.concat((logits, ops.zeros_like(logits[:, :1])), 1)
         places, factor, term = edits[:, :, 0], edits[:, :, 1], edits[:, :, 2]
         places = ops.cast(ops.select(places < 0, ops.full_like(places, logits.shape[1]), places), ms.int32)
@@ -335,11 +337,11 @@ class CompositeChoice(nn.Cell):
         return ops.tensor_scatter_elements(wide, places, x, 1)[:, :-1]
 
     def _drawn(self, scores: Tensor, settings: Tensor, ids: Tensor) -> Tensor:
-        """Ids FP32 [n, 1] after temperature, top-k, top-p and min-p"""
+        """Draw a token per row with temperature, top-k, top-p and min-p. Return the ids, FP32 [n, 1]."""
         temperature, top_k, top_p, min_p, uniform, _, allowed = (settings[:, i : i + 1] for i in range(len(COLUMNS)))
         weights = ops.softmax(scores / ops.maximum(temperature, ops.full_like(temperature, 1e-6)), -1)
         ordered, order = self.sort(weights)
-        # the k-th heaviest and its equals stay, then the fewest that make up the share p
+        # keep the k heaviest weights, with ties of the k-th; of these, the fewest whose share reaches p
         last = ops.cast(ops.clip(ops.select(top_k > 0, top_k, allowed), 1, scores.shape[1]) - 1, ms.int32)
         minimum = ops.gather_elements(ordered, 1, last)
         ordered = ops.select(ordered >= minimum, ordered, ops.zeros_like(ordered))
@@ -351,12 +353,12 @@ class CompositeChoice(nn.Cell):
         sums = ops.cumsum(weights, 1)
         passed = ops.sum(ops.cast(sums <= uniform * sums[:, -1:], ms.float32), 1, True)
         heaviest = self.largest(ops.select(weights > 0, ids + ops.zeros_like(weights), ops.zeros_like(weights)), 1)
-        return ops.minimum(passed, heaviest)  # a number that rounds to 1 draws the last remaining id
+        return ops.minimum(passed, heaviest)  # if `uniform` rounds to 1, draw the last remaining id
 
 
 class CompositeCells:
-    """Puts the cells into a family's network `model` and loads its parameters; `head` is its output product. Linear
-    layers that `adapters` change add what those of their rows do."""
+    """Puts these cells into a family's network `model` and loads its parameters. `head` computes its logits. Linear
+    layers that `adapters` change become `CompositeLinear` cells."""
 
     def __init__(
         self,
@@ -397,7 +399,7 @@ class CompositeCells:
                 setattr(parent, name, CompositeLinear(cell, factors, self._chosen))
 
     def use_adapters(self, numbers: np.ndarray) -> None:
-        """Set the adapters of the next pass's rows, int32 [m]."""
+        """Set the numbers of the adapters for the next pass's rows, int32 [m]."""
         if self._chosen is not None:
             self._chosen.set_data(Tensor(np.pad(numbers, (0, MAX_PASS_ROWS - len(numbers)))))
 
@@ -411,14 +413,14 @@ class CompositeCells:
         return SharedRows(model.embedding.word, share.part("vocab_size"), ops.AllReduce())
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """The keys and values of a slot to another slot, whatever the `length`, so that there is one graph."""
+        """Copy all keys and values of a slot to another. `length` is ignored, so that one graph serves all lengths."""
         self._copy(Tensor([source], ms.int32), Tensor([target], ms.int32))
 
     def cache_bytes(self, length: int) -> int:
         return length * sum(2 * each.groups * each.size * (2 if each.half else 4) for each in self._attentions)
 
     def read(self, slot: int, length: int) -> list[np.ndarray]:
-        """Copies of the keys and values of a slot's first `length` positions, those of each layer in turn."""
+        """Return a slot's first `length` keys and values: two arrays [groups, length, d] for each layer."""
         copies = []
         for attention, (read, _) in zip(self._attentions, self._layers, strict=True):
             for whole in read(Tensor([slot], ms.int32)):
@@ -427,7 +429,7 @@ class CompositeCells:
         return copies
 
     def write(self, slot: int, copies: Sequence[np.ndarray], length: int) -> None:
-        """The first `length` positions of what `read` returned, to a slot."""
+        """Write the first `length` positions of `copies`, as returned by `read`, to a slot."""
         for number, (attention, (_, write)) in enumerate(zip(self._attentions, self._layers, strict=True)):
             rest = ((0, 0), (0, attention.capacity + 1 - length), (0, 0))
             layer = (np.pad(copy[:, :length], rest) for copy in copies[2 * number : 2 * number + 2])

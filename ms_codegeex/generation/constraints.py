@@ -1,5 +1,5 @@
-"""Answers that follow a schema or grammar: which tokens it allows next. llguidance walks the tree of all tokens' bytes
-with a parser, in microseconds and without the interpreter's lock."""
+"""Constrained decoding: which tokens a schema or grammar allows next. llguidance computes this by walking a trie of all
+tokens' bytes with a parser. It takes microseconds and releases the GIL."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ms_codegeex.generation.choice import TokenChoice
 from ms_codegeex.generation.grammars import LIMITS, library, prepared
 from ms_codegeex.generation.sampling import SamplingSettings
 
-NEVER = -1e20  # added to a logit; more than any bias
+NEVER = -1e20  # added to the logits of forbidden tokens; outweighs any bias
 
 
 def restricted(choice: TokenChoice, mask: np.ndarray) -> TokenChoice:
-    """The same choice among the ids for which `mask`, bool [allowed], is true."""
+    """Return `choice` restricted to the ids for which `mask`, bool [allowed], is true."""
     ids = np.flatnonzero(mask)
     if len(ids) == 1:
         return replace(choice, given=int(ids[0]), edits=())
-    edits = np.ones((len(mask), 3))  # all ids, so that such choices need one more graph and no more
+    edits = np.ones((len(mask), 3))  # one edit for every id: all masks share a single MindSpore graph
     edits[:, 0], edits[:, 2] = np.arange(len(mask)), np.where(mask, 0.0, NEVER)
     if len(choice.edits):
         own = np.asarray(choice.edits)
@@ -35,14 +35,14 @@ def restricted(choice: TokenChoice, mask: np.ndarray) -> TokenChoice:
 
 
 class _Vocabulary:
-    """A tokenizer as the library reads it."""
+    """Adapts a tokenizer to the interface that llguidance expects."""
 
     bos_token_id = None
 
     def __init__(self, tokenizer: Tokenizer, allowed: int):
         self._tokenizer, self.eos_token_id = tokenizer, tokenizer.eos_id
         self.tokens = [tokenizer.token_bytes(number) for number in range(allowed)]
-        # those without bytes are in no text
+        # tokens without bytes never occur in text
         self.special_token_ids = [i for i, data in enumerate(self.tokens) if not data or i == tokenizer.eos_id]
 
     def __call__(self, text: str | bytes) -> list[int]:
@@ -50,22 +50,22 @@ class _Vocabulary:
 
 
 class Grammars:
-    """The constraints of answers by a model with this tokenizer, whose ids are below `allowed`."""
+    """Makes constraints for a model that uses `tokenizer` and whose answers contain only ids below `allowed`."""
 
     def __init__(self, tokenizer: Tokenizer, allowed: int):
         self._source, self._allowed, self._lock = tokenizer, allowed, Lock()
         self._tokenizer: Any = None
 
     def constraint(self, settings: SamplingSettings) -> Constraint | None:
-        """That of an answer with these settings; None if it may be anything. Any thread may call this. The first call
-        reads the tokenizer, in about a second. `UserError` as for `prepared`."""
+        """Return a new constraint for one answer, or None if the settings contain no schema or grammar. Thread-safe.
+        The first call reads the tokenizer, which takes about a second. Raises `UserError` as `prepared` does."""
         if not settings.formed:
             return None
         grammar = prepared(settings)
         with self._lock:
             if self._tokenizer is None:
                 source = library().TokenizerWrapper(_Vocabulary(self._source, self._allowed))
-                # without slices: they make masks faster that are fast already, and take seconds
+                # no slices: precomputing them takes seconds and only speeds up masks that are fast anyway
                 self._tokenizer = library().LLTokenizer(source, n_vocab=self._allowed, slices=[])
         limits = library().LLParserLimits(**LIMITS)
         matcher = library().LLMatcher(self._tokenizer, grammar, limits=limits, log_level=0)
@@ -73,17 +73,17 @@ class Grammars:
 
 
 class Constraint:
-    """The grammar of one answer, and how much of the answer it has read. `error` says why nothing can follow: a
-    grammar may turn out to be too complex in the middle of an answer."""
+    """The parser state of one answer. `error` is empty, or says why no token can follow: a grammar may turn out to be
+    too complex in the middle of an answer."""
 
     def __init__(self, matcher: Any, allowed: int, eos: int):
         self._matcher, self._allowed, self._eos, self._read = matcher, allowed, eos, 0
-        self._masks: dict[tuple[int, ...], np.ndarray | None] = {}  # by the guess after what was read
+        self._masks: dict[tuple[int, ...], np.ndarray | None] = {}  # by guess, for the current output
         self.error = ""
 
     def applied(self, choice: TokenChoice, output: Sequence[int], guess: Sequence[int] = ()) -> TokenChoice:
-        """The choice of the token after `output` and `guess`, among those that the grammar allows. A guess that the
-        grammar does not allow is not accepted, and what would follow it does not matter."""
+        """Restrict `choice`, which selects the token after `output` and `guess`, to what the grammar allows. After a
+        guess that the grammar forbids, `choice` is returned unchanged: such a guess is never accepted."""
         self._read_new(output)
         key = tuple(guess)
         if key not in self._masks:
@@ -104,7 +104,7 @@ class Constraint:
         return not self.error and self._matcher.is_stopped()
 
     def _mask(self, guess: tuple[int, ...]) -> np.ndarray | None:
-        """bool [allowed]: which tokens may follow; None after a wrong guess or an error."""
+        """Return which tokens may follow, bool [allowed], or None after a wrong guess or an error."""
         if self.error or self._eos in guess:
             return None
         right = self._matcher.try_consume_tokens(list(guess)) if guess else 0

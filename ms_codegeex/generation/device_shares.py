@@ -1,6 +1,6 @@
-"""Shares of a model: the part of each weight that one of several devices holds. A family's table gives the axis along
-which tensor parallelism splits a parameter. The size of that axis gives the unit: attention heads, groups of keys and
-values, channels of the feed-forward part, or tokens. Shares may be unequal."""
+"""Tensor parallelism for generation: the part of each weight that one of several devices holds. A family's table says
+along which axis a parameter is split, and the meaning of that axis determines the unit: attention heads, groups of keys
+and values, feed-forward channels or tokens. Shares may be unequal."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ms_codegeex.formats.rounding import QuantisedMatrix
 from ms_codegeex.generation.matrices import WHOLE, PackedMatrix, Weights, pack
 from ms_codegeex.models.decoder_config import DecoderConfig, Heads
 
-UNITS = ((128, 32), (32, 2), (1, 0))  # channels that are not split, and the least number of such units per device
+UNITS = ((128, 32), (32, 2), (1, 0))  # channels kept together, and how many such units each device must get for that
 
 
 def check_devices(config: DecoderConfig, devices: int) -> None:
-    """`UserError` unless each device gets a head."""
+    """Raise `UserError` unless each device gets at least one attention head."""
     if not 1 <= devices <= config.num_heads:
         raise UserError(f"--devices: {devices} for {config.num_heads} attention heads; give 1 to {config.num_heads}")
 
@@ -50,7 +50,7 @@ class Share:
         return Heads(heads.stop - heads.start, self.config.head_dim, groups.stop - groups.start)
 
     def part(self, size: str) -> slice:
-        """The device's part of an axis, given by the name of its size in the config."""
+        """Return the device's part of an axis. `size` names the field of the config with the length of the axis."""
         whole = getattr(self.config, size)
         if size == "vocab_size":
             each = self.vocabulary
@@ -73,16 +73,16 @@ def _stretch(count: int, parts: int, number: int, unit: int = 1) -> slice:
 
 @dataclass(frozen=True)
 class DeviceExchange:
-    """How a device exchanges results with the others: its `share`, and the shared `memory` of the compiled operators.
-    MindSpore's own operators use its collectives instead."""
+    """How a device exchanges results with the others: its `share`, and the shared `memory` for the compiled operators.
+    MindSpore's own operators use its collectives and need no memory."""
 
     share: Share
     memory: np.ndarray | None = None
 
 
 class SharedWeights:
-    """The device's part of `weights`, read on demand. Only the first device adds the biases of products whose inputs
-    are split."""
+    """The device's part of `weights`, read on demand. Where the inputs of a product are split, only the first device
+    has its bias; the others have zeros, because the results are added up."""
 
     def __init__(self, weights: Weights, share: Share):
         self.weights, self.share, self.bits = weights, share, weights.bits
@@ -90,17 +90,17 @@ class SharedWeights:
         self._parameters = {each.name: each for layer in layers for each in layer.parameters(share.config)}
 
     def part(self, name: str, axis: int) -> slice:
-        """The device's part of a parameter's axis."""
+        """Return the device's part of one axis of a parameter."""
         parameter = self._parameters[name]
         size = parameter.layer.columns if axis else parameter.layer.rows
         return self.share.part(size) if parameter.axis == axis else WHOLE
 
     def matrix(self, name: str, rows: slice = WHOLE, columns: slice = WHOLE) -> QuantisedMatrix:
-        """The device's part of a matrix, [n, k]."""
+        """Return the device's part of a matrix, [n, k]. `rows` and `columns` are ignored."""
         return self.weights.matrix(name, self.part(name, 0), self.part(name, 1))
 
     def vector(self, name: str, rows: slice = WHOLE) -> np.ndarray:
-        """The device's part of a vector, FP32 [n]."""
+        """Return the device's part of a vector, FP32 [n]. `rows` is ignored."""
         parameter = self._parameters[name]
         part = self.weights.vector(name, self.part(name, 0))
         return np.zeros_like(part) if parameter.layer.role.weight_axis == 1 and self.share.rank else part

@@ -1,4 +1,4 @@
-"""Text from a model: a prompt goes in, tokens come out one by one. All requests share the slots of one engine
+"""The `Generator`: a prompt goes in, tokens come out one by one. All requests share the slots of one engine
 (`slots.py`, `scheduler.py`)."""
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from ms_codegeex.generation.targets import (
 )
 from ms_codegeex.kernels.levels import AUTO
 
-FORBIDDEN = -1e6  # added to a logit
+FORBIDDEN = -1e6  # logit bias of tokens that answers must not contain
 
 
 class Generator:
     """A model that continues prompts, loaded from a model directory (quantised or not), a run directory or a
-    checkpoint. `slots` answers are computed at once; each slot takes up to `slot_bytes` of memory. `threads` (default:
-    all cores) run the compiled operators; with 0, MindSpore's own operators do the work. `speculate`: "ngram", or a
-    smaller model of the same tokenizer, guesses tokens; the answers stay the same. `exact`, `fast`, `cache_bits` and
-    `cpu_level` as in `rows.py`. Of several `devices`, each is a process with its share of the weights and of the cache.
-    `bits` (8 or 4) rounds the matrices of a model that is not quantised while it is loaded. `adapters` are LoRA
-    adapters by the names that `SamplingSettings.adapter` gives; `DEFAULT_ADAPTER` is for requests that name none.
-    `device` is a kind of device (`targets.py`); without it, MindSpore chooses."""
+    checkpoint. `slots` answers are computed at once; each slot takes up to `slot_bytes` of memory. The compiled
+    operators run on `threads` threads (default: all cores); with 0, MindSpore's own operators are used. `speculate`
+    ("ngram", or a smaller model with the same tokenizer) guesses tokens without changing the answers. For `exact`,
+    `fast`, `cache_bits` and `cpu_level` see `rows.py`. Each of several `devices` is a process with its share of the
+    weights and the cache. `bits` (8 or 4) rounds the matrices of a model that is not quantised while it is loaded.
+    `adapters` maps the names used by `SamplingSettings.adapter` to LoRA adapters; the one named `DEFAULT_ADAPTER`
+    serves requests that name none. `device` is a kind of device (`targets.py`), by default MindSpore's choice."""
 
     def __init__(
         self,
@@ -65,8 +65,8 @@ class Generator:
         device: str | None = None,
         cpu_level: str = AUTO,
     ):
-        """Without `slots`, as many as half of the free memory holds, up to `MAX_SLOTS`. A caller may open the model
-        itself; then `bits` is given to `load_model`."""
+        """If `slots` is None, there are as many as fit into half of the free memory, up to `MAX_SLOTS`. For a `model`
+        that is loaded already, `bits` has no effect; pass it to `load_model`."""
         if device is not None:
             use_device(device, devices)
         threads = available_cores() if threads is None else threads
@@ -121,9 +121,9 @@ class Generator:
         return DraftSpeculation(self._engine(draft, replace(sizes, capacity=capacity)))
 
     def encode(self, prompt: str, truncate_for: int | None = None, *, special: bool = False) -> list[int]:
-        """Ids of a prompt. One that leaves no room for an answer raises `PromptTooLong`. With `truncate_for`, the
-        length of an answer in tokens, a prompt that leaves less room loses its start. If `special`, names of special
-        tokens are those tokens."""
+        """Return the ids of a prompt. Its start is dropped if it leaves less room than an answer of `truncate_for`
+        tokens needs. If `special`, names of special tokens are encoded as these tokens. Raises `UserError` for an empty
+        prompt and `PromptTooLong` for one that leaves no room for an answer."""
         if not prompt:
             raise UserError("prompt: empty; give some text, for example '# language: Python'")
         ids = self.tokenizer.encode_prompt(prompt, special)
@@ -143,24 +143,24 @@ class Generator:
         return self._adapters[name]
 
     def logits(self, ids: Sequence[int], adapter: str = "") -> np.ndarray:
-        """FP32 [vocab_size]: scores of the token that follows `ids`. `UserError` for an id without a token."""
+        """Return the logits that follow `ids`, FP32 [vocab_size]. Raises `UserError` for an id without a token."""
         ids, number = self._ids(ids), self._adapter(adapter)
         return self.scheduler.call(lambda slots: self.engine.logits(slots[0], ids, number), ids, adapter=number)
 
     def all_logits(self, ids: Sequence[int], adapter: str = "") -> np.ndarray:
-        """FP32 [len(ids), vocab_size]: scores of the token that follows each of `ids`. `UserError` as for `logits`."""
+        """Return the logits of the token after each of `ids`, FP32 [len(ids), vocab_size]. Raises as `logits` does."""
         ids, number = self._ids(ids), self._adapter(adapter)
         return self.scheduler.call(lambda slots: self.engine.all_logits(slots[0], ids, number))
 
     def log_probabilities(self, ids: Sequence[int], adapter: str = "") -> np.ndarray:
-        """FP32 [len(ids) - 1]: the natural logarithm of the probability of each of `ids` but the first, given those
-        before it. Embedding rows without a token take part in the softmax, as in training. `UserError` as for
-        `logits`."""
+        """Return the natural log-probability of each of `ids` but the first, given those before it, FP32
+        [len(ids) - 1]. The softmax includes embedding rows without a token, as in training. Raises as `logits` does."""
         ids, number = self._ids(ids), self._adapter(adapter)
         return self.scheduler.call(lambda slots: self.engine.log_probabilities(slots[0], ids, number))
 
     def _ids(self, ids: Iterable[int], bias: Iterable[int] = ()) -> list[int]:
-        """The ids as a list of whole numbers that all have a token, so that no operator fails for them; `UserError`."""
+        """Return `ids` as a list of ints. Raises `UserError` if their number is out of range or if an id, or one in
+        `bias`, has no token: an operator would fail on it."""
         ids = [*ids]
         if not 0 < len(ids) <= self.seq_length:
             raise UserError(f"prompt: {len(ids)} tokens, the model takes 1 to {self.seq_length}")
@@ -173,10 +173,10 @@ class Generator:
         return [*map(int, ids)]
 
     def warm_up(self) -> None:
-        """Let MindSpore compile what answers need before the first one is requested: the passes of the model, and of
-        the one that guesses, with the usual settings. The small graphs that read penalties, biases or log-probabilities
-        are compiled when they are first needed. Without MindSpore there is nothing to compile."""
-        # a graph for greedy choices, and one that draws
+        """Let MindSpore compile the passes of the model, and of a draft model, with the usual settings before the first
+        request. The small graphs for penalties, biases or log-probabilities are compiled when first needed. The
+        compiled operators need no warm-up."""
+        # greedy and sampled choices have separate graphs
         usual = [self._without_marks(SamplingSettings(temperature=each)) for each in (0.0, 1.0)]
         choices = [token_choice(each, [], []) for each in usual]
         self.engine.warm_up(choices)
@@ -184,8 +184,8 @@ class Generator:
             self.speculation.engine.warm_up(choices)
 
     def request(self, ids: Sequence[int], settings: SamplingSettings) -> Request:
-        """Begin an answer: iterate over it for its tokens, or cancel it. Any thread may call this. `UserError` for ids
-        without a token, and for a bias of one."""
+        """Start an answer. Iterate over the returned request for its tokens, or cancel it. Thread-safe. Raises
+        `UserError` if an id in `ids` or in the logit bias has no token, or if the settings cannot be used."""
         request = self.submit(ids, settings)
         self.scheduler.start()
         return request
@@ -198,7 +198,7 @@ class Generator:
         group: str = "",
         weight: int = 1,
     ) -> Request:
-        """The same for a caller that makes the scheduler's steps itself; the others as in `Request`."""
+        """As `request`, but the caller runs the scheduler's steps. For the other parameters see `Request`."""
         ids, settings = self._ids(ids, settings.logit_bias), self._without_marks(settings)
         adapter = self._adapter(settings.adapter)
         request = Request(ids, settings, self.seq_length, self.tokenizer.eos_id, prompt_best, adapter, group, weight)
@@ -207,8 +207,8 @@ class Generator:
         return request
 
     def tokens(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[int]:
-        """New ids until eos (not yielded), `max_new_tokens` or the end of the model's context. `UserError` as for
-        `request`."""
+        """Return an iterator over new ids up to eos (excluded), `max_new_tokens` or the end of the context. Raises as
+        `request` does."""
         ids = self._ids(ids, settings.logit_bias)
 
         def found() -> Iterator[int]:
@@ -225,15 +225,15 @@ class Generator:
         return replace(settings, logit_bias={**forbidden, **settings.logit_bias}) if forbidden else settings
 
     def speculated(self) -> dict[str, int]:
-        """The number of guessed tokens, and of right ones; nothing without speculation."""
+        """Return the numbers of guessed and accepted tokens, or an empty dict without speculation."""
         if self.speculation is None:
             return {}
         return {"guessed": self.scheduler.guessed, "accepted": self.scheduler.accepted}
 
     @contextmanager
     def likeliest(self, ids: Sequence[int], beams: int, count: int, adapter: str = "") -> Iterator[Likeliest]:
-        """Slots for a beam search after `ids`, held to its end; other requests use the others meanwhile. The function
-        gives the `count` likeliest tokens after each of up to `beams` answers. `UserError` as for `logits`."""
+        """Reserve up to `beams` slots for a beam search after `ids`; other requests use the remaining ones. The yielded
+        function returns the `count` likeliest tokens after each given partial answer. Raises as `logits` does."""
         ids, number = self._ids(ids), self._adapter(adapter)
         with self.scheduler.holding(ids, beams, number) as step:
 
@@ -244,12 +244,12 @@ class Generator:
             yield likeliest
 
     def answers(self, ids: Sequence[int], settings: SamplingSettings, rule: Rule | None = None) -> list[Answer]:
-        """`settings.n` complete answers to a prompt; `rule` ends them too. `UserError` as for `request`."""
+        """Return `settings.n` complete answers to a prompt, ended by `rule` too. Raises as `request` does."""
         ids = self._ids(ids, settings.logit_bias)
         if settings.beams > 1:
             return self._beams(ids, settings, rule)
         requests = [self.request(ids, replace(settings, seed=settings.seed + number)) for number in range(settings.n)]
-        # slots are given in order, so this many readers follow all that are computed, and a stop text frees its slot
+        # slots go to requests in order: with this many readers, a stop text ends each running answer at once
         with ThreadPoolExecutor(min(len(requests), self.slots + 1)) as pool:
             try:
                 return list(pool.map(lambda request: self._answer(request, rule), requests))

@@ -1,4 +1,4 @@
-"""How the engine runs a model, as options of `generate`, `serve`, `complete` and `chat`."""
+"""Engine options of the commands `generate`, `serve`, `complete` and `chat`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LEVEL_HELP = "instructions of the compiled operators (default: auto, the best th
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """Settings of a `Generator`, by the names of its parameters; several `devices` share the model."""
+    """Settings of a `Generator`, named like its parameters."""
 
     threads: int | None = option(
         "threads of the compiled operators (default: one per core; 0: MindSpore's own operators)", "N", ge=0

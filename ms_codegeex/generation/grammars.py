@@ -1,5 +1,5 @@
-"""JSON schemas and grammars of answers, by llguidance, which is imported when it is first needed. Clients
-send them, so their size and the work for each token are limited. `constraints.py` lets an answer follow one."""
+"""Checks and prepares JSON schemas and grammars for llguidance, which is imported on first use. Clients send them, so
+their size and the work per token are limited. `constraints.py` applies them to answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.generation.sampling import SamplingSettings
 
 MAX_GRAMMAR_CHARACTERS = 16384
-# llguidance's: at most about 20 ms for the start, and 4 ms for a token; its states are 1 to 2 kB each
+# llguidance's limits: about 20 ms for the start and 4 ms per token at most; lexer states take 1 to 2 kB each
 LIMITS = {
     "initial_lexer_fuel": 1_000_000,
     "step_lexer_fuel": 50_000,
@@ -24,7 +24,7 @@ LIMITS = {
     "precompute_large_lexemes": False,
     "verbose_errors": False,
 }
-MAX_VALUES = 8  # of one answer
+MAX_VALUES = 8  # values separated by `between` in one answer
 ONE = ("additionalItems", "additionalProperties", "contains", "else", "if", "items", "not", "propertyNames", "then",
        "unevaluatedItems", "unevaluatedProperties")  # fmt: skip
 SEVERAL, NAMED = ("allOf", "anyOf", "oneOf", "prefixItems", "items"), ("properties", "patternProperties", "$defs",
@@ -32,16 +32,16 @@ SEVERAL, NAMED = ("allOf", "anyOf", "oneOf", "prefixItems", "items"), ("properti
 OF_ARRAYS, OF_OBJECTS = ("contains", "maxContains", "minContains", "unevaluatedItems", "uniqueItems"), (
     "dependencies", "dependentRequired", "dependentSchemas", "propertyNames", "unevaluatedProperties")  # fmt: skip
 ANYTHING = (True, {})
-FORMATS = (  # the standard's; any other one is a remark
+FORMATS = (  # formats of the JSON Schema standard; any other is a mere annotation
     *("date", "date-time", "duration", "email", "hostname", "idn-email", "idn-hostname", "ipv4", "ipv6", "iri"),
     *("iri-reference", "json-pointer", "regex", "relative-json-pointer", "time", "uri", "uri-reference"),
     *("uri-template", "uuid"),
 )
-SPACE = r" ?|\n{1,2}[ \t]{0,20}"  # between the parts of JSON: a model could go on with white space for ever
+SPACE = r" ?|\n{1,2}[ \t]{0,20}"  # white space in JSON is bounded: otherwise a model might generate it endlessly
 
 
 def library() -> ModuleType:
-    """llguidance; `UserError` if it is not installed."""
+    """Import and return llguidance. Raises `UserError` if it is not installed."""
     try:
         import llguidance.gbnf_to_lark
     except ModuleNotFoundError:
@@ -50,8 +50,8 @@ def library() -> ModuleType:
 
 
 def prepared(settings: SamplingSettings) -> str:
-    """A checked schema or grammar as the library takes it. In a thread: takes up to a second. `UserError`, which begins
-    with the setting's name, for a bad one."""
+    """Check the schema or grammar of `settings` and return it in llguidance's own format. This may take a second; call
+    it in a thread. Raises `UserError` for an invalid one; the message starts with the setting's name."""
     if settings.grammar:
         return _checked(settings.grammar, "grammar")[0]
     found, text = _checked(settings.json_schema, "json_schema")
@@ -86,7 +86,7 @@ def _checked(text: str, field: str) -> tuple[str, str]:
         wrong, messages = guidance.LLMatcher.validate_grammar_with_warnings(found, limits=limits)
     except UserError as error:
         raise UserError(f"{field}: {error}") from None
-    except Exception as error:  # the library's converter raises errors of many classes, a RecursionError too
+    except Exception as error:  # llguidance's converter raises many kinds, including RecursionError
         wrong, messages = True, [first_line(error)]
     if wrong:
         raise UserError(f"{field}: cannot be used ({_in_words(first_line(messages[0]))[:200]}); correct it")
@@ -94,8 +94,8 @@ def _checked(text: str, field: str) -> tuple[str, str]:
 
 
 def demanding(schema: Any) -> Any:
-    """A JSON schema without keywords that ask for nothing, which the library refuses by their names: `not: false`,
-    `uniqueItems: false`, `propertyNames` beside the type `array`."""
+    """Return a JSON schema without the keywords that have no effect. llguidance rejects some keywords by name even
+    then: `not: false`, `uniqueItems: false`, or `propertyNames` with the type `array`."""
     if not isinstance(schema, dict):
         return schema
     kept = {name: value for name, value in schema.items() if not _idle(name, value, schema)}
@@ -112,7 +112,7 @@ def demanding(schema: Any) -> Any:
 def _endless(schema: Any, text: str) -> bool:
     references, ending, before = re.findall(r'"\$ref": "(#[^"]*)"', text), set[str](), -1
     while before < (before := len(ending)):
-        references.reverse()  # chains of them, in either order, take two rounds
+        references.reverse()  # a chain of references, in either order, then takes only two rounds
         for each in references:
             if each not in ending and _ends(_target(schema, each), ending):
                 ending.add(each)
@@ -150,7 +150,7 @@ def _idle(name: str, value: Any, schema: Mapping[str, Any]) -> bool:
         if name in names and kinds is not None and kind not in (kinds if isinstance(kinds, list) else [kinds]):
             return True
     match name:
-        case "x-guidance" | "$recursiveAnchor" | "$dynamicAnchor":  # the library's own; names
+        case "x-guidance" | "$recursiveAnchor" | "$dynamicAnchor":  # llguidance's own options, and mere names
             return True
         case "not":
             return value is False

@@ -1,6 +1,6 @@
-"""Opens a model for generation, in any of the formats in which it may be stored, and adapters (LoRA) on it. Adapters
-are applied row by row: the rows of a pass may have different ones, or none. A quantised model opens in a fraction of a
-second, so what only other models and adapters need is imported where they are opened."""
+"""Opens models in any supported format, and LoRA adapters for them, for generation. Adapters are applied row by row:
+the rows of a pass may use different ones, or none. Opening a quantised model takes a fraction of a second, so modules
+that only other models and adapters need are imported on demand."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from ms_codegeex.generation.device_shares import SharedWeights
 
 MAX_PASS_ROWS = 1 << 16
-QUANTISED = "quantised"  # kind of the source of such a model
+QUANTISED = "quantised"  # `Source.kind` of a quantised model
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model at `path`: its family, its sizes, its weights, which are read on demand, and what else is known of it.
-    `find_source` gives the model that adapters belong to."""
+    """An opened model at `path`: its family, its sizes (`config`), its `weights`, which are read on demand, and its
+    `description`. `find_source` returns the source to which adapters are matched."""
 
     path: Path
     family: Family
@@ -46,18 +46,17 @@ class LoadedModel:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that it was trained with; `UserError` if it is not recorded."""
+        """The tokenizer that the model was trained with. Raises `UserError` if it is not recorded."""
         return self.find_tokenizer()
 
     @cached_property
     def sentinels(self) -> Sentinels | None:
-        """How to prompt it to fill in the middle; None if it was not trained for that. `UserError` if what is known of
-        it contradicts its tokenizer or its table."""
+        """The sentinels for infilling, or None if the model was not trained for it. Raises as `checked` does."""
         return self.checked(self.description, self.path).infill
 
     def checked(self, known: ModelDescription, path: Path) -> ModelDescription:
-        """What is known of it, or of an adapter on it, at `path`; `UserError`, naming the fact, if it contradicts the
-        tokenizer or the model's table."""
+        """Return `known`, the description of the model or of an adapter at `path`. Raises `UserError`, naming the fact,
+        if it contradicts the tokenizer or the size of the model's vocabulary."""
         place = path / FILE if (path / FILE).is_file() else path
         known.check(self.tokenizer, self.config.vocab_size, place)
         return known
@@ -70,7 +69,7 @@ def adapter_description(path: Path) -> ModelDescription:
 
 
 def at_checkpoint(model: Path, which: str | None) -> Path:
-    """The place in a run that `--checkpoint` names; `model` itself for None."""
+    """Return the checkpoint of the run `model` that `which` (from `--checkpoint`) names; `model` itself for None."""
     if which is None:
         return model
     from ms_codegeex.formats.files import chosen_place
@@ -79,7 +78,7 @@ def at_checkpoint(model: Path, which: str | None) -> Path:
 
 
 def stored_at(model: Path, adapter: Path | None = None) -> tuple[Path, Path | None]:
-    """The paths of the files of a model and of a LoRA adapter: for a run, the checkpoint that counts."""
+    """Return where a model and a LoRA adapter are stored: for a run, the path of the checkpoint that is used."""
     from ms_codegeex.formats.peft import adapters_path
     from ms_codegeex.formats.sources import open_source
 
@@ -88,17 +87,16 @@ def stored_at(model: Path, adapter: Path | None = None) -> tuple[Path, Path | No
 
 
 def verify_stored(paths: Iterable[Path]) -> None:
-    """Compare all bytes of models and adapters with their `provenance.json`, if they have one. A changed, missing or
-    extra file that has a part in the answers is a `UserError`."""
+    """Compare all bytes of models and adapters with their `provenance.json`, if there is one. Raises `UserError` if a
+    file that affects answers was changed, removed or added."""
     for path in paths:
         check(path, thorough=True)
 
 
 def load_model(path: Path, bits: int | None = None, say: Callable[[str], object] = print_once) -> LoadedModel:
-    """Open a quantised model directory or anything that `open_source` opens; `UserError` if it cannot be. Files that
-    its `provenance.json` has otherwise are an error, as far as sizes and both ends of a file show it. With `bits` 8 or
-    4, each matrix is rounded when it is read; a quantised model must have these bits already. `say` as in
-    `open_source`."""
+    """Open a quantised model directory or anything that `open_source` opens. With `bits` 8 or 4, each matrix is rounded
+    when it is read; a quantised model must have these bits already. Raises `UserError` for what cannot be opened, and
+    for files that differ from `provenance.json`, judged by their sizes and both ends. `say` as in `open_source`."""
     if is_quantised(path):
         model = QuantisedModel(path)
         if bits not in (None, model.bits):
@@ -109,7 +107,7 @@ def load_model(path: Path, bits: int | None = None, say: Callable[[str], object]
         return LoadedModel(model.path, model.family, model.config, model, known, find_tokenizer, source)
     from ms_codegeex.formats.sources import open_source
 
-    check(Path(path))  # before messages about files that may have changed
+    check(Path(path))  # first, because changed files would cause misleading messages
     source = open_source(Path(path), say=say)
     if source.path != Path(path):
         check(source.path)
@@ -132,7 +130,7 @@ def _shapes_of(model: QuantisedModel) -> Source:
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter by the name that requests give; `matrices` by the names of the weights that it changes."""
+    """A LoRA adapter, by the name that requests give. `matrices` maps the names of weights to what it adds to them."""
 
     name: str
     path: Path
@@ -147,7 +145,7 @@ class Adapter:
 
 
 def load_adapters(paths: Mapping[str, Path], model: LoadedModel) -> list[Adapter]:
-    """The adapters in these places by their names. `UserError` for one that does not belong to the model."""
+    """Load the adapters at `paths`, by name. Raises `UserError` for one that does not belong to the model."""
     return [_loaded(name, Path(path), model) for name, path in paths.items()]
 
 
@@ -155,7 +153,7 @@ def _loaded(name: str, path: Path, model: LoadedModel) -> Adapter:
     from ms_codegeex.formats.peft import adapters_path, open_adapters
 
     source = model.find_source()
-    exact = source.kind != QUANTISED  # rounded numbers do not show which model it was
+    exact = source.kind != QUANTISED  # rounded weights no longer have the original's fingerprint
     opened = open_adapters(path, source, check_fingerprint=exact)
     check(adapters_path(path))
     matrices, scale = {}, np.float32(opened.alpha / opened.rank)
@@ -170,6 +168,6 @@ def _loaded(name: str, path: Path, model: LoadedModel) -> Adapter:
 
 
 def of_matrix(adapters: Sequence[Adapter], name: str) -> list[LoraTerm | None] | None:
-    """Each adapter's addition to the product with this matrix; None if none adds anything."""
+    """Return what each adapter adds to the product with the matrix `name`, or None if no adapter adds anything."""
     additions = [adapter.matrices.get(name) for adapter in adapters]
     return additions if any(each is not None for each in additions) else None

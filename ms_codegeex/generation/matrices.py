@@ -1,5 +1,5 @@
-"""A model's weights for the engine, as they are or rounded (`formats/rounding.py`), and how its kernels read them, in
-NumPy. Nothing here imports MindSpore."""
+"""A model's weights for the engine, as stored or rounded (`formats/rounding.py`), and their packed layout for the
+kernels. Uses NumPy only: nothing here imports MindSpore."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ import numpy as np
 from ms_codegeex.formats.rounding import QuantisedMatrix, quantise, rounded_up
 from ms_codegeex.formats.tensors import LazyTensor
 
-ROWS = 32  # a packed matrix has a multiple of this many rows
-BLOCK = 16  # rows that lie side by side
-MULTIPLES = {32: 16, 16: 16, 8: 64, 4: 128}  # and of this many columns
+ROWS = 32  # the rows of a packed matrix are a multiple of this
+BLOCK = 16  # rows that are interleaved in a block
+MULTIPLES = {32: 16, 16: 16, 8: 64, 4: 128}  # bits: the columns of a packed matrix are a multiple of this
 MAX_ADAPTER_RANK = 1024
 WHOLE = slice(None)
 
 
 @dataclass(frozen=True)
 class LoraTerm:
-    """An adapter's addition to the product with a matrix [n, k]: B A x. `a` FP32 [r, k]; `b` FP32 [n, r], scaled."""
+    """What a LoRA adapter adds to a product with a matrix [n, k]: B A x. `a` FP32 [r, k]; `b` FP32 [n, r], scaled."""
 
     a: np.ndarray
     b: np.ndarray
 
 
 def stored(tensor: LazyTensor, rows: slice = WHOLE, columns: slice = WHOLE) -> QuantisedMatrix:
-    """A matrix [n, k], or a copy of a part of it, unchanged if it is stored as 16-bit or FP32 numbers; else in FP32."""
+    """Read a matrix [n, k], or a copy of the given part. FP16, BF16 and FP32 are kept, other types become FP32."""
     if (rows, columns) != (WHOLE, WHOLE):
         return stored(tensor.window((rows, columns))).part(WHOLE, WHOLE)
     half = tensor.dtype in ("float16", "bfloat16")
@@ -39,24 +39,24 @@ def stored(tensor: LazyTensor, rows: slice = WHOLE, columns: slice = WHOLE) -> Q
 
 
 class Weights(Protocol):
-    """A model's weights by our names. `bits`: of the matrices that are multiplied, or None if nothing was rounded."""
+    """A model's weights by the package's parameter names. The matrices of products are rounded to `bits`, or not at all
+    if it is None."""
 
     bits: int | None
 
     def matrix(self, name: str, rows: slice = WHOLE, columns: slice = WHOLE) -> QuantisedMatrix:
-        """[n, k], or a part of it"""
+        """Return a matrix [n, k], or the given part of it."""
 
     def vector(self, name: str, rows: slice = WHOLE) -> np.ndarray:
-        """FP32 [n], or a part of it"""
+        """Return a vector, FP32 [n], or the given part of it."""
 
     def packed(self, name: str, blocks: bool = False) -> PackedMatrix:
-        """The matrix as `pack` gives it"""
+        """Return a matrix in the layout of `pack`."""
 
 
 @dataclass(frozen=True)
 class TensorWeights:
-    """Weights of a source, read on demand; those named in `products` are rounded to `bits`. FP16 and BF16 are kept,
-    other types become FP32."""
+    """Weights of a source, read on demand. Those named in `products` are rounded to `bits`, unless it is None."""
 
     tensors: Mapping[str, LazyTensor]
     bits: int | None = None
@@ -64,14 +64,12 @@ class TensorWeights:
     products: Collection[str] = ()
 
     def matrix(self, name: str, rows: slice = WHOLE, columns: slice = WHOLE) -> QuantisedMatrix:
-        """[n, k], or a part of it"""
         if self.bits is None or name not in self.products:
             return stored(self.tensors[name], rows, columns)
         rounded = quantise(self.tensors[name].float32(), self.bits, self.group)
         return rounded if (rows, columns) == (WHOLE, WHOLE) else rounded.part(rows, columns)
 
     def vector(self, name: str, rows: slice = WHOLE) -> np.ndarray:
-        """FP32 [n], or a part of it"""
         return self.tensors[name].window((rows,)).float32()
 
     def packed(self, name: str, blocks: bool = False) -> PackedMatrix:
@@ -80,8 +78,8 @@ class TensorWeights:
 
 @dataclass(frozen=True)
 class PackedMatrix:
-    """A matrix as the kernels read it: rows and columns padded with zeros, `data` aligned to 64 bytes. Layouts of 8 and
-    4 bits are those of numbers.h: row after row, or `blocks` of 16 rows side by side."""
+    """A matrix [n, k] in the kernels' layout: rows and columns padded with zeros, `data` aligned to 64 bytes. 8-bit and
+    4-bit layouts are defined in numbers.h: row by row, or in `blocks` of 16 interleaved rows."""
 
     n: int
     k: int
@@ -101,9 +99,9 @@ class PackedMatrix:
 
 
 def aligned(shape: tuple[int, ...], dtype: type, sparse: bool = False) -> np.ndarray:
-    """Zeros that begin at a multiple of 64 bytes. They lie outside the heap, where arrays that last would leave holes
-    between those that packing frees: a tenth of a 4-bit layer of CodeGeeX2-6B. Of a `sparse` array, only the small
-    pages that were written take memory; others have huge pages where the system has them."""
+    """Return zeros aligned to 64 bytes, mapped outside the heap: there, long-lived arrays between temporary ones of
+    packing would leave holes, a tenth of a 4-bit layer of CodeGeeX2-6B. A `sparse` array occupies only the small pages
+    that were written; others use huge pages where available."""
     count = int(np.prod(shape))
     pages = mmap.mmap(-1, max(count * np.dtype(dtype).itemsize, 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(AttributeError, OSError):  # on systems without huge pages
@@ -116,8 +114,8 @@ def packed_shape(bits: int, n: int, k: int) -> tuple[int, int]:
 
 
 def pack(matrix: QuantisedMatrix, blocks: bool = False) -> PackedMatrix:
-    """The matrix in the kernels' layout, 8 and 4 bits in `blocks` if asked for. A matrix of other bits, or of 8 without
-    blocks, is not copied if it needs no padding."""
+    """Return the matrix in the kernels' layout. `blocks` applies to 8-bit and 4-bit matrices. A matrix that needs no
+    padding is not copied, unless it has 4 bits or is put in blocks."""
     n, k = matrix.shape
     rows, width = packed_shape(matrix.bits, n, k)
     fits = (rows, width) == (n, k) and matrix.values.flags.c_contiguous and not matrix.values.ctypes.data % 64
@@ -136,12 +134,12 @@ def pack(matrix: QuantisedMatrix, blocks: bool = False) -> PackedMatrix:
         return PackedMatrix(n, k, 8, 0, data, scales, blocks)
     words, scales = aligned((rows, width // 8), np.uint32), np.zeros((rows, width // matrix.group), np.float32)
     scales[:n, : matrix.scales.shape[1]] = matrix.scales
-    for begin in range(0, n, 1024):  # few rows at a time: a 4-bit model's memory is small
+    for begin in range(0, n, 1024):  # in slices, to limit temporary memory
         part = matrix.values[begin : begin + 1024]
         numbers = np.zeros((len(part), width), np.int8)
         numbers[:, :k] = part
         nibbles = (numbers + np.int8(8)).astype(np.uint32)
-        if not blocks:  # the position in a word goes last
+        if not blocks:  # make the position within a word the last axis
             nibbles = nibbles.reshape(len(part), -1, 8, 16).swapaxes(2, 3)
         nibbles = nibbles.reshape(len(part), width // 8, 8)
         target = words[begin : begin + len(part)]
@@ -153,7 +151,7 @@ def pack(matrix: QuantisedMatrix, blocks: bool = False) -> PackedMatrix:
 
 
 def _side_by_side(array: np.ndarray) -> np.ndarray:
-    """[rows, m] in the same shape: for each block of rows all first numbers, then all second ones, and so on."""
+    """Interleave the rows of [rows, m], same shape: per block of rows all first numbers, then all second ones, etc."""
     moved = aligned(array.shape, array.dtype.type)
     moved.reshape(-1, array.shape[1], BLOCK)[:] = array.reshape(-1, BLOCK, array.shape[1]).swapaxes(1, 2)
     return moved

@@ -1,4 +1,4 @@
-"""A family's network as the engine runs it with MindSpore's own operators: passes of rows through its graphs."""
+"""Runs a family's network for the engine with MindSpore's own operators: passes of rows through its graphs."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ms_codegeex.generation.rows import Rows, SlotSizes
 from ms_codegeex.models.causal import Build
 from ms_codegeex.models.flat import FlatBuild
 
-MAX_SLOTS_PER_ROW = 8  # with more, a pass of single rows has no row for each slot
+MAX_SLOTS_PER_ROW = 8  # with more slots per row, a pass of single rows is not spread over all slots
 
 
 class Passage(nn.Cell):
-    """Rows through a model's blocks. Each number of rows has a graph, which serves every way to read the result."""
+    """Runs rows through a model's blocks. Each number of rows has its own graph, independent of the output wanted."""
 
     def __init__(self, model: nn.Cell):
         super().__init__(auto_prefix=False)
@@ -35,22 +35,22 @@ class Passage(nn.Cell):
 
 
 class OutputReader(nn.Cell):
-    """Hidden states to logits, or to the tokens that follow. Its graphs are small, whatever the number of layers: each
-    number of rows, of edits and of likeliest tokens has one."""
+    """Turns hidden states into logits, or into the next tokens if it has a `choice`. Each combination of rows, edits
+    and likeliest tokens has its own graph; these graphs are small because they contain no layers of the model."""
 
     def __init__(self, head: nn.Cell, choice: nn.Cell | None):
         super().__init__(auto_prefix=False)
         self.head, self.choice = head, choice
 
     def construct(self, hidden: Tensor, settings: Tensor, edits: Tensor, places: Tensor) -> Tensor:
-        """FP32 [n, H] and the tensors of `Rows` -> [n, 1 + k, 2]; without a choice, logits [n, V]"""
+        """FP32 [n, H] and the tensors of `Rows` -> [n, 1 + k, 2]; without `choice`, logits [n, V]"""
         logits = self.head(hidden)
         return logits if self.choice is None else self.choice(logits, settings, edits, places)
 
 
 class LocalNetwork:
-    """A network in this process: a complete model or one device's share of it. `modules` is the family's `model.py`;
-    rows give the number of one of `adapters`, starting from 1."""
+    """A network in this process: a complete model or one device's share of it. `modules` is the family's `model.py`.
+    Rows refer to `adapters` by number, counted from 1."""
 
     def __init__(
         self,
@@ -65,13 +65,13 @@ class LocalNetwork:
         self.sizes, self.vocab_size, self.compiled, self.slower = sizes, config.vocab_size, False, slower
         self._flat = sizes.flat or ms.get_context("device_target") == "GPU"
         layers, kernels = (FlatBuild, () if config.rms_norm else ("norm",)) if self._flat else (Build, ())
-        with ms.nn.utils.no_init_parameters():  # every weight is given by `weights`
+        with ms.nn.utils.no_init_parameters():  # all values come from `weights`
             network = modules.Logits(config, layers(seq_length=sizes.capacity, reset_at_eos=False, kernels=kernels))
         model = network.model
         self._cells = CompositeCells(model, weights, sizes, meeting, adapters)
         self._saved: dict[int, list[np.ndarray]] = {}
         self._hidden: Callable[[], np.ndarray] = lambda: np.zeros((0, config.hidden_size), np.float32)
-        # drawing sorts the vocabulary, which greedy choices do not need
+        # separate graphs: drawing sorts the vocabulary, which greedy choices do not need
         kinds = [(draws, edits) for draws in (False, True) for edits in (False, True)]
         self._model, self._choices = model, {kind: CompositeChoice(*kind) for kind in kinds}
         if meeting is not None and meeting.share.rank:  # only the first device's choices are read
@@ -85,7 +85,6 @@ class LocalNetwork:
             cell.set_train(False)
 
     def choose(self, rows: Rows) -> np.ndarray:
-        """As in `Network`."""
         draws = ((rows.settings[:, 0] > 0) & (rows.settings[:, COLUMNS.index("given")] < 0)).any()
         edits = (rows.edits[:, :, 0] >= 0).any()
         return self._run(self._readings[self._choices[bool(draws), bool(edits)]], rows)
@@ -97,7 +96,7 @@ class LocalNetwork:
         try:
             return self._prompt(reading, rows) if rows.rows.shape[2] > 1 else self._single_rows(reading, rows)
         except Exception:
-            self._build()  # a graph in which an operator failed refuses every later input
+            self._build()  # after an operator failed, MindSpore's graph rejects every later input
             raise
 
     def _prompt(self, reading: OutputReader, rows: Rows) -> np.ndarray:
@@ -112,7 +111,7 @@ class LocalNetwork:
         self._cells.use_adapters(rows.adapters[first_indices(places, count)])
         hidden = self._passage(Tensor(passed))
         self._hidden = lambda: hidden.asnumpy()[places]
-        if reading.choice is not None:  # a device that does not choose has no settings
+        if reading.choice is not None:  # devices other than the first get no settings
             indices = first_indices(wanted, count)
             rows = replace(rows, settings=rows.settings[indices], edits=rows.edits[indices])
         return self._read(reading, hidden, rows)[wanted]
@@ -153,7 +152,7 @@ class LocalNetwork:
 
 
 def first_indices(values: np.ndarray, count: int) -> np.ndarray:
-    """int32 [count]: for each number below `count` its first index in `values`, 0 if it is not there."""
+    """Return, for each number below `count`, its first index in `values` or 0 if it is absent, int32 [count]."""
     found = np.zeros(count, np.int32)
     found[values[::-1]] = np.arange(len(values))[::-1]
     return found

@@ -1,7 +1,7 @@
 """Quantised model directories: `quantised.json`, `quantised.safetensors` and the tokenizer's files. The safetensors
-file has our names. A quantised matrix NAME [n, k] is int8 [n, k], or for 4 bits uint8 [n, ceil(k / 2)] with the earlier
-number in the low half, in two's complement; NAME.scales is FP32 [n], or [n, ceil(k / group)]. Tables that are looked
-up, biases and norms keep their dtypes. Tensors are read and written one at a time."""
+file uses the package's own parameter names. A quantised matrix NAME [n, k] is int8 [n, k], or for 4 bits uint8
+[n, ceil(k / 2)] in two's complement with the earlier number in the low half; NAME.scales is FP32 [n], or for 4 bits
+[n, ceil(k / group)]. Lookup tables, biases and norms keep their dtypes. Tensors are read and written one at a time."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from ms_codegeex.models.parameters import SCALES
 from ms_codegeex.models.registry import Family, family
 
 DESCRIPTION, TENSORS, FORMAT = "quantised.json", "quantised.safetensors", 1
-PACKED_FROM = 1 << 26  # bytes of tensors of a model from which a packed copy of them is kept
-UNUSED = 30 * 86400  # seconds after which a copy is removed when another one is made
+PACKED_FROM = 1 << 26  # minimum size in bytes of a model's file for which a packed copy is cached
+UNUSED = 30 * 86400  # seconds without use after which a cached copy may be removed
 
 
 def is_quantised(path: Path) -> bool:
@@ -39,8 +39,8 @@ def is_quantised(path: Path) -> bool:
 
 
 class QuantisedModel:
-    """A quantised model directory, opened and checked: its `family`, its weights by our names, their sizes (`config`)
-    and those of the model that was rounded (`original`)."""
+    """An opened and checked quantised model directory: its `family` and its weights. `config` holds the sizes of these
+    weights, `original` those of the model before rounding. Raises `UserError` for a directory that is not valid."""
 
     def __init__(self, path: Path):
         self.path, where = Path(path), Path(path) / DESCRIPTION
@@ -58,7 +58,7 @@ class QuantisedModel:
         self.bits, self.group = bits, group
         self.family: Family = family(str(description.get("family")))
         self._file = SafetensorsFile(self.path / TENSORS)
-        self._mapped = SafetensorsFile(self.path / TENSORS, whole=True)  # for what stays
+        self._mapped = SafetensorsFile(self.path / TENSORS, whole=True)  # for arrays that live as long as the model
         self._copies = lru_cache(2)(self._packed_copy)
         try:
             self.fields = FamilyFormats(self.family).from_ours(sizes)
@@ -66,13 +66,13 @@ class QuantisedModel:
         except UserError as error:
             raise UserError(f"{where}: sizes: {error}; quantise the model again") from None
         check_layers(self.original, self._file.tensors, str(where))
-        rounded = self.original.rounded()  # earlier versions left a tied head in the word table
+        rounded = self.original.rounded()  # files of earlier versions have no separate matrix for a tied head
         self.config = rounded if rounded.parameter_shapes().keys() <= self._file.tensors.keys() else self.original
-        self._shapes = self.config.parameter_shapes()  # of hundreds of layers, asked for by each of them
+        self._shapes = self.config.parameter_shapes()  # computed once: each of hundreds of layers looks it up
         self._check()
 
     def _check(self) -> None:
-        """`UserError` unless the file has the tensors of the model's sizes and no others."""
+        """Raise `UserError` unless the file has exactly the tensors that the model's sizes require."""
         expected: dict[str, tuple[str | None, tuple[int, ...]]] = {}
         products = self.config.product_names()
         for name, shape in self._shapes.items():
@@ -88,7 +88,7 @@ class QuantisedModel:
                 raise UserError(f"{self.path / TENSORS}: {wrong}; quantise the model again")
 
     def matrix(self, name: str, rows: slice = WHOLE, columns: slice = WHOLE) -> QuantisedMatrix:
-        """[n, k], or a part of it"""
+        """Return a matrix [n, k], or the given part of it."""
         if name + SCALES not in self._file.tensors:
             return stored(self._file.tensors[name], rows, columns)
         values, scales = (self._file.tensors[key].array()[rows] for key in (name, name + SCALES))
@@ -99,12 +99,12 @@ class QuantisedModel:
         return matrix if (rows, columns) == (WHOLE, WHOLE) else matrix.part(WHOLE, columns)
 
     def vector(self, name: str, rows: slice = WHOLE) -> np.ndarray:
-        """FP32 [n], or a part of it"""
+        """Return a vector, FP32 [n], or the given part of it."""
         return self._file.tensors[name].window((rows,)).float32()
 
     def packed(self, name: str, blocks: bool = False) -> PackedMatrix:
-        """The matrix as `pack` gives it, mapped where this can be: from the model's file, or from a packed copy in the
-        user's cache. What is mapped was compared with its checksum."""
+        """Return a matrix in the layout of `pack`, memory-mapped if possible: from the model's file, or from a packed
+        copy in the user's cache. Mapped data has been verified against its checksum."""
         scales, shape = name + SCALES, self._shapes[name]
         if scales not in self._file.tensors:
             return pack(stored(self._mapped.tensors[name]))
@@ -114,7 +114,7 @@ class QuantisedModel:
             try:
                 data, factors = (copy.tensors[key].array() for key in (name, scales))
                 return PackedMatrix(*shape, self.bits, self.group if self.bits == 4 else 0, data, factors, blocks)
-            except UserError:  # it is damaged: the next start makes another one
+            except UserError:  # the copy is damaged; the next start makes a new one
                 copy.path.unlink(missing_ok=True)
         return pack(self.matrix(name), blocks)
 
@@ -123,7 +123,7 @@ class QuantisedModel:
             return None
         of = [self._file.header_hash, str(blocks), str(self.group), Path(matrices.__file__).read_text(encoding="utf-8")]
         name, size = f"{content_hash([' '.join(of).encode()])}.safetensors", self._file.path.stat().st_size
-        with suppress(OSError, UserError):  # nothing can be stored
+        with suppress(OSError, UserError):  # the cache is not writable
             copy = user_cache() / "packed" / name
             if not copy.is_file():
                 copy.parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +137,7 @@ class QuantisedModel:
             os.utime(copy)
             try:
                 return SafetensorsFile(copy, whole=True)
-            except UserError:  # likewise
+            except UserError:  # damaged
                 copy.unlink(missing_ok=True)
         return None
 

@@ -19,9 +19,9 @@ from ms_codegeex.generation.quantised import DESCRIPTION, FORMAT, TENSORS, is_qu
 
 
 def write_quantised(source: Source, bits: int, group: int, output: Path, replace: bool = False) -> dict[str, Any]:
-    """Write `source` with matrices of `bits` (8 or 4) to the directory `output`, completely or not at all. Returns a
-    description of the output, as flat JSON. Raises `UserError` for other bits, if `output` exists and is not a
-    quantised model to `replace`, or if the model's tokenizer is unknown, and for numbers that are not finite."""
+    """Write `source` to the directory `output` with its matrices rounded to `bits` (8 or 4), completely or not at all.
+    Return a report as a flat dict. Raises `UserError` for other bits, if `output` exists and is not a quantised model
+    to `replace`, if the model's tokenizer is unknown, and for numbers that are not finite."""
     if bits in (32, 16):
         raise UserError(f"bits: {bits} needs no quantisation; choose 8 or 4")
     check_bits(bits, group)

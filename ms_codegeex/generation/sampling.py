@@ -1,5 +1,5 @@
-"""A user's settings for an answer, and the answer. The command line, requests over HTTP, `/set` of a conversation and
-recipes of evaluations take the settings from here."""
+"""Sampling settings and answers. The command line, HTTP requests, the `/set` command of a conversation and evaluation
+recipes all use the settings declared here."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import DeclaredOption, Option, check_ranges, declared, option
 
-MAX_TOP_K = 1 << 30  # the kernel takes no more
+MAX_TOP_K = 1 << 30  # the kernel's limit
 MAX_ANSWERS_TO_A_PROMPT = 10_000
-DEFAULT_ADAPTER = ""  # the adapter of requests that name none; the model alone, unless one was loaded by this name
+DEFAULT_ADAPTER = ""  # for requests that name no adapter; the bare model unless one was loaded under this name
 
 TEMPERATURE = Option("divide the logits by T; 0 is greedy", "T", ge=0, lt=100, in_requests=1.0)
 TOP_K = Option("only the K likeliest tokens", "K", ge=0, le=MAX_TOP_K, off=0, in_requests=0)
@@ -28,8 +28,8 @@ def _unescaped(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """How a token is drawn from the probabilities: the columns of the choice operator, in this order
-    (`kernels/choice.h`, `composite.py`). Each field is one of `SamplingSettings` too."""
+    """Settings for drawing a token. The fields are the first columns of the choice operator, in this order
+    (`kernels/choice.h`, `composite.py`). `SamplingSettings` has the same fields."""
 
     temperature: float = TEMPERATURE.field(0.0)
     top_k: int = TOP_K.field(0)
@@ -39,21 +39,21 @@ class Drawing:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings:
-    """How answers are chosen. `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 are off; equal seeds
-    give equal text.
+    """Settings for answers. `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 are off. Equal seeds give
+    equal text.
 
-    Before that, logits are edited: those of tokens in the prompt or the answer are divided by `repetition_penalty`
-    (multiplied if they are negative; 1 is off); those of tokens in the answer lose `presence_penalty`, and
-    `frequency_penalty` for each time that they occur; `logit_bias` adds numbers to ids' logits (-100 effectively
-    forbids). `log_probabilities` likeliest tokens are reported with each new one.
+    Logits are edited before a token is drawn. `repetition_penalty` divides positive logits of tokens in the prompt or
+    the answer, and multiplies negative ones (1 is off). `presence_penalty` is subtracted once from each token in the
+    answer, `frequency_penalty` once per occurrence. `logit_bias` maps ids to numbers that are added (-100 effectively
+    forbids a token). The `log_probabilities` likeliest tokens are reported with each new token.
 
-    `adapter` names the adapter that computes the answer. `json_schema`, the text of a JSON schema, or `grammar`, one in
-    llama.cpp's notation (GBNF), decides which tokens may come at all (`constraints.py`). With `calls`, a text, a schema
-    and a text, a value of that schema between these texts may come instead of one of `json_schema`. With the text
-    `between`, there may be several values of `calls`, or without it of `json_schema`, which it separates.
+    `adapter` names the adapter that computes the answer. `json_schema` (the text of a JSON schema) or `grammar` (in
+    llama.cpp's notation, GBNF) restricts the tokens that may follow (`constraints.py`). `calls` is an opening text, a
+    schema and a closing text: instead of a value of `json_schema`, the answer may be a value of that schema enclosed
+    by the texts. If `between` is set, it separates several values of `calls`, or of `json_schema` without `calls`.
 
-    An answer ends before the first text of `stop`. The `n` answers have consecutive seeds. With `beams` above 1, the n
-    best answers of a beam search are returned (`beams.py`) and nothing is drawn.
+    An answer ends before the first occurrence of a text in `stop`. The `n` answers have consecutive seeds. With `beams`
+    above 1, the `n` best answers of a beam search are returned (`beams.py`) and nothing is drawn.
     """
 
     max_new_tokens: int = Option("maximum number of tokens", "N", ge=1).field(128, kw_only=False)
@@ -150,7 +150,8 @@ def unusual(settings: Any) -> dict[str, float]:
 
 
 class ChosenToken(NamedTuple):
-    """A token and its log-probability; the likeliest tokens with theirs, as many as were requested."""
+    """A token with its log-probability `score`, and in `best` as many of the likeliest (id, log-probability) pairs as
+    were requested."""
 
     token: int
     score: float
@@ -159,8 +160,8 @@ class ChosenToken(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """`text` ends before a stop text; `tokens` are all chosen ones except eos. `finish`: "eos", "stop" or "length".
-    `score`: of a beam, else None."""
+    """A complete answer. `text` ends before a stop text; `tokens` are all chosen tokens except eos. `finish` is "eos",
+    "stop" or "length". `score` is that of a beam, otherwise None."""
 
     text: str
     tokens: Sequence[ChosenToken]

@@ -1,9 +1,9 @@
-"""Continuous batching: requests from any thread share the slots of an engine, which runs in one thread. A step is one
-pass: a token, or a few guessed ones, of every sequence that decodes, and rows of prompts, the shortest rest first.
-Groups of requests take turns at the slots (`shares.py`), those of a group in the order of their arrival; a request may
-give its slot to another group and go on later. A slot keeps the ids of its last sequence, and the beginning that a
-prompt shares with any slot is not computed again. A request's ids do not depend on other requests. Work that takes many
-steps, such as a beam search, may hold slots: its steps take place between those of the requests."""
+"""Continuous batching: requests from any thread share the slots of an engine, which runs in one thread. Each step is
+one pass with the next token of every decoding sequence (or several guessed ones) and rows of prompts, the shortest
+remainder first. Groups of requests take turns at the slots (`shares.py`); within a group, requests are served in order
+of arrival. A request may have to yield its slot to another group and resume later. A slot keeps the ids of its last
+sequence, and a prefix that any slot holds is not recomputed. The ids of an answer do not depend on other requests. Work
+of many steps, such as a beam search, may hold slots; its steps run between those of the requests."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from ms_codegeex.generation.sampling import ChosenToken, SamplingSettings
 from ms_codegeex.generation.shares import CROWD, SMALL, Shares
 from ms_codegeex.generation.slots import MIN_PROMPT_ROWS, Part, SlotEngine, power, shared
 
-Work = Callable[[list[int]], Any]  # takes the slots that it may use
-FIRST_GUESSES = 3  # tokens that are guessed at first
-MIXED_ROWS = 64  # a pass in which sequences decode has no more, usually: prompts do not delay them for long
-PATIENCE = 8  # passes in which shorter prompts may come before a longer one
+Work = Callable[[list[int]], Any]  # called with the slots that it may use
+FIRST_GUESSES = 3  # guessed tokens in a request's first guess
+MIXED_ROWS = 64  # usual limit for a pass in which sequences decode, so that prompts do not delay them for long
+PATIENCE = 8  # passes in which shorter prompts may overtake a longer one
 
 
 class Request:
-    """A prompt and its answer: iterate over it for the new tokens. Cancel a request whose answer nobody reads. `finish`
-    says why it ended: "eos" (which is not yielded), "stop", "length" or "cancelled"."""
+    """A prompt and its answer. Iterating over a request yields the new tokens; cancel one whose answer nobody reads.
+    `finish` says why it ended: "eos" (which is not yielded), "stop", "length", "cancelled" or "error"."""
 
-    count = 1  # slots
+    count = 1  # slots needed
 
     def __init__(
         self,
@@ -50,35 +50,35 @@ class Request:
         group: str = "",
         weight: int = 1,
     ):
-        """`limit`: of prompt and answer together, like the engine's capacity. With `prompt_best`, the prompt's ids are
-        reported in `scored` like the answer's, with that many likeliest ones. `adapter` is the number of the adapter
-        that computes the answer, 0 for none. Each `group` of requests has its share of the slots and of the rows of
-        passes, by its `weight`. To be set before the first step: `ends`, which takes each new token and says whether
-        the text has ended with it; `states`, float64 [H], to which the prompt's last hidden states are added;
-        `constraint`, that of its grammar."""
+        """`limit` bounds the ids of prompt and answer together. With `prompt_best`, the prompt's ids are scored too
+        and appended to `scored`, each with that many likeliest tokens. `adapter` is the number of the adapter that
+        computes the answer, 0 for none. The requests of a `group` share the slots and rows to which its `weight`
+        entitles it. These attributes may be set before the first step: `ends` takes each new token and returns whether
+        the text ends with it; the prompt's last hidden states are added to `states`, float64 [H]; `constraint`
+        restricts the answer to a grammar."""
         self.ids, self.settings, self.eos, self.adapter = list(ids), settings, eos, adapter
         self.group, self.weight = group, weight
         self.ends: Callable[[int], bool] | None = None
         self.states: np.ndarray | None = None
         self.constraint: Constraint | None = None
-        self.passed_over = 0  # passes in which another prompt came first
-        self.computed = self.in_slot = 0  # rows of passes: all, and those since it has its slot
+        self.passed_over = 0  # consecutive passes in which another prompt came first
+        self.computed = self.in_slot = 0  # rows computed: in total, and since it got its present slot
         self.prompt = len(self.ids)
         self.limit = min(limit, self.prompt + settings.max_new_tokens)
         self.slot = -1
-        self.leader: Request | None = None  # is about to compute what both begin with
+        self.leader: Request | None = None  # an earlier request that is computing a prefix common to both
         self.finish, self.cancelled = "", False
         self.guessed = self.accepted = 0
         self.width = FIRST_GUESSES
         self.error: BaseException | None = None
-        self.ended = False  # `new` has returned all
+        self.ended = False  # whether `new` has returned the last token
         self.prompt_best = prompt_best
-        self.scored: list[ChosenToken] = []  # ids of the prompt but the first
+        self.scored: list[ChosenToken] = []  # the prompt's ids except the first
         self._tokens: queue.SimpleQueue[ChosenToken | None] = queue.SimpleQueue()
         self.withdraw: Callable[[Request], bool] | None = None  # set by the scheduler
 
     def cancel(self) -> None:
-        """No more tokens are computed after the present step. A request that waits for a slot ends at once."""
+        """Stop the answer after the current step. A request that still waits for a slot ends at once."""
         self.cancelled = True
         if self.withdraw is not None and self.withdraw(self):
             self.end("cancelled")
@@ -98,7 +98,7 @@ class Request:
             raise self.error
 
     def new(self) -> list[ChosenToken]:
-        """The tokens since the last call, for a caller that makes the scheduler's steps itself; see `ended`."""
+        """Return the tokens since the last call; set `ended` after the last one. For callers that run the steps."""
         tokens = []
         while not self._tokens.empty():
             if (token := self._tokens.get()) is None:
@@ -108,13 +108,14 @@ class Request:
         return tokens
 
     def choice(self, guess: Sequence[int] = ()) -> TokenChoice:
-        """How the next token is chosen, or the token after a `guess`."""
+        """Return the choice of the next token, or of the one after a `guess`."""
         output = self.ids[self.prompt :]
         choice = token_choice(self.settings, self.ids[: self.prompt], [*output, *guess])
         return choice if self.constraint is None else self.constraint.applied(choice, output, guess)
 
     def prompt_choices(self, begin: int, end: int) -> list[TokenChoice]:
-        """Of the tokens after ids `begin` to `end` of the prompt, if they were requested."""
+        """Return the choices for a pass that computes ids `begin` to `end`: one for each id if the prompt is scored,
+        and one for the next token if no id follows."""
         last = [self.choice()] if end == len(self.ids) else []
         if self.prompt_best is None:
             return last
@@ -122,7 +123,7 @@ class Request:
         return [*(TokenChoice(given=number, best=self.prompt_best) for number in given), *last]
 
     def take(self, chosen: ChosenToken) -> None:
-        """The next token. `RunFailure` if the logits are not finite, `UserError` if the grammar is too complex."""
+        """Take the next token. Raises `RunFailure` for logits that are not finite, `UserError` if the grammar fails."""
         check_finite(chosen.score)
         if self.constraint is not None and self.constraint.error:
             raise UserError(self.constraint.error)
@@ -138,7 +139,7 @@ class Request:
             self.finish = "length"
 
     def take_scored(self, tokens: Sequence[ChosenToken]) -> None:
-        """The next ids of the prompt, with their scores. `RunFailure` if the logits are not finite."""
+        """Append the next ids of the prompt to `scored`. Raises `RunFailure` if their logits are not finite."""
         for chosen in tokens:
             check_finite(chosen.score)
         self.scored += tokens
@@ -149,11 +150,11 @@ class Request:
 
 
 class Call:
-    """Other work for an engine, with `count` slots. The first of them is chosen as it is for a request whose prompt is
-    `ids` and whose adapter is `adapter`."""
+    """Other work for an engine, which needs `count` slots. The first of them is chosen as for a request with the prompt
+    `ids` and the adapter number `adapter`."""
 
     group = None
-    slot = -1  # `work` is told its slots
+    slot = -1  # `work` gets its slots as an argument
 
     def __init__(self, work: Work, ids: Sequence[int] = (), count: int = 1, adapter: int = 0):
         self.work, self.ids, self.count, self.adapter = work, list(ids), count, adapter
@@ -164,17 +165,17 @@ class Call:
 
 
 class Speculation(ABC):
-    """Guesses of next tokens, up to `maximum` of each request: more after a right guess, fewer after a wrong one."""
+    """Guesses up to `maximum` next tokens per request: more after a correct guess, fewer after a wrong one."""
 
     def __init__(self, maximum: int):
         self.maximum = maximum
 
     @abstractmethod
     def guess(self, requests: Sequence[Request], room: Sequence[int]) -> list[list[int]]:
-        """Up to `room` next ids of each request."""
+        """Return guesses of the next ids of each request, at most as many as its entry in `room`."""
 
     def learn(self, request: Request, guessed: int, accepted: int) -> None:
-        """How good a guess was."""
+        """Adapt the length of the request's next guess: `accepted` of its `guessed` tokens were right."""
         if accepted == guessed:
             request.width = min(2 * guessed + 1, self.maximum)
         elif 2 * accepted < guessed:
@@ -182,28 +183,28 @@ class Speculation(ABC):
 
 
 class Scheduler:
-    """Requests and the slots of an engine. `submit` and `Request.cancel` may come from any thread. What slots lose is
-    kept in `prefixes`."""
+    """Runs requests in the slots of `engine`. `submit` and `Request.cancel` are thread-safe. Contents that slots lose
+    are kept in `prefixes`."""
 
     def __init__(self, engine: SlotEngine, speculation: Speculation | None = None, prefixes: Prefixes | None = None):
         self.engine, self.speculation, self.prefixes = engine, speculation, prefixes
-        self.mixed_rows = MIXED_ROWS  # fewer: the tokens of answers are less late while prompts are read, for longer
+        self.mixed_rows = MIXED_ROWS  # a smaller value delays answers less, but prompts take longer
         self.guessed = self.accepted = 0  # tokens
-        self.reused = 0  # tokens of prompts that were there already
+        self.reused = 0  # prompt tokens found in a slot or a prefix
         self.passes = 0
-        self.suspended = 0  # requests that gave their slots up for now
+        self.suspended = 0  # how many times a request had to yield its slot
         self._lock, self._running = threading.Lock(), False
-        self._changed = threading.Condition(self._lock)  # there is new work, or slots became free
+        self._changed = threading.Condition(self._lock)  # signals new work or freed slots
         self._waiting: deque[Request | Call] = deque()
-        self._held: set[int] = set()  # slots of `holding`
-        self._steps: list[tuple[Call, list[int]]] = []  # work of those who hold these slots
-        self._active: dict[int, Request] = {}  # by slot, in the order of admission
-        self._used, self._clock = [0] * engine.slots, 0  # when a slot became free
-        self._shares, self._hurried = Shares(), 0  # the last pass of `_hurry`
-        self._groups = [""] * engine.slots  # each slot's contents were computed for this group
+        self._held: set[int] = set()  # slots held by `holding`
+        self._steps: list[tuple[Call, list[int]]] = []  # pending steps of `holding`, with their slots
+        self._active: dict[int, Request] = {}  # by slot, in order of admission
+        self._used, self._clock = [0] * engine.slots, 0  # logical time at which each slot became free
+        self._shares, self._hurried = Shares(), 0  # number of the last pass shortened by `_hurry`
+        self._groups = [""] * engine.slots  # the group for which each slot's contents were computed
 
     def submit(self, work: Request | Call) -> None:
-        """Queue it. The caller must call `step` repeatedly, or `start` once."""
+        """Queue a request or call. The caller must then call `start` once, or `step` repeatedly."""
         if isinstance(work, Request):
             work.withdraw = self._withdraw
         with self._changed:
@@ -223,8 +224,8 @@ class Scheduler:
             return True
 
     def call(self, work: Work, ids: Sequence[int] = (), count: int = 1, adapter: int = 0) -> Any:
-        """The result of `work(slots)`, which may use the engine and these slots between two steps. `count`, `ids` and
-        `adapter` as in `Call`."""
+        """Run `work(slots)` between two steps and return its result. It may use the engine and these slots. For
+        `count`, `ids` and `adapter` see `Call`."""
         call = Call(work, ids, min(count, self.engine.slots), adapter)
         self.submit(call)
         self.start()
@@ -232,8 +233,8 @@ class Scheduler:
 
     @contextmanager
     def holding(self, ids: Sequence[int], count: int, adapter: int = 0) -> Iterator[Callable[[Work], Any]]:
-        """Hold `count` slots, or all if there are fewer, for work of many steps; wait for them once. The function gives
-        the result of `work(slots)`, computed between two steps of the other requests, which use the other slots."""
+        """Hold `count` slots, or all if there are fewer, for work of many steps; it waits for them only once. The
+        yielded function runs `work(slots)` between two steps of other requests and returns its result."""
         slots = self.call(self._hold, ids, count, adapter)
 
         def step(work: Work) -> Any:
@@ -256,11 +257,11 @@ class Scheduler:
         return slots
 
     def start(self) -> None:
-        """Start a thread, unless one runs, that works until nothing is left. It ends soon after the main thread."""
+        """Start the scheduler's thread unless it runs. It ends when no work is left, or soon after the main thread."""
         with self._lock:
             if not self._running:
                 self._running = True
-                # no daemon, as a caller's may be: the interpreter must not end while MindSpore computes
+                # explicitly no daemon (a daemonic caller's default): the interpreter must not exit while MindSpore runs
                 threading.Thread(target=self._work, name="generation", daemon=False).start()
 
     def _work(self) -> None:
@@ -270,12 +271,12 @@ class Scheduler:
                     self._running = False
                     return
                 if not self._active and not self._steps and len(self._free()) < self._waiting[0].count:
-                    self._changed.wait(1)  # until those who hold slots give them back
+                    self._changed.wait(1)  # until held slots are released
             try:
                 if not threading.main_thread().is_alive():
                     raise RunFailure("generation: the program ends")
                 self.step()
-            except BaseException as error:  # every request ends with it: its thread raises it
+            except BaseException as error:  # ends every request; their threads raise it
                 with self._lock:
                     left = [*self._active.values(), *self._waiting, *(call for call, _ in self._steps)]
                     self._active.clear()
@@ -285,7 +286,7 @@ class Scheduler:
                     each.end("error", error)
 
     def step(self) -> None:
-        """Admit, compute one pass, deliver."""
+        """Admit waiting work, compute one pass and deliver its tokens."""
         for request in list(self._active.values()):
             if request.cancelled:
                 self._end(request, "cancelled")
@@ -308,16 +309,16 @@ class Scheduler:
         results = self.engine.advance([part for part, _ in planned]) if planned else []
         for (part, request), chosen in zip(planned, results, strict=True):
             if chosen:
-                with self._failing_alone(request):  # other logits may be finite
+                with self._failing_alone(request):  # other requests' logits may still be finite
                     self._deliver(request, part, chosen)
 
     def _left(self, request: Request) -> int:
         return len(request.ids) - len(self.engine.cached[request.slot])
 
     def _hurry(self) -> list[Request]:
-        """The requests of the next pass: usually all. With several groups it may be only those of the favoured group
-        whose answers have not begun, if the rest of their prompts fits into one short pass. With n groups, at most
-        every n-th pass is such a pass."""
+        """Return the requests of the next pass, usually all. With n > 1 groups, at most every n-th pass is a short one
+        for the favoured group: it has only those of its requests whose answers have not begun, if the rest of their
+        prompts fits into `SMALL` rows."""
         requests, hurried = list(self._active.values()), list[Request]()
         groups = {request.group for request in requests}
         if len(groups) > 1 and self.passes - self._hurried >= len(groups):
@@ -337,14 +338,14 @@ class Scheduler:
         planned = []
         for request, guess in zip(ready, guesses, strict=True):
             choices = [request.choice(guess[:count]) for count in range(len(guess) + 1)]
-            newest = [request.ids[-1], *guess]  # or the last id of a prompt
+            newest = [request.ids[-1], *guess]  # for a new request, the last id of its prompt
             planned.append((Part(request.slot, len(request.ids) - 1, newest, choices, request.states), request))
         return planned
 
     def _add_prompts(self, planned: list[tuple[Part, Request]], requests: Sequence[Request]) -> None:
         used, room = sum(len(part.ids) for part, _ in planned), self.engine.chunk
         if planned:
-            # half for prompts, if those of several groups may come
+            # with several groups, prompts get only half of the rows
             mixed = used + self.mixed_rows // 2 if self._shares.several else self.mixed_rows
             room = min(room, max(mixed, power(used + min(MIN_PROMPT_ROWS, self.mixed_rows // 2))))
         room -= used
@@ -360,8 +361,8 @@ class Scheduler:
                 planned.append((Part(request.slot, begin, ids, choices, request.states), request))
 
     def _shortened(self, prompts: Sequence[Request], counts: list[int]) -> list[int]:
-        """The rows of prompts, few for those of a crowd: a typist's next request has to wait for the end of the pass.
-        That costs little where the time of a pass grows with its rows."""
+        """Limit the rows of prompts from groups that crowd out a typing group, whose next request would have to wait
+        for the end of the pass. Only done where fewer rows make a pass faster."""
         crowds, few, found = self._crowds() if self.engine.rows_cost else set(), CROWD, []
         for request, count in zip(prompts, counts, strict=True):
             if request.group in crowds:
@@ -376,8 +377,8 @@ class Scheduler:
         return set() if typist is None else {each for each in groups if groups[each] > 1 and each != typist}
 
     def _prompts(self, requests: Sequence[Request], decoding: Container[int]) -> list[Request]:
-        """Requests whose prompts can be computed, the shortest rest first. Those that were not the first for
-        `PATIENCE` passes come before the others, in the order of their waiting, so that nobody waits for ever."""
+        """Return the requests whose prompts can be computed, the shortest remainder first. To prevent starvation, those
+        that were passed over `PATIENCE` times precede the others, the longest waiting first."""
         found = []
         for request in requests:
             if request.leader is not None:
@@ -435,7 +436,7 @@ class Scheduler:
             group = self._shares.next(waiting, {request.group for request in active}, due)
         else:
             able = [request for request in active if request.prompt_best is None] if len(present) > 1 else []
-            # without the memory for prefixes, all that was computed would be computed again
+            # no time slices without the prefix cache: a suspended request would be recomputed from the start
             exchanged = self._shares.exchange(able, waiting, due, slices=self.prefixes is not None)
             if exchanged is None:
                 return None
@@ -466,7 +467,7 @@ class Scheduler:
                     for slot in slots:
                         self._leave(slot)
                     work.result.set_result(work.work(slots))
-                elif work.cancelled:  # just before it was queued
+                elif work.cancelled:  # cancelled just before it was queued
                     work.end("cancelled")
                 elif work.prompt >= work.limit:
                     work.end("length")
@@ -478,7 +479,7 @@ class Scheduler:
 
     @contextmanager
     def _failing_alone(self, work: Request | Call) -> Iterator[None]:
-        """An error ends this request or call; its caller gets it, the others continue, unless the network is lost."""
+        """Let an error end only this request or call, whose caller gets it. `NetworkLost` is raised again."""
         try:
             yield
         except BaseException as error:
@@ -496,9 +497,9 @@ class Scheduler:
         return sorted(slots, key=lambda slot: (self._groups[slot] in others, self._used[slot]))
 
     def _place(self, work: Request | Call) -> int:
-        """The free slot whose ids have the longest beginning in common with the new ones. But if a longer beginning can
-        be copied from elsewhere, or if that slot would lose more ids than it keeps (its beginning can be copied as
-        well), the least recently used one."""
+        """Return the free slot with the longest common prefix with the new ids. Choose the least recently used slot
+        instead if a longer prefix can be copied from elsewhere, or if the slot would lose more ids than it keeps (its
+        prefix can be copied as well)."""
         ids, free = work.ids[:-1], self._free(work.group)
         begins = [self.engine.common(slot, ids, work.adapter) for slot in range(self.engine.slots)]
         best = max(free, key=lambda slot: begins[slot])

@@ -1,7 +1,7 @@
-"""How groups of requests, which are the clients of a server, share an engine: its slots, and the rows of its passes.
-Each group has a counter of the rows that were computed for it, divided by its weight; who has the lowest is next
-("Fairness in Serving Large Language Models", OSDI 2024). As an answer takes long, a group may also get a slot in which
-another one's answer is computed. In a pass, the prompts of one group delay the first token of another one little."""
+"""Fair sharing of an engine's slots and pass rows among groups of requests, one group per client of a server. Each
+group has a counter of the rows computed for it, divided by its weight; the group with the lowest counter is served next
+("Fairness in Serving Large Language Models", OSDI 2024). Because answers take long, a group may also take over a slot
+in the middle of another group's answer. Prompts of one group barely delay the first token of another."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-RECENT = 1000  # passes for which a group that has no request is still expected
-MANY = 4096  # groups that are kept; then those without requests are forgotten
-AHEAD = 256  # rows that a group may have had more than others and still come first in a pass
-LEAD = 1024  # rows by which a group may be ahead of one whose slot it gets because it has fewer slots
-QUANTUM = 128  # rows of a request before it gives its slot to a group that has none
+RECENT = 1000  # passes after which a group without requests is forgotten
+MANY = 4096  # number of groups above which all groups without requests are forgotten
+AHEAD = 256  # rows by which a group may exceed the lowest counter and still be favoured in a pass
+LEAD = 1024  # rows by which a group may exceed another and still get its slot because it has fewer slots
+QUANTUM = 128  # rows of a request before it must yield its slot to a group without slots
 SMALL = 16  # rows of a short pass
-CROWD = 4  # rows, in a pass while another group types, of prompts of groups with several requests
-# A group that types is expected to ask again within this time after its last row: its user reads a completion and
-# continues to type. A slot is kept free for it, which holds the beginning of its next prompt.
+CROWD = 4  # rows per pass, while another group types, for prompts of groups with several requests
+# Within this time after its last row, a typing group is expected to send another request: its user reads a completion
+# and types on. A slot is kept free for it, because it holds the beginning of the next prompt.
 TYPING_SECONDS = 2.0
 
 
 class SlotHolder(Protocol):
-    """A request of a group. `in_slot`: rows that were computed since it has its slot."""
+    """A request of `group`. `in_slot` counts the rows computed since it got its present slot."""
 
     group: str
     in_slot: int
@@ -36,9 +36,9 @@ Holder = TypeVar("Holder", bound=SlotHolder)
 
 @dataclass
 class Group:
-    """A group's `rows`, divided by its `weight`, and those that it had `before` it came. `entered`: the number of its
-    coming; `served`: when it got its last slot, by a count of slots; `last`: of the last pass with a row of it, or
-    before its coming; `seen`: when it had its last row."""
+    """A group's counter `rows`, divided by its `weight`, and the counter's value `before` it entered. `entered` and
+    `served` are serial numbers of its latest entry and of the latest slot that it got. `last` is the number of the last
+    pass with a row of the group (or before it entered), `seen` the time of its last row."""
 
     rows: float = 0
     before: float = 0
@@ -50,7 +50,7 @@ class Group:
 
 
 class Shares:
-    """The rows that were computed for each group, and what follows from them."""
+    """Counts the rows computed for each group and decides from them which group is next."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -65,9 +65,10 @@ class Shares:
         return self._groups.get(group, Group())
 
     def enter(self, group: str, present: Collection[str], weight: int = 1) -> None:
-        """Note a request of a group; `present` have requests. A group that comes back is not owed what it did not ask
-        for while it was away. If nobody is there, counting begins anew."""
-        if len(self._groups) > MANY:  # addresses, of which there is no end
+        """Record a new request of `group`; the groups in `present` have requests already. A returning group starts at
+        least at their lowest counter, so it is not owed rows for its absence. If none is present, all counters restart
+        from zero."""
+        if len(self._groups) > MANY:  # groups may be client addresses, whose number is unbounded
             self._keep(present)
         if not present:
             for each in self._groups.values():
@@ -80,8 +81,8 @@ class Shares:
             one.entered, one.last = self._comings, self._passes
 
     def note(self, rows: Mapping[str, int], present: Collection[str] = ()) -> None:
-        """Note a pass with these numbers of rows of groups. Groups without a row for long, and without requests, are
-        forgotten."""
+        """Record a pass with these numbers of rows per group. Groups that had no row in the last `RECENT` passes are
+        forgotten unless they are `present`."""
         self._passes += 1
         for group, count in rows.items():
             one = self._groups.setdefault(group, Group())
@@ -92,11 +93,11 @@ class Shares:
         self._groups = {name: one for name, one in self._groups.items() if name in names}
 
     def owns(self, group: str) -> bool:
-        """Whether the group had rows not long ago, so that a request that begins like its last one is likely."""
+        """Return whether the group is remembered: its next request then probably begins like its last one."""
         return group in self._groups
 
     def _used(self, group: str, due: Mapping[str, int]) -> float:
-        """A group's rows, and those that are `due`, because its requests have slots, divided by its weight."""
+        """Return a group's counter, including the rows still `due` for its requests in slots, divided by its weight."""
         one = self._of(group)
         return one.rows + due.get(group, 0) / one.weight
 
@@ -104,13 +105,12 @@ class Shares:
         return self._clock() - self._of(group).seen < TYPING_SECONDS
 
     def left_free(self, present: Collection[str], slots: int) -> int:
-        """The number of slots that are left free for groups that may ask again at once, a quarter of all at most; none
-        for those `present`."""
+        """Return how many of `slots` to keep free for typing groups not `present`: one for each, a quarter at most."""
         return min(slots // 4, sum(self._typed(each) for each in self._groups if each not in present))
 
     def next(self, waiting: Collection[str], in_slots: Collection[str], due: Mapping[str, int]) -> str:
-        """Of the groups `waiting`, that which gets a free slot: it has used least, of equal ones it got one longest
-        ago. Those that typed a moment ago and have none come before others, unless they are `LEAD` rows ahead."""
+        """Return which `waiting` group gets a free slot: the one that used least; on a tie, the one served longest ago.
+        Typing groups without a slot come first, unless they are more than `LEAD` rows ahead."""
         used = {each: self._used(each, due) for each in waiting}
         back = [each for each in waiting if self._typed(each) and each not in in_slots]
         back = [each for each in back if used[each] - min(used.values()) <= LEAD]
@@ -122,10 +122,10 @@ class Shares:
     def exchange(
         self, slots: Sequence[Holder], waiting: Iterable[str], due: Mapping[str, int], slices: bool = True
     ) -> tuple[Holder, str] | None:
-        """One of the requests in `slots` that gives its slot up, and the group of those `waiting` that gets it. A group
-        gives a slot to one that has fewer for its weight, if it has no fewer afterwards and the other one is not `LEAD`
-        rows ahead. With `slices`, it also gives one that it has held for `QUANTUM` rows to a group that has none, if as
-        many more were computed for it."""
+        """Return a request in `slots` that must yield its slot and the `waiting` group that gets it, or None. A group
+        yields to one with fewer slots per weight, provided that it does not end up with fewer itself and the other is
+        not more than `LEAD` rows ahead. With `slices`, a request that held its slot for `QUANTUM` rows also yields to a
+        group without slots, if its own group used at least `QUANTUM` rows more."""
         held = Counter(request.group for request in slots)
 
         def load(group: str, more: int) -> float:
@@ -146,14 +146,14 @@ class Shares:
         return [request for request in ripe if request.group == giver][-1], taker
 
     def favoured(self, groups: Collection[str]) -> str:
-        """Of the groups that had least, or up to `AHEAD` rows more, the one that came last."""
+        """Return the group that entered last among those at most `AHEAD` rows above the lowest counter."""
         known = {each: self._of(each) for each in groups}
         least = min(one.rows for one in known.values())
         return min(known, key=lambda each: (known[each].rows > least + AHEAD, -known[each].entered))
 
     def typist(self, present: Collection[str]) -> str | None:
-        """The group that comes before all others `present` and may ask again at once, or has just asked: its last
-        request took few rows, as those of keystrokes do, a moment ago."""
+        """Return the typing group that is favoured over all others `present`, or None. A group counts as typing if it
+        had a row within `TYPING_SECONDS` and has used only a few rows since it entered, as keystrokes do."""
         since = self._clock() - TYPING_SECONDS
         known = self._groups.items()
         short = {name for name, one in known if one.seen > since and (one.rows - one.before) * one.weight < 2 * SMALL}
@@ -161,10 +161,10 @@ class Shares:
         return first if first in short else None
 
     def divided(self, prompts: Sequence[tuple[str, int]], room: int, begun: Iterable[str] = ()) -> list[int]:
-        """How many of `room` rows each prompt gets, given its group and the number of rows that it could use. The first
-        prompt of the favoured group comes first. If it is complete with this pass, or if one of that group is complete
-        anyway, as `begun` says, the others get as many rows at most: the pass is short. Otherwise groups have equal
-        shares, within which the first prompts come first; so does what a group does not need."""
+        """Divide `room` rows among `prompts`, given as (group, usable rows). Return the rows of each. The first prompt
+        of the favoured group is served first. If the pass completes a prompt of that group (this one, or one already
+        planned, whose group is in `begun`), it is kept short: up to twice that prompt's rows, or `SMALL`. The remaining
+        rows are divided equally among the groups, each in the order of its prompts, and leftovers in the same order."""
         counts, sizes, waiting = [0] * len(prompts), Counter(group for group, _ in prompts), Counter(begun)
         groups = sizes + waiting
         if len(groups) > 1:

@@ -1,7 +1,7 @@
-"""The decoding engine: sequences in slots, each with cached keys and values, and passes of rows through a network. A
-pass takes rows of any slots: chunks of prompts, the newest token of a sequence, guesses of its next ones. The beginning
-that a sequence shares with its slot is not computed again, and one slot's contents can be copied to another. With the
-compiled operators, the result of a row is the same bit for bit in any pass."""
+"""The decoding engine. Each slot holds one sequence with its cached keys and values. A pass runs rows of any slots
+through the network: chunks of prompts, the newest token of a sequence, and guesses of its next tokens. A prefix that
+a slot already holds is not recomputed, and can be copied to another slot. With the compiled operators, a row's result
+is bit-identical in every pass."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from ms_codegeex.generation.choice import TokenChoice, check_finite, pack, unpac
 from ms_codegeex.generation.rows import Network, Rows
 from ms_codegeex.generation.sampling import ChosenToken
 
-CHUNK = 256  # rows of a pass
+CHUNK = 256  # default for the maximum number of rows per pass
 MIN_PROMPT_ROWS = 16
 Run = Callable[[Rows], np.ndarray]  # `Network.choose` or `Network.score`
 
 
 @dataclass(frozen=True)
 class Part:
-    """Ids of a slot from position `begin` on (earlier ones are cached), and how the tokens after the last
-    `len(choices)` of them are chosen. The pass adds their last hidden states to `states`, float64 [H]."""
+    """One slot's contribution to a pass: `ids` for the positions from `begin` on (earlier positions are cached).
+    `choices` say how to choose the token after each of the last `len(choices)` ids. The pass adds the last hidden
+    states of all `ids` to `states`, float64 [H], if given."""
 
     slot: int
     begin: int
@@ -38,29 +39,29 @@ class Part:
 
 
 class SlotEngine:
-    """Sequences in the slots of a network. Ids from `allowed` on have no token and are never chosen. Up to `guesses`
-    tokens of each sequence are guessed."""
+    """The sequences in the slots of `network`. Only ids below `allowed` are chosen: the others have no token. A pass
+    has at most `chunk` rows, and up to `guesses` guessed tokens per sequence."""
 
     def __init__(self, network: Network, *, allowed: int | None = None, chunk: int = CHUNK, guesses: int = 0):
         self.network, self.capacity, self.slots = network, network.sizes.capacity, network.sizes.slots
-        self._maximum = power(self.slots * (1 + guesses))  # choices of a pass
-        self.chunk = max(chunk, 2 * self._maximum)  # room for prompts next to sequences that decode
+        self._maximum = power(self.slots * (1 + guesses))  # most choices in a pass
+        self.chunk = max(chunk, 2 * self._maximum)  # leaves room for prompts when all slots decode
         self.allowed = allowed or network.vocab_size
-        self.rows_cost = network.compiled  # with the CPU's operators, a pass of fewer rows takes less time
-        self.least = 1  # a pass is padded to this many rows: more leave fewer shapes to compile, for answers drawn once
+        self.rows_cost = network.compiled  # whether passes of fewer rows are faster
+        self.least = 1  # minimum rows of a padded pass; a larger value means fewer shapes to compile
         self.cached: list[list[int]] = [[] for _ in range(self.slots)]
-        self.adapter = [0] * self.slots  # the adapter that computed the contents of each slot; 0: none
+        self.adapter = [0] * self.slots  # number of the adapter that computed each slot's contents; 0: none
 
     def warm_up(self, choices: Sequence[TokenChoice]) -> None:
-        """Compute a pass of each kind that answers with such choices need, so that MindSpore's graphs are compiled. No
-        slot may be in use; all lose their contents."""
+        """Run one pass of every shape that answers with these choices need, to compile MindSpore's graphs. No slot may
+        be in use: the contents of all slots are lost."""
         if self.network.compiled:
             return
         for choice in choices:
             for counts in self._kinds():
                 for slot in range(self.slots):
                     self.clear(slot)
-                each = sum(counts) <= self._maximum  # tokens that a pass may choose
+                each = sum(counts) <= self._maximum  # a pass may choose no more tokens
                 parts = [(slot, count, count if each else 1) for slot, count in enumerate(counts)]
                 self.advance([Part(slot, 0, [0] * count, [choice] * tokens) for slot, count, tokens in parts])
         if self.slots > 1:
@@ -85,16 +86,16 @@ class SlotEngine:
         return padded if padded <= self._maximum else max(padded, MIN_PROMPT_ROWS)
 
     def clear(self, slot: int, adapter: int = 0) -> None:
-        """Forget the slot's contents. Its next ids are computed with adapter number `adapter` (0: none)."""
+        """Empty the slot. Its next ids are computed with adapter number `adapter` (0: none)."""
         self.cached[slot], self.adapter[slot] = [], adapter
 
     def common(self, slot: int, ids: Sequence[int], adapter: int = 0) -> int:
-        """How many of the first `ids` the slot holds, computed with adapter number `adapter` (0: none)."""
+        """Return how many leading `ids` the slot holds, computed with adapter number `adapter` (0: none)."""
         return shared(self.cached[slot], ids) if self.adapter[slot] == adapter else 0
 
     def keep(self, slot: int, ids: Sequence[int], adapter: int = 0) -> int:
-        """Forget the slot's contents after its common beginning with `ids`, computed with adapter number `adapter` (0:
-        none). Return the number of ids kept, always fewer than all."""
+        """Truncate the slot to its longest common prefix with `ids`; empty it if another adapter than number `adapter`
+        (0: none) computed it. Return the prefix's length, always less than `len(ids)`."""
         if self.adapter[slot] != adapter:
             self.clear(slot, adapter)
         cached, maximum = self.cached[slot], min(len(self.cached[slot]), len(ids) - 1)
@@ -103,25 +104,27 @@ class SlotEngine:
         return common
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Let `target` hold the first `length` ids of `source`."""
+        """Replace the contents of slot `target` by the first `length` ids of slot `source`."""
         self.cached[target] = []
         self.network.copy(source, target, length)
         self.cached[target], self.adapter[target] = self.cached[source][:length], self.adapter[source]
 
     def restore(self, number: int, slot: int, ids: Sequence[int], adapter: int = 0) -> None:
-        """Let a slot hold `ids`, computed with an adapter, which begin what the network saved by this number."""
+        """Fill a slot from what the network saved under `number`. `ids` are the leading ids of that copy, and `adapter`
+        is the number of the adapter that computed them."""
         self.cached[slot] = []
         self.network.restore(number, slot, len(ids))
         self.cached[slot], self.adapter[slot] = list(ids), adapter
 
     def advance(self, parts: Sequence[Part]) -> list[list[ChosenToken]]:
+        """Compute `parts` and return the tokens chosen for each of them."""
         results = self._advance(self.network.choose, parts)
         return [unpack(rows, part.choices) for part, rows in zip(parts, results, strict=True)]
 
     def next(
         self, sequences: Mapping[int, Sequence[int]], choices: Mapping[int, TokenChoice], adapter: int = 0
     ) -> dict[int, ChosenToken]:
-        """For each slot's whole sequence (1 to `capacity` ids) the next token."""
+        """Return the next token for each slot's complete sequence of 1 to `capacity` ids."""
         left, result = dict(sequences), dict[int, ChosenToken]()
         while left:
             parts: list[Part] = []
@@ -141,17 +144,17 @@ class SlotEngine:
         return {slot: result[slot] for slot in sequences}
 
     def logits(self, slot: int, ids: Sequence[int], adapter: int = 0) -> np.ndarray:
-        """FP32 [V]: scores of the token that follows `ids`."""
+        """Return the logits of the token after `ids`, FP32 [V]."""
         begin = self.keep(slot, ids, adapter)
         return self._read(self.network.score, slot, ids, begin, [TokenChoice()])[-1]
 
     def all_logits(self, slot: int, ids: Sequence[int], adapter: int = 0) -> np.ndarray:
-        """FP32 [len(ids), V]: scores of the token that follows each of `ids`."""
+        """Return the logits of the token after each of `ids`, FP32 [len(ids), V]."""
         self.clear(slot, adapter)
         return self._read(self.network.score, slot, ids, 0, [TokenChoice()] * len(ids))
 
     def log_probabilities(self, slot: int, ids: Sequence[int], adapter: int = 0) -> np.ndarray:
-        """FP32 [len(ids) - 1]: the logarithm of the probability of each id but the first, given those before it."""
+        """Return the natural log-probability of each id but the first, given those before it, FP32 [len(ids) - 1]."""
         self.clear(slot, adapter)
         if len(ids) < 2:
             return np.zeros(0, np.float32)
@@ -186,7 +189,8 @@ class SlotEngine:
         return [results[part.slot] for part in parts]
 
     def _run(self, run: Run, parts: Sequence[Part], together: bool) -> list[np.ndarray]:
-        """One pass, as [3, m, 1] or [3, 1, m]. If interrupted, drops the contents that it may have overwritten."""
+        """Run one pass, with rows [3, m, 1] if `together`, else [3, 1, m]. Contents that the pass may overwrite are
+        dropped first, so an interruption leaves no wrong cache."""
         for part in parts:
             del self.cached[part.slot][part.begin :]
         m = self._padded(sum(len(part.ids) for part in parts))
@@ -215,7 +219,7 @@ class SlotEngine:
 
 
 def shared(first: Sequence[int], second: Sequence[int]) -> int:
-    """The length of the common beginning of two sequences."""
+    """Return the length of the longest common prefix of two sequences."""
     maximum = min(len(first), len(second))
     if first[:maximum] == second[:maximum]:
         return maximum

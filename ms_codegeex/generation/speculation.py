@@ -1,4 +1,4 @@
-"""Guesses of the next tokens, which a pass of the model checks all at once. The result is as without guesses."""
+"""Speculative decoding: guesses of the next tokens, which the model checks in one pass. Answers do not change."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from ms_codegeex.generation.scheduler import Request, Speculation
 from ms_codegeex.generation.slots import SlotEngine
 
-MAXIMUM, DRAFTED = 7, 3  # guesses in a pass; with the newest id a power of two
+MAXIMUM, DRAFTED = 7, 3  # guesses per pass; with the newest id, the rows are a power of two
 
 
 class NgramSpeculation(Speculation):
-    """The ids that followed the last ids, or as many of these as possible, earlier in the prompt or answer."""
+    """Guesses what followed the last n ids earlier in the prompt or answer, for the first possible n of `lengths`."""
 
     def __init__(self, maximum: int = MAXIMUM, lengths: Sequence[int] = (4, 3, 2)):
         super().__init__(maximum)
         self.lengths = lengths
-        # where each n-gram of a request last ended; for the empty one, how far the request was read
+        # the index after each n-gram's last occurrence; the empty n-gram maps to the number of ids read
         self._after: weakref.WeakKeyDictionary[Request, dict[tuple[int, ...], int]] = weakref.WeakKeyDictionary()
 
     def guess(self, requests: Sequence[Request], room: Sequence[int]) -> list[list[int]]:
@@ -31,12 +31,13 @@ class NgramSpeculation(Speculation):
         begin = next((after[key] for n in self.lengths if (key := tuple(ids[-n:])) in after), None)
         if begin is None or width < 1:
             return []
-        period = ids[begin:]  # repeats itself if the guess continues beyond the known ids
+        period = ids[begin:]  # a guess longer than this repeats it
         return [period[i % len(period)] for i in range(width)]
 
 
 class DraftSpeculation(Speculation):
-    """A smaller model with the same tokenizer and as many slots, which chooses with the same random numbers."""
+    """Guesses with a smaller model that has the same tokenizer and as many slots. It draws with the same random
+    numbers as the model, so that the choices agree more often."""
 
     def __init__(self, engine: SlotEngine, maximum: int = DRAFTED):
         super().__init__(maximum)

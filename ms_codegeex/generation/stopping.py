@@ -1,7 +1,7 @@
-"""Stop rules decide when a growing text has ended, reading each character once. `Ending` gives the text up to that
-point as it comes. Calling a rule with a complete text says whether it has ended. `scan` returns a function for one
+"""Stop rules decide when a growing text has ended, reading each character once. `Ending` passes the text on up to that
+point as it arrives. Calling a rule with a complete text says whether it has ended. `scan` returns a function for one
 growing text: given the next piece, it returns the number of characters of that piece after which the text has first
-ended, or None if the text continues. Both agree on every prefix of a text, which a test checks."""
+ended, or None if the text continues. A test checks that both agree on every prefix of a text."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ Scanner = Callable[[str], int | None]
 
 @dataclass(frozen=True)
 class Rule:
-    """Whether a text has ended, and a scanner that says where. The last `dropped` characters before that point do not
-    belong to it. From the words `of_block`, `block` makes the rule again in another process."""
+    """A stop rule. `whole` says whether a text has ended; `scan` makes a scanner that says where. The last `dropped`
+    characters before that point do not belong to the text. `of_block` holds the arguments with which `block` rebuilds
+    the rule in another process, if it can."""
 
     whole: Callable[[str], bool]
     scan: Callable[[], Scanner]
@@ -27,16 +28,17 @@ class Rule:
 
 
 class PartialWord:
-    """Follows which beginning of `word` a growing text ends with. `length` is that of the longest one. `shorter[n]`: of
-    the next shorter beginning that also ends the first n characters of the word; known for every n reached so far. By
-    Knuth, Morris and Pratt, so that a character takes two comparisons on average, whatever text and word are."""
+    """Finds `word` in a growing text by the Knuth-Morris-Pratt algorithm, which needs two comparisons per character on
+    average whatever text and word are. `length` is that of the longest prefix of the word that ends the text.
+    `shorter[n]` is the failure function: the length of the longest proper prefix that is a suffix of the first n
+    characters. It is extended as far as matches have reached."""
 
     def __init__(self, word: str):
         self.word, self.length = word, 0
         self.shorter = array("i", (0, 0))
 
     def feed(self, piece: str) -> int | None:
-        """Take the next piece. The number of its characters after which the text first ends with the word, or None."""
+        """Read the next piece. Return the number of its characters after which the word is first complete, or None."""
         word, length, shorter, found = self.word, self.length, self.shorter, None
         if not word:
             return 0
@@ -66,8 +68,8 @@ def scanned(scan: Callable[[], Scanner], dropped: int = 0) -> Rule:
 
 
 class Ending:
-    """Text in pieces up to the first of some words, or to where a rule ends it. No part of such a word is returned;
-    `word` is the one that ended it."""
+    """Cuts a text that arrives in pieces before the first of the `known` words, or where `rule` ends it. No part of
+    such a word is passed on; `word` is the one that ended the text, or empty."""
 
     def __init__(self, known: Sequence[str] = (), rule: Rule | None = None):
         self.ended, self.word, self._rule, self._held = False, "", rule, ""
@@ -75,7 +77,7 @@ class Ending:
         self._scan = rule.scan() if rule else None
 
     def feed(self, piece: str) -> str:
-        """The text that can be returned after the next piece; a possible beginning of a word is held back."""
+        """Take the next piece and return the text to pass on. A possible beginning of a word is held back."""
         if self.ended:
             return ""
         ruled = self._scan(piece) if self._scan is not None else None
@@ -99,7 +101,7 @@ class Ending:
 
 
 def until(pieces: Iterable[str], ending: Ending) -> Iterator[str]:
-    """The pieces up to the ending; later ones are not requested."""
+    """Yield the text of `pieces` up to the ending. No piece after it is requested."""
     for piece in pieces:
         if said := ending.feed(piece):
             yield said

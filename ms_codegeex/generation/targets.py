@@ -1,5 +1,5 @@
-"""What computes, and its memory: the compiled operators on a CPU, or MindSpore on any kind of device, which is imported
-for that only."""
+"""Selects what runs a model (the compiled operators on a CPU, or MindSpore on any device) and checks its memory.
+MindSpore is imported only where it is needed."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from ms_codegeex.models.registry import Family
 
 MAX_SLOTS = 16
 TARGETS = {"cpu": "CPU", "gpu": "GPU", "ascend": "Ascend"}  # MindSpore's names
-# a machine without any of them has no other device than its CPU for MindSpore to choose
-ACCELERATORS = ("nvidia[0-9c]*", "dxg", "davinci*")  # in /dev
+# device files in /dev; without any of these, MindSpore can only choose the CPU
+ACCELERATORS = ("nvidia[0-9c]*", "dxg", "davinci*")
 
 
 def device_target(devices: Path = Path("/dev")) -> str:
-    """The kind of device that computes in this process, by MindSpore's name. MindSpore is asked, and imported for that,
-    only if it is here already or if there is something to choose from."""
+    """Return MindSpore's name for the kind of device that this process computes on. Unless it is
+    imported already, MindSpore is asked only if the machine may have an accelerator."""
     if "mindspore" not in sys.modules and not any(any(devices.glob(each)) for each in ACCELERATORS):
         return "CPU"
     import mindspore as ms
@@ -48,8 +48,8 @@ def open_network(
     meeting: DeviceExchange | None = None,
     adapters: Sequence[Adapter] = (),
 ) -> Network:
-    """A model's network in this process: of the compiled operators if they are asked for and can be had, otherwise of
-    MindSpore. `UserError` for sizes that it cannot have."""
+    """Build a model's network in this process: with the compiled operators if they are requested and available,
+    otherwise with MindSpore's. Raises `UserError` for `sizes` that it does not support."""
     library, slower = compiled_library(sizes.threads, sizes.cpu_level)
     if library is not None and (missing := without_operators(config)):
         prepare_mindspore()
@@ -60,7 +60,7 @@ def open_network(
         adapters = [adapter.part(weights) for adapter in adapters]
     if library is not None:
         return KernelNetwork(library, config, weights, sizes, meeting, adapters)
-    from ms_codegeex.generation.network import LocalNetwork  # which takes seconds to import
+    from ms_codegeex.generation.network import LocalNetwork  # takes seconds to import
 
     return LocalNetwork(family.model, config, weights, sizes, meeting, adapters, slower)
 
@@ -77,21 +77,21 @@ def _check(weights: Weights, compiled: bool, sizes: SlotSizes) -> None:
 
 
 def warn_if_slower(network: Network) -> None:
-    """One line on standard error for a network without the operators that it should have."""
+    """Print a warning to standard error if the network lacks the compiled operators that were requested."""
     if network.slower:
         print_error(f"warning: MindSpore's own operators decode, which takes several times as long: {network.slower}")
 
 
 def compiled_library(threads: int, level: str = AUTO) -> tuple[Library | None, str]:
-    """The compiled operators; or None, with the reason if they were asked for and cannot be had. `UserError` if a
-    `level` is given nevertheless."""
+    """Return the compiled operators, or None with the reason why they are unavailable ("" if they were not requested).
+    Raises `UserError` if they are missing although a `level` was given."""
     if threads < 1 or device_target() != "CPU":
         library, reason, said = None, "", "--threads 0, or a device that is not a CPU"
     else:
         path, reason = find_library(level)
         try:
             library = None if path is None else Library(path, threads)
-        except OSError as error:  # such as a cache on a noexec mount, or a library from another machine
+        except OSError as error:  # e.g. the cache is on a noexec mount, or the library is from another machine
             library, reason = None, str(error)
         said = reason
     if library is None and level != AUTO:
@@ -100,14 +100,14 @@ def compiled_library(threads: int, level: str = AUTO) -> tuple[Library | None, s
 
 
 def use_device(name: str, count: int = 1) -> None:
-    """Compute on devices of this kind, a key of `TARGETS`. `UserError` if MindSpore finds none, or fewer GPUs than
-    `count`. A process that is to use GPUs is prepared before it imports MindSpore (`cuda.libraries.prepare`)."""
+    """Make MindSpore compute on the kind of device `name`, a key of `TARGETS`. Raises `UserError` if it finds none, or
+    fewer GPUs than `count`. To use GPUs, call `cuda.libraries.prepare` before MindSpore is imported."""
     target = TARGETS[name]
     if target == "CPU" == device_target():
         return
     import mindspore as ms
 
-    logging.disable(logging.CRITICAL)  # MindSpore prints at length which libraries it has looked for
+    logging.disable(logging.CRITICAL)  # MindSpore logs every library that it looks for
     try:
         available = ms.hal.is_available(target)
     finally:
@@ -132,9 +132,9 @@ def use_device(name: str, count: int = 1) -> None:
 
 
 def prepare_mindspore() -> None:
-    """Make MindSpore ready: set its mode; hide a rank table; and on a CPU run a first operator where it would print:
-    MindSpore then reads the clock of the CPU with `grep` and `sed`, and does without if they are missing, but the shell
-    complains in the middle of an answer."""
+    """Select MindSpore's graph mode and hide a rank table. On a CPU without `grep` or `sed`, also run a first operator
+    with standard error silenced: MindSpore calls both then to read the CPU's clock rate. It works without them, but the
+    shell's complaint would appear in the middle of an answer."""
     import mindspore as ms
 
     ms.set_context(mode=ms.GRAPH_MODE)
@@ -153,14 +153,14 @@ def prepare_mindspore() -> None:
 
 
 def check_memory(needed: int) -> None:
-    """`UserError` if the GPU that computes has less than `needed` bytes free."""
+    """Raise `UserError` if this process computes on a GPU with less than `needed` bytes free."""
     if device_target() == "GPU" and (free := free_memory()) is not None and needed > free:
         wrong = f"the model and its cache need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB of the GPU are free"
         raise UserError(f"--device: {wrong}; give fewer slots, --devices N, or --device cpu")
 
 
 def free_memory() -> int | None:
-    """Bytes available to a model on its device: the free ones of the first GPU, otherwise the host's."""
+    """Return the free bytes of the first GPU if MindSpore computes on GPUs, otherwise of the host; None if unknown."""
     if device_target() != "GPU":
         return available_memory()
     from ms_codegeex.base.cuda.driver import query_driver_in_subprocess
@@ -169,6 +169,6 @@ def free_memory() -> int | None:
 
 
 def affordable_slots(each: int, weights: int) -> int:
-    """The number of slots of `each` bytes that fit into half of the memory left by `weights`: 1 to `MAX_SLOTS`."""
+    """Return how many slots of `each` bytes fit into half of the memory left by `weights`: 1 to `MAX_SLOTS`."""
     memory = free_memory()
     return MAX_SLOTS if memory is None else max(1, min(MAX_SLOTS, (memory - weights) // 2 // each))

@@ -1,4 +1,4 @@
-"""Options that several verbs share: what a model continues, and how tokens are chosen."""
+"""Options shared by several commands: the prompt, and how tokens are chosen."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ms_codegeex.base.options import OptionGroup, given, option, refuse
 from ms_codegeex.base.reading import given_text
 from ms_codegeex.generation.sampling import SamplingSettings, request_fields
 
-TOO_LONG = {  # by the field of a request that does not fit into the context: what to do
+TOO_LONG = {  # advice for a request that exceeds the context, by its field
     "prompt": "shorten it, or give --cut-prompt to drop its start",
     "messages": "begin a new conversation",
 }
@@ -20,7 +20,7 @@ TOO_LONG = {  # by the field of a request that does not fit into the context: wh
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """What `generate` and `complete` do with the text to continue."""
+    """How `generate` and `complete` treat the prompt."""
 
     language: str | None = option("put this language's tag in front of the text", "NAME")
     cut_prompt: bool = option("drop the start of a text that is too long instead of refusing it", default=False)
@@ -34,7 +34,7 @@ class PromptOptions:
 
 @dataclass(frozen=True)
 class GreedyOption:
-    """Besides the fields of `SamplingSettings`."""
+    """The option `--greedy`, which has no field in `SamplingSettings`."""
 
     greedy: bool = option("always the likeliest token; the same as --temperature 0", default=False)
 
@@ -45,7 +45,7 @@ def options(*others: str) -> tuple[OptionGroup, type]:
 
 
 def prepare_device(name: str | None) -> None:
-    """Make this process ready for a kind of device. Call it before the engine is imported."""
+    """Prepare this process for a kind of device. Call this before the engine is imported."""
     if name == "gpu":
         from ms_codegeex.base.cuda.libraries import prepare
 
@@ -53,7 +53,7 @@ def prepare_device(name: str | None) -> None:
 
 
 def settings(arguments: argparse.Namespace, **others: Any) -> SamplingSettings:
-    """The settings from the groups of `options`, and others. `UserError` for a number out of range."""
+    """Return the settings from parsed `options`, with `others` added. Raises `UserError` for a number out of range."""
     if arguments.greedy:
         if arguments.temperature:
             refuse(arguments, SamplingSettings, "not with --greedy, which is temperature 0", ["temperature"])
@@ -62,7 +62,7 @@ def settings(arguments: argparse.Namespace, **others: Any) -> SamplingSettings:
 
 
 def read_key(path: Path | None) -> str | None:
-    """The key in a file; None without one. `UserError` if the file holds none."""
+    """Return the API key stored in the file `path`, or None for no path. Raises `UserError` if the file has no key."""
     if path is None:
         return None
     key = given_text(str(path), "--api-key-file").strip()

@@ -1,1 +1,1 @@
-"""`ms-codegeex serve`: a model behind HTTP. The engine runs in a separate process."""
+"""Implements `ms-codegeex serve`: a model behind HTTP. The engine runs in a separate process."""

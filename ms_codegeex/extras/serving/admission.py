@@ -1,6 +1,6 @@
-"""Admission: whether a caller may have more answers now. There are limits for each key (answers in a minute, answers at
-a time) and a number of places, of which each caller has its share. What is admitted goes to the engine, whose scheduler
-decides when it is computed (`generation/shares.py`)."""
+"""Admission control: whether a caller may have more answers now. Each key has limits (answers per minute, concurrent
+answers), and all callers share a limited number of places. Admitted answers go to the engine, whose scheduler decides
+when they are computed (`generation/shares.py`)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ms_codegeex.extras.serving.errors import ApiError, busy, unavailable
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: a key or, without keys, an address, which has the empty `key`. `per_minute` answers may begin in a
-    minute, and `concurrent` may be in progress (None: any number). With `weight` 2, it gets twice as much of the engine
-    as with 1."""
+    """The sender of a request: a key or, on a server without keys, an address, whose `key` is empty. At most
+    `per_minute` answers may begin per minute and `concurrent` be in progress (None: no limit). `weight` is its relative
+    share of the engine."""
 
     name: str
     key: str = ""
@@ -29,16 +29,16 @@ class Caller:
 
 
 class Limits:
-    """Answers by key. One that was idle for a minute may have a minute's answers at once; they come back evenly (the
-    generic cell rate algorithm). Not for use by several threads."""
+    """Limits answers per minute and key by the generic cell rate algorithm: after an idle minute, a key may use a whole
+    minute's answers at once, and they are replenished evenly. Not thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock
-        # by key; without keys, all share one: when the whole burst is available again
+        # time at which the whole burst is available again, by key; all addresses share the empty key
         self._free_at: dict[str, float] = {}
 
     def enter(self, key: str, per_minute: int, count: int = 1) -> int:
-        """Count `count` answers and return 0, or return the seconds after which to try refused ones again."""
+        """Count `count` answers and return 0, or refuse them and return the seconds after which to retry."""
         now = self._clock()
         free_at = max(self._free_at.get(key, 0.0), now) + count * 60 / per_minute
         if free_at - now > 60 + 1e-6:
@@ -53,8 +53,8 @@ def _limited(most: str, seconds: int) -> ApiError:
 
 
 class Admission(ABC):
-    """The `answers` in progress, each of a `client`, by their numbers in the order of arrival. `slots` of them are
-    computed at once, those of the numbers `computing`, and up to `max_queue` wait. When `draining`, none is taken."""
+    """The `answers` in progress, by number in order of arrival; each belongs to a `client`. At most `slots` of them are
+    computed at once (their numbers are in `computing`), and up to `max_queue` wait. If `draining`, none is admitted."""
 
     def __init__(self, slots: int, max_queue: int):
         self.slots, self.max_queue = slots, max_queue
@@ -65,7 +65,6 @@ class Admission(ABC):
 
     @property
     def ready(self) -> bool:
-        """Whether a request would be answered."""
         return self.engine_ready and not self.draining
 
     @property
@@ -85,8 +84,8 @@ class Admission(ABC):
         return not self.answers
 
     def count(self, caller: Caller, count: int = 1, counted: int = 0) -> None:
-        """Count answers towards the limit of a minute, of which some are `counted`. `ApiError` if they are too many, at
-        present or ever."""
+        """Count `count` answers, of which `counted` are counted already, towards the limit per minute. Raises
+        `ApiError` if they exceed what is left of it (429) or the whole limit (400)."""
         if caller.per_minute is None:
             return
         if count > caller.per_minute:
@@ -96,7 +95,7 @@ class Admission(ABC):
             raise _limited(f"{caller.per_minute} answers{' of this key' if caller.key else ''} in a minute", wait)
 
     def check_room(self, caller: Caller, count: int = 1) -> Sequence[Any]:
-        """The waiting answers of others that give their places to `count` new ones. `ApiError` if there is no room."""
+        """Return others' waiting answers that must yield to `count` new ones. Raises `ApiError` if there is no room."""
         if self.draining:
             raise unavailable("the server is shutting down", "shutting_down")
         if not self.engine_ready:
@@ -112,8 +111,8 @@ class Admission(ABC):
         return self._displaced(len(self.answers) + count - maximum, caller.name, count)
 
     def admit(self, caller: Caller, count: int = 1, counted: int = 1) -> None:
-        """Make room for `count` answers, of which some are `counted` towards the limit of a minute. `ApiError` as for
-        `check_room` and `count`."""
+        """Make room for `count` answers, of which `counted` are counted already towards the limit per minute. Raises
+        `ApiError` as `check_room` and `count` do."""
         displaced = self.check_room(caller, count)
         if count > counted:
             self.count(caller, count, counted)
@@ -121,8 +120,8 @@ class Admission(ABC):
             self.fail(answer, busy(self.max_queue))
 
     def _displaced(self, needed: int, client: str, count: int) -> Sequence[Any]:
-        """The `needed` answers that give their places to `count` new ones of a client: always the newest of the client
-        that has the most. `ApiError` if the new ones would exceed the client's share of the places."""
+        """Return the `needed` waiting answers that must yield to `count` new ones of `client`: each time the newest of
+        the client with most of them. Raises `ApiError` if no client has more waiting answers than this one would."""
         waiting = defaultdict[str, list[Any]](list)
         computing, displaced = {*self.computing}, list[Any]()
         for number, answer in self.answers.items() if needed > 0 else ():

@@ -1,5 +1,5 @@
-"""Text of an answer from its tokens, as they come: complete characters, up to a stop text, through filters that end,
-hold back or change it."""
+"""Turns the tokens of an answer into text as they arrive: complete characters, up to a stop text, through filters that
+end, delay or change the text."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ms_codegeex.generation.stopping import Ending, Rule
 
 @dataclass(frozen=True)
 class Piece:
-    """Text ready to send, the tokens that came with it, and with the last piece why the answer ended. `tokens` are all
-    that the model chose, including those of a stop text, so their number is the usage. `offsets` are the positions in
-    the answer's text at which they begin and end; a character that a token only begins counts. `finish`: "stop" or
-    "length". `complete`: with the last piece, whether the text ends with the tokens and not before, at a stop text or a
-    repeated suffix. The last tokens may begin a character that no token completes; it is left out."""
+    """Text that is ready to send, with the tokens chosen since the last piece. `tokens` include those of a stop text:
+    their number is the usage. `offsets` are the positions in the answer's text at which each token begins and ends,
+    counting a character that it only begins. The last piece has a `finish`, "stop" or "length". Its `complete` is true
+    if all decoded text was sent, false if the text was cut at a stop text or a repeated suffix. A character that the
+    last tokens begin and no token completes is omitted."""
 
     text: str
     tokens: tuple[ChosenToken, ...] = ()
@@ -28,8 +28,8 @@ class Piece:
 
 
 class TextFilter:
-    """Takes a text in pieces and returns the part that can be sent, here all of it. Once it has `ended`, it returns
-    nothing more."""
+    """Takes a text in pieces and returns what can be sent: in this base class, everything. Once it has `ended`, it
+    returns nothing more."""
 
     ended = False
 
@@ -41,7 +41,7 @@ class TextFilter:
 
 
 class Filters(TextFilter):
-    """Several filters in a row, with `opening` in front of the text and `closing` after it."""
+    """Chains several filters, and puts `opening` before the text and `closing` after it."""
 
     def __init__(self, *filters: TextFilter, opening: str = "", closing: str = ""):
         self._filters, self._opening, self._closing = filters, opening, closing
@@ -64,15 +64,15 @@ class Filters(TextFilter):
 
 
 class IndentStop(TextFilter):
-    """Ends a text before the first line, after its first one, that is not blank and has less than `minimum` leading
-    white space."""
+    """Ends a text before the first non-blank line (not counting the text's first line) that is indented by fewer than
+    `minimum` characters."""
 
     def __init__(self, minimum: int):
         self._minimum = minimum
-        self._blank: list[str] = []  # characters: a line break and the white space of its line so far
+        self._blank: list[str] = []  # a line break, then the new line's leading white space so far
 
     def feed(self, piece: str) -> str:
-        """The text that can be sent after the next piece. White space in front of a line waits for the line's text."""
+        """Take the next piece and return what can be sent. Leading white space is held until its line has text."""
         said: list[str] = []
         for character in "" if self.ended else piece:
             if character == "\n":
@@ -94,14 +94,13 @@ class IndentStop(TextFilter):
 
 
 class TimeLimit(TextFilter):
-    """Ends a text some time after its first piece, but not before it has a line break."""
+    """Ends a text once `milliseconds` have passed since its first piece, but not before it has a line break."""
 
     def __init__(self, milliseconds: float, clock: Callable[[], float] = time.monotonic):
         self._seconds, self._clock = milliseconds / 1000, clock
         self._began, self._lines = -1.0, False
 
     def feed(self, piece: str) -> str:
-        """The piece, if the time is not over."""
         if self.ended or not piece:
             return ""
         now = self._clock()
@@ -112,8 +111,8 @@ class TimeLimit(TextFilter):
 
 
 class AnswerText:
-    """Takes tokens, gives pieces. `finish` says why the answer ended: by `settings.stop`, a rule, a filter or the
-    engine."""
+    """Turns an answer's tokens into pieces. `finish` is None until `settings.stop`, a rule, a filter or the engine ends
+    it."""
 
     def __init__(
         self,
@@ -127,14 +126,14 @@ class AnswerText:
         self.count = 0  # tokens
         self._decoded, self._ending = Continuation(tokenizer, ids), Ending(settings.stop, rule)
         self._filter = through or TextFilter()
-        self._length = self._sent = 0  # characters decoded, and given in pieces
+        self._length = self._sent = 0  # characters decoded, and characters returned by `take`
         self._complete = False
         self._said: list[str] = []
         self._tokens: list[ChosenToken] = []
         self._offsets: list[tuple[int, int]] = []
 
     def feed(self, chosen: ChosenToken) -> None:
-        """Take the next token. After the end, tokens are ignored."""
+        """Take the next token. Tokens after the end are ignored."""
         if self.finish is not None:
             return
         text = self._decoded.feed(chosen.token)
@@ -152,7 +151,7 @@ class AnswerText:
         self.finish = finish
 
     def end(self, finish: str) -> None:
-        """Note that no token follows."""
+        """End the answer: no token follows. Has no effect if it has ended already."""
         if self.finish is None:
             self._said.append(self._filter.feed(self._ending.rest()))
             self._finish(finish)
@@ -167,7 +166,7 @@ class AnswerText:
         return bool(self._said) or self.finish is not None
 
     def take(self) -> Piece:
-        """Everything since the last call."""
+        """Return everything since the last call."""
         text = "".join(self._said)
         self._sent += len(text)
         complete = self._complete and self._sent == self._length

@@ -1,10 +1,10 @@
-"""What `serve` answers with: the API with its routes, errors and guards, and the pages that people look at.
+"""The web application of `serve`: the API with its routes, errors and guards, and the HTML pages.
 
-`/docs` is the description of the API, made from `/openapi.json`. It is in the API's origin, so it loads nothing from
-elsewhere, and it has no script: it works offline, and a hostile name of a model can do nothing in it.
+`/docs` describes the API and is made from `/openapi.json`. It shares the API's origin, so it loads nothing from
+elsewhere and has no scripts: it works offline, and a malicious model name can do no harm.
 
-The web demo at `/` shows what a model writes, which may be hostile, only as text nodes. As a second defence, the
-browser may load scripts and styles from this server only, runs no inline scripts, and sends requests to no other one.
+The web demo at `/` shows a model's output, which may be malicious, only as text nodes. As a second defence, the page's
+policy allows scripts and styles from this server only, no inline scripts, and no requests to other servers.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ INTRODUCTION = Html(
     "Requests and answers are JSON. Errors have the form of <a href='#ErrorAnswer'>ErrorAnswer</a>. The same "
     "description for programs: <a href='openapi.json'>openapi.json</a>. Explanations and examples: docs/serve.md."
 )
-UNLIMITED_CHARACTERS = 1 << 30  # a `maxLength` above it stands for no limit
+UNLIMITED_CHARACTERS = 1 << 30  # a larger `maxLength` means no limit
 SCHEMAS = "#/components/schemas/"
-SCHEMA_LIMITS = {  # in words
+SCHEMA_LIMITS = {  # JSON Schema keyword: its description
     "minimum": "{} or more",
     "maximum": "{} or less",
     "exclusiveMaximum": "less than {}",
@@ -69,11 +69,11 @@ Schema = Mapping[str, Any]
 
 
 def create_app(settings: ServeSettings, backend: Backend) -> FastAPI:
-    """The API that answers from `backend`, its description at `/docs`, and the web demo at `/` if it is wanted."""
+    """Create the API that answers from `backend`, its description at `/docs` and, if requested, the demo at `/`."""
     app = FastAPI(
         title="ms-codegeex",
         version=ms_codegeex.__version__,
-        redirect_slashes=False,  # behind a proxy, the new address would be wrong
+        redirect_slashes=False,  # behind a proxy, the redirect's address would be wrong
         docs_url=None,  # FastAPI's pages load their scripts from other servers
         redoc_url=None,
         description=f"{backend.model.name}: completions for code, in the shape of OpenAI's API.",
@@ -141,7 +141,7 @@ def _add_demo(app: FastAPI, examples: Sequence[DemoExample]) -> None:
 
 @dataclass(frozen=True)
 class DemoExample:
-    """`code` for the prompt of a task, in a language of the tables."""
+    """An example of the demo: `code` for the prompt of a task, in a supported language."""
 
     task: str
     title: str
@@ -150,9 +150,9 @@ class DemoExample:
 
 
 def load_examples(path: Path | None = None) -> list[DemoExample]:
-    """The examples of a file, else our own: JSON lines with `code` and `language`; `title` and `task` may be left out.
-    `UserError` for a file that has another form. The release of CodeGeeX2 spells the language's key `langauge`; both
-    spellings are read."""
+    """Read the examples from a file of JSON lines, by default the package's own. Each has `code` and `language`, and
+    optionally `title` and `task`. `langauge`, the spelling in CodeGeeX2's release, is accepted too. Raises `UserError`
+    for a file of another form."""
     path, found = path or ASSETS / "examples.jsonl", list[DemoExample]()
     for number, line in enumerate(given_text(str(path), "--example-path").split("\n"), 1):
         with located(f"--example-path: {path}:{number}"):
@@ -180,7 +180,7 @@ def _example(line: str) -> DemoExample:
 
 
 def described(api: Schema) -> str:
-    """The page about an OpenAPI description."""
+    """Return an HTML page that shows an OpenAPI description."""
     info, schemas = api["info"], api["components"]["schemas"]
     sections, bodies = [("About", element("p", info["description"]), note(INTRODUCTION))], set[str]()
     for path, methods in api["paths"].items():

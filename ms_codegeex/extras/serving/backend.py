@@ -1,6 +1,6 @@
 """The backend: answers in progress and their text. Everything runs in one event loop. A backend passes the prompts of
-answers that were admitted to an engine, whose scheduler decides when they are computed, and takes its tokens.
-`engine.EngineBackend` does so with a process; tests have one with made-up text."""
+admitted answers to an engine, whose scheduler decides when they are computed, and receives the tokens.
+`engine.EngineBackend` uses an engine in a process of its own; tests use a backend with made-up text."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ms_codegeex.extras.serving.settings import ServeSettings
 from ms_codegeex.generation.sampling import ChosenToken, SamplingSettings
 from ms_codegeex.generation.stopping import Rule
 
-REMEMBERED, SHORT = 256, 60.0  # prompts that were sampled from, and for how many seconds
+REMEMBERED, SHORT = 256, 60.0  # sampled prompts that `Draws` remembers, and for how many seconds
 
 
 def _counter(help: str) -> Any:
@@ -33,7 +33,7 @@ def _counter(help: str) -> Any:
 
 @dataclass
 class Counters:
-    """Numbers since the start, with their descriptions in /metrics."""
+    """Totals since the server's start, with their descriptions for /metrics."""
 
     answers: int = _counter("Answers begun.")
     cancelled: int = _counter("Answers that nobody waited for to the end.")
@@ -51,15 +51,15 @@ class Counters:
 
 
 class Draws:
-    """Notices, once, that a prompt is sampled from again with the same seed: a client that wants several samples gets
-    the same one. Keeps hashes of the latest prompts."""
+    """Warns, once, if a prompt is sampled again with the same seed: a client that wants different samples would get
+    equal ones. Only hashes of the latest prompts are kept."""
 
     def __init__(self) -> None:
         self._times: dict[Any, float] = {}
         self._said = False
 
     def note(self, ids: Sequence[int], settings: SamplingSettings) -> None:
-        """Take note of an answer that begins."""
+        """Record the start of an answer, and warn if it repeats a recent one."""
         if self._said or not settings.temperature:
             return
         values = (settings.seed, settings.temperature, settings.adapter)
@@ -78,7 +78,7 @@ class Draws:
 
 
 class StreamedAnswer(AsyncIterator[Piece]):
-    """An answer in pieces: iterate over it and close it, or await `whole`. Made by `Backend.answer`."""
+    """An answer that arrives in pieces: iterate over it and close it, or await `whole`. Created by `Backend.answer`."""
 
     def __init__(
         self,
@@ -95,17 +95,16 @@ class StreamedAnswer(AsyncIterator[Piece]):
         indent: int = 0,
         with_mean: bool = False,
     ):
-        """It ends at `settings.stop` and where `rule` says. Its text goes `through` a filter of its own. With an
-        `indent`, one of this ends it like `IndentStop`; the engine does so too. With `prompt_scores`, `scored` is
-        available with the first piece. With `prompt_only`, the prompt is computed and the answer is empty. With
-        `with_mean`, it has a `mean` at its end."""
+        """The answer ends at `settings.stop`, or where `rule` or the filter `through` ends it. `indent` makes the
+        engine, too, end it like `IndentStop`, which frees the slot. With `prompt_scores`, `scored` is set before the
+        first piece. With `prompt_only`, the answer is empty. With `with_mean`, `mean` is set at the end."""
         self.number, self.ids, self.settings, self.client = next(backend.numbers), list(ids), settings, client
         self.rule, self.prompt_scores, self.prompt_only = rule, prompt_scores, prompt_only
-        self.scored: Sequence[ChosenToken] = ()  # each id of the prompt but the first, if requested
-        self.mean = b"" if with_mean else None  # at the end, the mean of the prompt's last hidden states: FP32
+        self.scored: Sequence[ChosenToken] = ()  # the prompt's ids except the first, if requested
+        self.mean = b"" if with_mean else None  # FP32 mean of the prompt's last hidden states, set at the end
         self.weight, self.indent = weight, indent
         self.text = AnswerText(backend.model.tokenizer, ids, settings, rule, through)
-        self.began, self.first_token_at, self.reused = time.monotonic(), 0.0, 0  # reused: tokens of the prompt
+        self.began, self.first_token_at, self.reused = time.monotonic(), 0.0, 0  # reused: prompt tokens
         self.error: ApiError | None = None
         self.on_news: Callable[[], None] | None = None  # called when `news` becomes true
         self._backend, self._event = backend, asyncio.Event()
@@ -122,7 +121,7 @@ class StreamedAnswer(AsyncIterator[Piece]):
         return self.error is not None or self.text.waiting
 
     def take(self) -> Piece:
-        """All text since the last call; `ApiError` if the answer failed."""
+        """Return everything since the last call. Raises `ApiError` if the answer failed."""
         self._event.clear()
         self._end_taken = self.ended
         if self.error is not None:
@@ -138,7 +137,7 @@ class StreamedAnswer(AsyncIterator[Piece]):
         return self.take()
 
     async def whole(self) -> Piece:
-        """Wait for the end and return the complete answer."""
+        """Wait for the end and return the complete answer. Raises `ApiError` if it failed."""
         self._wants_all = True
         while not self.ended:
             await self._event.wait()
@@ -146,7 +145,7 @@ class StreamedAnswer(AsyncIterator[Piece]):
         return self.take()
 
     def close(self) -> None:
-        """Cancel the rest. The slot is free within a step."""
+        """Cancel the rest of the answer. Its slot is free within one step of the scheduler."""
         if self.ended:
             return
         self._backend.counters.cancelled += 1
@@ -159,7 +158,6 @@ class StreamedAnswer(AsyncIterator[Piece]):
         self.settle()
 
     def tell(self) -> None:
-        """Wake the reader."""
         if self.ended or not self._wants_all:
             self._event.set()
         if self.on_news is not None:
@@ -171,7 +169,7 @@ class StreamedAnswer(AsyncIterator[Piece]):
 
 
 class Backend(Admission):
-    """Answers from a model and its adapters, which are `models` by their names."""
+    """Manages the answers of a model and its adapters. `models` maps names to the model alone or with an adapter."""
 
     answers: dict[int, StreamedAnswer]
 
@@ -188,8 +186,8 @@ class Backend(Admission):
     def answer(
         self, ids: Sequence[int], settings: SamplingSettings, *, client: str = "", weight: int = 1, **more: Any
     ) -> StreamedAnswer:
-        """Begin an answer to a prompt's ids, which was admitted; `more` as in `StreamedAnswer`. Close it if it is not
-        read to its end. Clients take turns, and one with a higher `weight` gets more."""
+        """Begin an admitted answer to the prompt `ids`; for `more` see `StreamedAnswer`. It must be closed unless it is
+        read to its end. Clients take turns, in proportion to their `weight`."""
         if not 0 < len(ids) < self.model.context:
             raise ApiError(400, f"prompt: {len(ids)} tokens, the model's context is {self.model.context}")
         answer = StreamedAnswer(self, ids, settings, client, weight, **more)
@@ -202,10 +200,10 @@ class Backend(Admission):
         return answer
 
     def feed(self, number: int, tokens: Sequence[ChosenToken], finish: str | None, computed: int | None = None) -> None:
-        """Take the tokens that a step gave an answer, and the engine's reason if it has ended. `computed`: rows that
-        the engine has computed for it so far, by default all of the prompt."""
+        """Take an answer's tokens from one step, and the engine's `finish` if it has ended. `computed` is the number of
+        rows computed for it so far; None means that no part of the prompt was reused."""
         answer = self.answers.get(number)
-        if answer is None:  # cancelled meanwhile
+        if answer is None:  # cancelled in the meantime
             return
         if tokens and not answer.first_token_at:
             answer.first_token_at = time.monotonic()
@@ -222,7 +220,7 @@ class Backend(Admission):
                     answer.text.feed(chosen)
             if finish is not None:
                 answer.text.end("length" if finish == "length" else "stop")
-        except Exception:  # from this answer's text; the other answers continue
+        except Exception:  # an error in this answer's text must not affect the others
             logging.getLogger(__name__).exception("answer %d", number)
             if finish is not None:
                 del self.answers[number]  # the engine no longer has it
@@ -237,8 +235,8 @@ class Backend(Admission):
             answer.tell()
 
     def feed_prompt(self, number: int, scored: Sequence[ChosenToken] = (), mean: bytes | None = None) -> None:
-        """Take the ids of a prompt but the first, with their log-probabilities, or the `mean` of its last hidden states
-        in little-endian FP32 numbers."""
+        """Take the ids of a prompt except the first, with their log-probabilities, or the `mean` of the prompt's last
+        hidden states as little-endian FP32 numbers."""
         if number in self.answers:
             self.answers[number].scored, self.answers[number].mean = scored, mean
 
@@ -255,7 +253,7 @@ class Backend(Admission):
             answer.settle()
 
     def fail_all(self, error: ApiError) -> None:
-        """End all answers with an error; the engine no longer has any of them."""
+        """End all answers with an error, without telling the engine, which no longer has them."""
         left, self.answers, self.computing = list(self.answers.values()), {}, ()
         for answer in left:
             self.fail(answer, error)
@@ -270,4 +268,4 @@ class Backend(Admission):
 
     @abstractmethod
     def _cancel(self, answer: StreamedAnswer) -> None:
-        """Let the engine drop an answer."""
+        """Tell the engine to drop an answer."""

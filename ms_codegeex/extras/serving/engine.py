@@ -1,4 +1,4 @@
-"""The engine's process on the side of the server: its start, its messages, its restart when it dies."""
+"""The server's side of the engine's process: starting it, exchanging messages, restarting it when it dies."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from ms_codegeex.extras.serving.messages import chosen_from, packed, settings_va
 from ms_codegeex.extras.serving.model import ServedModel
 from ms_codegeex.extras.serving.settings import ServeSettings
 
-LENGTH = struct.Struct("!i")  # in front of a message, as `multiprocessing.connection` reads and writes it
-MAX_RESTARTS = 5  # in a row, without an answer in between
-# counters that an engine keeps
+LENGTH = struct.Struct("!i")  # precedes each message, as in `multiprocessing.connection`
+MAX_RESTARTS = 5  # consecutive restarts without a token in between
+# counters kept by the engine, in the order of its messages
 TOTALS = ("guessed_tokens", "accepted_tokens", "reused_tokens", "steps", "suspended", "prefix_hits", "prefix_tokens")
-PINGS = 10  # without an answer, and the process hangs
-END_SECONDS = 5.0  # for a process whose connection has ended
+PINGS = 10  # successive unanswered pings after which a process counts as hung
+END_SECONDS = 5.0  # how long to wait for the end of a process whose connection has ended
 
 
 class EngineProcess:
-    """One process and the connection to it."""
+    """An engine's process and the connection to it."""
 
     def __init__(self, process: Any, writer: asyncio.StreamWriter, reader: asyncio.StreamReader):
         self.process, self.writer, self.reader = process, writer, reader
 
     @classmethod
     async def of(cls, process: Any, connection: socket.socket) -> EngineProcess:
-        """A process that was started, by `subprocess` or `forked`, and the other end of its connection."""
+        """Wrap a process started by `subprocess` or `forked`, and this end of its connection."""
         connection.setblocking(False)
         reader, writer = await asyncio.open_connection(sock=connection)
         return cls(process, writer, reader)
@@ -56,7 +56,7 @@ class EngineProcess:
                 stdout=sys.stderr.fileno(),
                 env={"GLOG_v": "3", **os.environ, **import_variables()},
                 pass_fds=[theirs.fileno()],
-                start_new_session=True,  # Ctrl-C is for the server, which lets answers end
+                start_new_session=True,  # Ctrl-C must reach only the server, which lets answers finish
             )
         engine = await cls.of(process, ours)
         engine.send(options)
@@ -67,14 +67,14 @@ class EngineProcess:
         self.writer.write(LENGTH.pack(len(data)) + data)
 
     async def receive(self) -> Any:
-        """Wait for the next message; None at the end of the process."""
+        """Wait for the next message and return it, or None at the end of the connection."""
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             (length,) = LENGTH.unpack(await self.reader.readexactly(LENGTH.size))
             return unpacked(await self.reader.readexactly(length))
         return None
 
     async def status(self) -> int | None:
-        """The exit status of a process whose connection has just ended; None if the process continues."""
+        """Wait up to `END_SECONDS` for the process to end. Return its exit status, or None if it still runs."""
         deadline = time.monotonic() + END_SECONDS
         while (status := self.process.poll()) is None and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
@@ -89,8 +89,7 @@ class EngineProcess:
 
 
 class EngineBackend(Backend):
-    """Answers from a `Generator` in a separate process. `run` keeps one going; `begun` is the first, if it has been
-    started."""
+    """A backend whose `Generator` runs in a separate process, kept alive by `run`. `begun` is one already started."""
 
     def __init__(
         self,
@@ -102,12 +101,12 @@ class EngineBackend(Backend):
         super().__init__(model, settings, adapters=adapters)
         self.engine: EngineProcess | None = None
         self._begun = begun
-        self._loaded = False  # set after the first start
-        self._messages = 0  # from all engines
-        self._before = [0] * len(TOTALS)  # counted by engines that have ended
+        self._loaded = False  # whether any engine has loaded the model
+        self._messages = 0  # received from all engines
+        self._before = [0] * len(TOTALS)  # totals of engines that have ended
 
     async def run(self) -> None:
-        """Keep an engine running until this is cancelled. `UserError` or `RunFailure` if that fails."""
+        """Keep an engine running until this is cancelled. Raises `UserError` or `RunFailure` if that is impossible."""
         failures = 0
         while True:
             answered = self.counters.completion_tokens
@@ -145,14 +144,14 @@ class EngineBackend(Backend):
         try:
             while (message := await engine.receive()) is not None:
                 self._messages += 1
-                if message:  # the answer to a ping is empty
+                if message:  # an empty one answers a ping
                     self._took(message)
         finally:
             watch.cancel()
 
     async def _watch(self, engine: EngineProcess) -> None:
-        """Kill a process that sends nothing for `hang` seconds, although it is pinged. Time in which this process is
-        stopped as well hardly counts."""
+        """Kill a process that sends nothing for `hang` seconds although it is pinged. Unanswered pings are counted, so
+        that time in which this process is stopped as well hardly counts."""
         silent = 0
         while silent < PINGS:
             before = self._messages
@@ -167,7 +166,7 @@ class EngineBackend(Backend):
         self.fail_all(unavailable("the engine has ended and is started again; try again", "engine_lost"))
 
     def _hello(self, first: dict[str, Any]) -> bool:
-        """Whether the model was loaded. The first time, an error is the end."""
+        """Return whether an engine's first message says that it loaded the model; raise its error if none ever did."""
         if "error" in first:
             if not self._loaded:
                 raise (UserError if first["status"] == 2 else RunFailure)(first["error"])
@@ -199,5 +198,5 @@ class EngineBackend(Backend):
         self.engine.send(["begin", answer.number, answer.ids, values, scores, limits, *caller, answer.mean is not None])
 
     def _cancel(self, answer: StreamedAnswer) -> None:
-        if self.engine is not None:  # it may have ended
+        if self.engine is not None:  # None between two engines
             self.engine.send(["cancel", answer.number])

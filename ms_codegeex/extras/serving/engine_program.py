@@ -1,7 +1,7 @@
-"""The engine's process, forked from the server before the server has threads. After a failure, a new one starts as
-`python -m ms_codegeex.extras.serving.engine_program DESCRIPTOR PARENT`. One thread: it reads the server's messages
-before each step of the scheduler and sends all new tokens after it. A request that is cancelled takes part in no
-further step. The process ends with the server."""
+"""The engine's process. The first is forked from the server before the server has threads; after a failure, a new one
+is started as `python -m ms_codegeex.extras.serving.engine_program DESCRIPTOR PARENT`. A single thread reads the
+server's messages before each step of the scheduler and sends all new tokens after it, so a cancelled request takes part
+in no further step. The process ends with the server."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from ms_codegeex.generation.loading import LoadedModel, verify_stored
 from ms_codegeex.generation.prefixes import Prefixes, affordable
 from ms_codegeex.generation.stopping import Ending
 
-COMPILING = 0.005  # seconds between two looks at grammars that are being compiled, if nothing else is done
+COMPILING = 0.005  # seconds between checks for compiled grammars while nothing else is to be done
 
 
 class EngineLoop:
@@ -45,12 +45,12 @@ class EngineLoop:
         self.connection, self.generator, self.scheduler = connection, generator, generator.scheduler
         self.requests: dict[int, Any] = {}
         self.forming: dict[int, tuple[Future[Any], list[Any]]] = {}  # requests whose grammars are being compiled
-        self.in_slots: list[int] = []  # those that the server knows of
+        self.in_slots: list[int] = []  # as last reported to the server
         self._compiler = ThreadPoolExecutor(1, "grammars")
 
     def run(self) -> None:
-        """Work until the server is gone. The server is ready once this has reported: no graph of the usual requests
-        is compiled after that."""
+        """Work until the server is gone. The first message, which makes the server ready, is sent only after the graphs
+        for usual requests are compiled."""
         self.generator.warm_up()
         if self.scheduler.prefixes is not None:
             self.scheduler.prefixes.warm_up()
@@ -63,7 +63,7 @@ class EngineLoop:
                 self._report()
 
     def _listen(self) -> None:
-        """Handle the messages that have arrived; wait until there is a request. `EOFError` at the end."""
+        """Handle the messages that have arrived, and wait while there is no request. Raises `EOFError` at the end."""
         while self.connection.poll(0 if self.requests else COMPILING if self.forming else None):
             name, *values = receive(self.connection)
             getattr(self, f"_{name}")(*values)
@@ -141,9 +141,9 @@ class EngineLoop:
 
 
 def ends(text: Continuation, ending: Ending, lines: IndentStop) -> Callable[[int], bool]:
-    """A function that takes the next token of a text and says whether the text has ended with it, so that its slot is
-    free at once. The server searches as well (`answering.py`), since it decodes every text, which this thread, on which
-    all answers wait, does only for answers that have a stop."""
+    """Return a function that takes the next token of a text and tells whether the text has ended, so that its slot is
+    freed at once. The server searches for the end as well (`answering.py`), because it decodes every text. This thread,
+    for which all answers wait, decodes only texts with a stop."""
 
     def ended(token: int) -> bool:
         lines.feed(ending.feed(text.feed(token)))
@@ -167,9 +167,9 @@ def _loaded(
 
 
 def answer_requests(connection: Connection, load: Callable[[], Generator], parent: int) -> int:
-    """Load a model and serve one connection; the exit status of this process. It ends with the process `parent`."""
+    """Load a model and serve one connection. Return this process's exit status. It ends with the process `parent`."""
     die_with_parent(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server decides when it ends
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server decides when this process ends
     os.dup2(2, 1)
     try:
         loop = EngineLoop(connection, load())
@@ -183,19 +183,19 @@ def answer_requests(connection: Connection, load: Callable[[], Generator], paren
 
 
 def verify_models(settings: ServeSettings) -> None:
-    """`UserError` if a file of the model or of an adapter is not as its statement says."""
+    """Raise `UserError` if a file of the model or an adapter differs from its provenance statement."""
     verify_stored((settings.model, *(path for _, path in settings.adapter)))
 
 
 @contextlib.contextmanager
 def forked(settings: ServeSettings, model: LoadedModel) -> Iterator[tuple[Any, socket.socket] | None]:
-    """An engine's process, forked from this one, and the connection to it: both share what was imported and read.
-    It verifies the model's files before it uses them. None where forking is not safe, after verifying them here."""
+    """Yield an engine's process, forked from this one to share what was imported and read, and the connection to it.
+    It verifies the model's files before it uses them. Where forking is not safe, verify them here and yield None."""
     if sys.platform != "linux":
         verify_models(settings)
         yield None
         return
-    gc.freeze()  # the collector would write to pages that both share
+    gc.freeze()  # otherwise the garbage collector would write to shared pages, which copies them
     ours, theirs = socket.socketpair()
     run = partial(_run_forked, ours, theirs, settings, model, os.getpid())
     process = multiprocessing.get_context("fork").Process(target=run)
@@ -203,7 +203,7 @@ def forked(settings: ServeSettings, model: LoadedModel) -> Iterator[tuple[Any, s
     theirs.close()
 
     try:
-        poll, wait = lambda: process.exitcode, process.join  # as those of `subprocess`
+        poll, wait = lambda: process.exitcode, process.join  # the interface of `subprocess.Popen`
         yield SimpleNamespace(pid=process.pid, poll=poll, kill=process.kill, wait=wait), ours
     finally:
         process.kill()
@@ -213,7 +213,7 @@ def forked(settings: ServeSettings, model: LoadedModel) -> Iterator[tuple[Any, s
 def _run_forked(
     ours: socket.socket, theirs: socket.socket, settings: ServeSettings, model: LoadedModel, parent: int
 ) -> None:
-    os.setsid()  # Ctrl-C is for the server, which lets answers end
+    os.setsid()  # Ctrl-C must reach only the server, which lets answers finish
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ.setdefault("GLOG_v", "3")
     ours.close()

@@ -1,4 +1,4 @@
-"""Errors in the format of OpenAI's API: `{"error": {"message", "type", "param", "code"}}` with an HTTP status."""
+"""Error responses in the format of OpenAI's API: `{"error": {"message", "type", "param", "code"}}` with a status."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from starlette.exceptions import HTTPException
 from ms_codegeex.base.errors import PromptTooLong, UserError
 from ms_codegeex.extras.serving.schemas import UNSUPPORTED
 
-TOO_LONG = "context_length_exceeded"  # OpenAI's code
+TOO_LONG = "context_length_exceeded"  # OpenAI's error code
 KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 500: "server_error"}
 MAX_MESSAGE_CHARACTERS = 2000
-HALF = "string_unicode"  # pydantic's type of the error
+HALF = "string_unicode"  # pydantic's error type for half of a surrogate pair
 NO_FIELD, WRONG_TYPE, WRONG_VALUE = "missing_required_parameter", "invalid_type", "invalid_value"  # OpenAI's codes
-OTHER_APIS = {  # by a pattern of paths: what is asked for, and the route to use
+OTHER_APIS = {  # pattern of paths: what the client probably wants, and the route to use
     "/v1/messages(/.*)?": ("this is Anthropic's API", "/v1/chat/completions"),
     "/v1/complete": ("this is Anthropic's older API", "/v1/completions"),
     "/api/chat": ("this is Ollama's API", "/v1/chat/completions"),
@@ -40,12 +40,12 @@ OTHER_APIS = {  # by a pattern of paths: what is asked for, and the route to use
         "/v1/responses",
     ),
 }
-RENAMED = {"max_new_tokens": "max_tokens", "log_probabilities": "logprobs"}  # fields of SamplingSettings here
+RENAMED = {"max_new_tokens": "max_tokens", "log_probabilities": "logprobs"}  # setting: field of requests
 
 
 @dataclass(eq=False)
 class ApiError(Exception):
-    """An error response. `retry_after` in seconds."""
+    """An error response. `retry_after` is in seconds."""
 
     status: int
     message: str
@@ -54,8 +54,7 @@ class ApiError(Exception):
     retry_after: float | None = None
 
     def body(self) -> dict[str, Any]:
-        """The JSON object."""
-        long = len(self.message) > MAX_MESSAGE_CHARACTERS  # a client's input may be in it
+        long = len(self.message) > MAX_MESSAGE_CHARACTERS  # messages may quote a client's input
         message = f"{self.message[:MAX_MESSAGE_CHARACTERS]} …" if long else self.message
         kind = KINDS.get(min(self.status, 500), "invalid_request_error")
         return {"error": {"message": message, "type": kind, "param": self.param, "code": self.code}}
@@ -67,18 +66,18 @@ class ApiError(Exception):
 
 
 def busy(maximum: int) -> ApiError:
-    """The error for a full queue: 429."""
+    """Return the error for a full queue (429)."""
     message = f"the queue is full: {maximum} answers wait; try again later"
     return ApiError(429, message, code="queue_full", retry_after=1)
 
 
 def unavailable(message: str, code: str, retry_after: float = 1) -> ApiError:
-    """The error for a server that temporarily cannot answer: 503."""
+    """Return the error for a server that temporarily cannot answer (503)."""
     return ApiError(503, message, code=code, retry_after=retry_after)
 
 
 def late(seconds: float) -> ApiError:
-    """The error for a request that is not answered within `--deadline`: 503."""
+    """Return the error for a request that is not answered within `--deadline` (503)."""
     return unavailable(f"the request took longer than the server's limit of {seconds:g} s", "deadline_exceeded", 5)
 
 
@@ -87,19 +86,21 @@ def failed() -> ApiError:
 
 
 def of_user_error(error: UserError) -> ApiError:
-    """The error for a client's mistake: 400. Messages of `SamplingSettings` and tokenizers begin with the field."""
+    """Return the error for a client's mistake (400). If the message starts with a field's name and a colon, as those of
+    `SamplingSettings` do, the field becomes `param`."""
     name, _, rest = str(error).partition(":")
     long = isinstance(error, PromptTooLong)
     if not name.isidentifier():
         return ApiError(400, str(error), code=TOO_LONG if long else None)
     name = RENAMED.get(name, name)
-    if long:  # clients know it by OpenAI's words, some only at the start
+    if long:  # some clients look for OpenAI's words at the start of the message
         return ApiError(400, rest.strip(), param=name, code=TOO_LONG)
     return ApiError(400, f"{name}:{rest}", param=name, code=WRONG_VALUE)
 
 
 def _place(error: Mapping[str, Any], body: Any) -> list[str]:
-    """Where in a body an error is: `messages`, `[1]`, `.role`, without members of unions, which pydantic names too."""
+    """Return where in a body an error is, for example `messages`, `[1]`, `.role`. pydantic's location also contains
+    members of unions, which are omitted."""
     place = list[str]()
     for part in error.get("loc", ()):
         if isinstance(part, int) and isinstance(body, list):
@@ -110,8 +111,8 @@ def _place(error: Mapping[str, Any], body: Any) -> list[str]:
 
 
 def of_validation(errors: list[Mapping[str, Any]], body: Any = None) -> ApiError:
-    """The error for a body that does not fit the route's schema: the first that pydantic reports."""
-    # pydantic reports the errors of every member of a union
+    """Return the error for a body that does not match the route's schema, from the errors that pydantic reports."""
+    # pydantic reports errors for every member of a union: choose the most specific
     deepest = max(errors, key=lambda error: len(_place(error, body)))
     telling = (error for kind in (UNSUPPORTED, HALF) for error in errors if error.get("type") == kind)
     first = next(telling, deepest)
@@ -133,7 +134,7 @@ def of_validation(errors: list[Mapping[str, Any]], body: Any = None) -> ApiError
 
 def _paths(routes: Sequence[Any]) -> Iterator[str]:
     for each in routes:
-        inner = getattr(each, "original_router", None)  # where FastAPI keeps an included router
+        inner = getattr(each, "original_router", None)  # FastAPI's reference to an included router
         yield from [each.path] if inner is None else _paths(inner.routes)
 
 
@@ -148,7 +149,7 @@ def _remedy(path: str, known: Sequence[str]) -> str:
 
 
 def install(app: FastAPI) -> None:
-    """Give all errors of `app` this format."""
+    """Make `app` answer all errors in this format."""
 
     @app.exception_handler(ApiError)
     @app.exception_handler(UserError)

@@ -1,7 +1,7 @@
-"""Fields of other servers' requests that this server does not have.
+"""Fields of other servers' requests that this server does not support.
 
-A field that would change the answer is refused, because its client would take the answer for something that it is not.
-`foreign_fields.yaml` lists the others. Null stands for a field's absence.
+A field that would change the answer is refused, because the client would otherwise misinterpret the answer.
+`foreign_fields.yaml` lists the values that are accepted. Null means that a field is absent.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 from ms_codegeex.base.shipped import shipped_table
 
 FILE = Path(__file__).with_suffix(".yaml")
-DISABLED = (False, 0, "", [], {})  # a feature that is not wanted
+DISABLED = (False, 0, "", [], {})  # values that turn a feature off
 
 
 @dataclass(frozen=True)
 class ForeignField:
-    """A field that changes nothing, as a row of `foreign_fields.yaml` describes it."""
+    """A foreign field and the values of it that have no effect, from a row of `foreign_fields.yaml`."""
 
     source: str
     reason: str
@@ -30,7 +30,7 @@ class ForeignField:
     unused: Mapping[str, Sequence[Any]]
 
     def accepted(self, value: Any, body: Mapping[str, Any]) -> bool:
-        """Whether this value changes nothing in a request."""
+        """Return whether this value has no effect on the request `body`."""
         if value is None or self.reason or _among(value, self.values):
             return True
         return bool(self.unused) and not self.needed(body)
@@ -39,7 +39,7 @@ class ForeignField:
         return [name for name, values in self.unused.items() if not _among(body.get(name), values)]
 
     def refusal(self, body: Mapping[str, Any]) -> str:
-        """Why a value is not accepted, and what to do."""
+        """Return why a value is not accepted, and a remedy."""
         needed = "".join(f" with {name}" for name in self.needed(body)[:1] if body.get(name) is not None)
         shown = "".join(f", or send {json.dumps(value)}" for value in self.values[:1] if self.values != DISABLED)
         return f"not supported{needed}; {self.instead or f'leave it out{shown}'}"
@@ -65,7 +65,7 @@ def _same(value: Any, other: Any) -> bool:
 
 @functools.cache
 def fields_of(table: str) -> Mapping[str, ForeignField]:
-    """A table of `foreign_fields.yaml`, by the names of the fields; "" is an empty one."""
+    """Return a table of `foreign_fields.yaml`, by field name. The table "" is empty."""
     found = dict[str, ForeignField]()
     for row in shipped_table(FILE)[table] if table else ():
         if other := row.get("all_of"):

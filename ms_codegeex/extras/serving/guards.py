@@ -1,7 +1,7 @@
-"""Request guards: a record of each request, keys, limits, and the checks that keep web pages out. Without keys the
-server is bound to this machine, but a page in a browser on it can still send requests. So `Host` has to name this
-machine (otherwise an attacker could use a host name that resolves to it), and a page of another origin is refused
-unless `--cors` names it. With keys neither check is needed, because a page does not know them."""
+"""Request guards: a record of each request, keys, limits, and protection against foreign web pages. Without keys the
+server listens on this machine only, but any page in a local browser could still send requests. Therefore `Host` must
+name this machine, which prevents DNS rebinding, and pages of other origins are refused unless `--cors` names them. With
+keys neither check is needed, because foreign pages do not know them."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from ms_codegeex.extras.serving.origins import Origins
 from ms_codegeex.extras.serving.records import AccessLog, Metrics, RequestRecord
 from ms_codegeex.extras.serving.settings import ServeSettings, is_loopback
 
-OPEN = ("/health", "/ready")  # need no key: probes have none, and the answer is one word
-DEMO_PAGE, DEMO_ASSETS = "/", "/demo/assets/"  # need no key: files of this package, whose requests need one
+OPEN = ("/health", "/ready")  # need no key: probes have none, and the response reveals one word
+DEMO_PAGE, DEMO_ASSETS = "/", "/demo/assets/"  # need no key: public files; the requests that they send need one
 REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
-CLIENT_GONE = 499  # in the log: the client closed the connection before the answer began
-BODY_SECONDS = 30.0  # for the next part of a body
-WHOLE_BODY = 10  # times as long for all parts together
-DRAIN_SECONDS = 5.0  # for which a body is read and dropped after its 413
+CLIENT_GONE = 499  # logged if the client closed the connection before the response began (nginx's code)
+BODY_SECONDS = 30.0  # time limit for the next part of a body
+WHOLE_BODY = 10  # the limit for the whole body is this many times as long
+DRAIN_SECONDS = 5.0  # how long an oversized body is read and discarded after the 413
 
 
 def record_of(scope: Scope) -> RequestRecord:
@@ -40,7 +40,7 @@ def record_of(scope: Scope) -> RequestRecord:
 
 @dataclass
 class RequestRecorder:
-    """The outermost layer: gives each request an id and a record, which goes to the log and the metrics."""
+    """The outermost middleware: gives each request an id and a record, which is logged and measured at the end."""
 
     app: ASGIApp
     metrics: Metrics
@@ -66,7 +66,7 @@ class RequestRecorder:
         async def receiving() -> Message:
             message = await receive()
             if message["type"] == "http.disconnect":
-                record.status = record.status or CLIENT_GONE  # nobody receives this answer
+                record.status = record.status or CLIENT_GONE  # a later status would not reach the client
             return message
 
         async def sending(message: Message) -> None:
@@ -80,7 +80,7 @@ class RequestRecorder:
         except Exception:
             if not record.status:
                 await failed().response()(scope, receive, sending)
-            raise  # for the log
+            raise  # so that the server logs it
         finally:
             record.status = record.status or CLIENT_GONE
             record.route = getattr(scope.get("route"), "path", None) or record.route
@@ -92,7 +92,7 @@ class RequestRecorder:
 
 @dataclass
 class Guard:
-    """Checks the key, the origin and the limits of each request."""
+    """Middleware that checks the key or the origin, and the limits, of each request."""
 
     app: ASGIApp
     settings: ServeSettings
@@ -165,9 +165,9 @@ def _client(scope: Scope) -> tuple[str, int]:
 
 @dataclass
 class BodyLimit:
-    """At most `maximum` bytes, each part within `seconds`, and all of it within `WHOLE_BODY` times as long. Many
-    clients read no answer before they have sent their body, and if the connection is closed in the meantime the answer
-    is lost. So after a 413 the rest of the body is read for a while."""
+    """Middleware that limits a body to `maximum` bytes, each part to `seconds` and the whole to `WHOLE_BODY` times as
+    long. After a 413 the rest of the body is read for a while: many clients read no response before they have sent
+    their body, and would lose it if the connection were closed."""
 
     app: ASGIApp
     maximum: int
@@ -193,7 +193,7 @@ class BodyLimit:
             return message
 
         async def drain() -> None:
-            while (await receive()).get("more_body", False):  # until the end, or the client is gone
+            while (await receive()).get("more_body", False):  # false at the end and on disconnect
                 pass
 
         async def sending(message: Message) -> None:

@@ -1,6 +1,6 @@
-"""Completion between a prefix and a suffix: the prompt, and trimming of the answer. A model that was trained for
-infilling is prompted with its sentinels (`sentinels.py`). Any other model continues the prefix, and the end of its
-answer that repeats the start of the suffix is trimmed."""
+"""Completion between a prefix and a suffix: making the prompt and trimming the answer. A model trained for infilling is
+prompted with its sentinels (`sentinels.py`). Any other model continues the prefix; where the end of its answer repeats
+the start of the suffix, it is trimmed."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ LINE_END = re.compile("\r\n?")
 
 
 def overlap(answer: str, suffix: str) -> int:
-    """Number of characters at the end of `answer` that repeat the start of `suffix`. The longest repetition counts.
-    White space after it belongs to it. White space before it does too, if the suffix starts with white space of the
-    same kind: any number of blanks in a line, or line breaks with the same indentation. A repetition starts inside a
-    word of the answer only if it has all of the suffix's first word, so that this ends the answer's: `return` + `urn x`
-    is `return x`, and `before` + `rest` stays. It holds no bracket that closes one in the rest of the answer: in `f(` +
-    `g(x)` + `)`, the answer keeps its bracket."""
+    """Return the number of characters at the end of `answer` that repeat the start of `suffix`, for the longest valid
+    repetition. White space after the repetition belongs to it. So does white space before it if the suffix starts with
+    the same kind: any number of blanks within a line, or line breaks with the same indentation. A repetition may start
+    inside a word of the answer only if it contains the suffix's whole first word: `return` + `urn x` becomes
+    `return x`, but `before` + `rest` is kept. It must not contain a bracket that closes one in the rest of the answer:
+    between `f(` and `)`, the answer `g(x)` keeps its bracket."""
     body, text = suffix.lstrip(), answer.rstrip()
     lead = suffix[: len(suffix) - len(body)]
     _, line_break, indent = lead.rpartition("\n")
@@ -48,28 +48,28 @@ def overlap(answer: str, suffix: str) -> int:
 
 def _closing(text: str) -> list[bool]:
     def deeper(depth: int, character: str) -> int:
-        return max(depth + (character in OPENING) - (character in CLOSING), 0)  # at 0, it closes one of the prefix
+        return max(depth + (character in OPENING) - (character in CLOSING), 0)  # at 0, it closes one in the prefix
 
     depths = list(accumulate(text, deeper, initial=0))
-    lowest = reversed(list(accumulate(reversed(depths), min)))  # from each place on
+    lowest = reversed(list(accumulate(reversed(depths), min)))  # minimum of all later depths
     return [least < depth for least, depth in zip(lowest, depths, strict=True)]
 
 
 class SuffixTrimmer(TextFilter):
-    """`overlap` for an answer in pieces: text that may belong to the repetition is held back. Lines may end in `\\n`,
-    `\\r\\n` or `\\r`, which are the same here; those of the answer are sent as they are."""
+    """Trims the `overlap` from an answer that arrives in pieces: text that may belong to the repetition is held back.
+    Line endings `\\n`, `\\r\\n` and `\\r` count as equal, but the answer's own are sent unchanged."""
 
     def __init__(self, suffix: str):
         self._suffix = LINE_END.sub("\n", suffix)
         self._repeated = PartialWord(self._suffix.lstrip())
-        self._text, self._said = list[str](), 0  # characters; a line's end is one
-        self._ends = dict[int, str]()  # the answer's ends of lines that are not `\n`, by their place
-        self._carriage = ""  # a `\r` that waits for the next piece
-        self._read = 0  # characters that `_repeated` has read: not the white space at the end
-        self._start = 0  # where the text that was read may begin to repeat the suffix
+        self._text, self._said = list[str](), 0  # characters, with line endings as `\n`; number of those sent
+        self._ends = dict[int, str]()  # original line endings other than `\n`, by index
+        self._carriage = ""  # a final `\r`, held because a `\n` may follow
+        self._read = 0  # characters that `_repeated` has read; excludes trailing white space
+        self._start = 0  # index from which the text may repeat the suffix
 
     def feed(self, piece: str) -> str:
-        """The text that can be sent after the next piece. No later piece lets the repetition begin earlier."""
+        """Take the next piece and return what can be sent: a later piece never makes the repetition begin earlier."""
         if self._carriage or "\r" in piece:
             piece = self._unified(piece)
         read, said, solid = self._read, self._said, len(piece.rstrip())
@@ -83,7 +83,7 @@ class SuffixTrimmer(TextFilter):
         return self._original(said, self._said)
 
     def rest(self) -> str:
-        """The text that is still held back at the end, without the repetition."""
+        """Return the text that is still held back at the end, without the repetition."""
         self._text.extend(self._unified("", last=True))
         text, said = "".join(self._text), self._said
         self._said = len(text)
@@ -117,10 +117,10 @@ def infill_prompt(
     encoded: Sequence[int] | None = None,
     files: Sequence[File] = (),
 ) -> tuple[list[int], bool, tuple[str, ...]]:
-    """Ids of the prompt, at most `room`, whether they had to be truncated, and texts that end the answer. With a
-    `remedy`, a prompt that is too long is a `PromptTooLong`, which names it. `encoded`: the suffix's `suffix_ids`, if
-    several prompts share them. `files`: others that may help."""
-    maximum, end = model.max_characters, ()  # encoding more would take seconds
+    """Return the prompt's ids (at most `room`), whether anything was truncated, and texts that end the answer. If a
+    `remedy` is given, a prompt that is too long raises `PromptTooLong` with it. `encoded` are the suffix's
+    `suffix_ids`, for callers whose prompts share them. `files` are other files for the context."""
+    maximum, end = model.max_characters, ()  # a limit, because encoding long texts takes seconds
     if model.sentinels is None or not model.sentinels.files:
         prefix, files = joined_files([text for _, text in files], prefix), ()
     begin = prefix[-anchored(len(prefix), maximum) :] if prefix else ""

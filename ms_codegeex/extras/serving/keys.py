@@ -1,11 +1,11 @@
-"""API keys: a file with a key in each line, of which only hashes stay in memory.
+"""API keys, read from a file with one key per line. Only their hashes stay in memory.
 
     # name    key, or its SHA-256                          limits of this key (optional)
     alice     3q2-7wXkq1…                                  requests-per-minute=60 concurrent=4 weight=2
     ci        sha256:9f86d081884c7d659a2feaa0c55ad015a3…
 
-Keys are random texts of 16 characters or more, so a fast hash is enough: nobody can try them all. The name appears in
-the access log.
+Keys should be random texts and have at least 16 characters, so they cannot be guessed by brute force and a fast hash is
+enough. The name appears in the access log.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ms_codegeex.base.errors import UserError, located
 from ms_codegeex.base.reading import limited, open_regular
 
 MINIMUM = 16  # characters of a key
-MAXIMUM = 1 << 20  # bytes of a file
+MAXIMUM = 1 << 20  # bytes of a key file
 PREFIX = "sha256:"
 _NAME = re.compile(r"[\w.@-]{1,64}")
 _KEY = re.compile(r"[!-~]+")
@@ -31,8 +31,7 @@ _LIMITS = ("requests-per-minute", "concurrent", "weight")
 
 @dataclass(frozen=True)
 class Key:
-    """A key's name, the SHA-256 of its text, and its own limits (None: those of the server). One with `weight` 2 gets
-    twice as much of the engine as one with 1."""
+    """A key's name, the SHA-256 of its text, its limits (None: the server's) and its relative share of the engine."""
 
     name: str
     digest: bytes
@@ -42,25 +41,25 @@ class Key:
 
 
 class Keys:
-    """The keys of a file. `reload` reads it again; a key that has been removed is refused from then on."""
+    """The keys of a file. After `reload`, keys that were removed from the file are refused."""
 
     def __init__(self, path: Path):
         self.path = Path(path)
         self.reload()
 
     def reload(self) -> None:
-        """Read the file again. `UserError` if it is invalid; then the old keys stay."""
+        """Read the file again. Raises `UserError` if it is invalid; the old keys then stay in use."""
         self._keys = read_keys(self.path)
 
     def find(self, text: str) -> Key | None:
-        """The key with this text. The time does not depend on which key it is, or how much of it is right."""
+        """Return the key with this text, or None. The time taken reveals neither the key nor a partial match."""
         digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
         found = [key for key in self._keys if hmac.compare_digest(key.digest, digest)]
         return found[0] if found else None
 
 
 def read_keys(path: Path) -> tuple[Key, ...]:
-    """The keys of a file; a `UserError` names the first line that is wrong, but never shows a key."""
+    """Read the keys of a file. Raises `UserError`, which names the first wrong line but never shows a key."""
     keys, plain = list[Key](), False
     with located("--api-key-file"):
         try:

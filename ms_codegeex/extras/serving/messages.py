@@ -1,15 +1,16 @@
 """Messages between the server and its engine over a socket: JSON in the frames of `multiprocessing.connection`.
 
-To the engine, first the options of `Generator`, then
-    ["begin", number, ids, settings, likeliest tokens of the prompt's or null, [`Rule.of_block` or null, indent],
-     client, its weight, whether the mean of the prompt's last hidden states is wanted]
+The engine first receives the options of `Generator`, then
+    ["begin", number, ids, settings, likeliest tokens per prompt token or null, [`Rule.of_block` or null, indent],
+     client, the client's weight, whether the mean of the prompt's last hidden states is wanted]
     ["cancel", number]
-and back, first {"slots": …} or {"error": …, "status": …}, then once per scheduler step
+    ["ping"], answered by an empty list
+It first sends {"slots": …} or {"error": …, "status": …}, then after each scheduler step
     [[[number, tokens, finish, computed], …], [guessed, accepted, reused, passes, suspended, prefixes' hits, tokens and
      bytes], the numbers of the requests that have slots]
-A token is [id, log-probability, likeliest tokens]. `computed` counts the rows of passes for it so far. A fifth item
-has, if requested, the prompt's tokens with an answer's first entry, or with the last one the mean of its hidden states,
-FP32 numbers in base64; when finish is "error", it says why, and a sixth one is the status for the client.
+A token is [id, log-probability, likeliest tokens]. `computed` counts the rows computed for the request so far. If
+requested, an answer's first entry has the prompt's tokens as a fifth item, or its last entry has the mean of the hidden
+states (FP32 in base64). If finish is "error", the fifth item is the message and a sixth the status for the client.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def unpacked(data: bytes) -> Any:
 
 
 def receive(connection: Connection) -> Any:
-    """The next message; `EOFError` at the end of the connection."""
+    """Wait for the next message. Raises `EOFError` at the end of the connection."""
     return unpacked(connection.recv_bytes())
 
 
@@ -41,7 +42,7 @@ def settings_values(settings: SamplingSettings) -> dict[str, Any]:
 
 
 def settings_from(values: dict[str, Any]) -> SamplingSettings:
-    """The settings from the values of `settings_values`."""
+    """Rebuild the settings from what `settings_values` returned."""
     bias = {int(number): value for number, value in values["logit_bias"].items()}
     texts = {name: tuple(values[name]) for name in ("stop", "calls")}
     return SamplingSettings(**{**values, **texts, "logit_bias": bias})

@@ -1,5 +1,5 @@
-"""The model that is served, as the HTTP process knows it: its tokenizer, its sizes and what its description says, not
-its weights. And how it is opened. An adapter may have its own description."""
+"""The served model as the HTTP process knows it: its tokenizer, its sizes and the facts of its description, but not its
+weights. An adapter may have its own description."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from ms_codegeex.data.tokenizer.base import Tokenizer
 from ms_codegeex.extras.serving.settings import ServeSettings
 from ms_codegeex.generation.loading import LoadedModel, adapter_description, load_model
 
-STEP = 256  # tokens; about 1,000 characters
+STEP = 256  # tokens by which a prompt is truncated at a time; about 1,000 characters
 SHORTEN = 'or send "truncate_prompt": true to drop its start'
 PREFIX_ONLY, TRAINED = "prefix-only", "trained"
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """The model as the routes know it, or the model with an adapter of that name, whose `parent` is the model's name.
-    `context` counts tokens of prompt and answer; ids are below `allowed`. `special_tokens`: names of special tokens in
-    a user's text are those tokens; otherwise they are text. `tags`: the scheme of the tag lines that it was trained
-    with; empty: its family's."""
+    """The model as the routes know it. For the model with an adapter, `name` is the adapter's and `parent` the model's.
+    `context` is the maximum number of tokens of prompt and answer together; ids are below `allowed`. If
+    `special_tokens`, names of special tokens in a user's text are encoded as these tokens, otherwise as text. `tags`
+    names the scheme of the tag lines used in training; if empty, it is the family's."""
 
     name: str
     family: str
@@ -57,7 +57,7 @@ class ServedModel:
         return tuple(language.name for language in languages("codegeex2" if self.scheme == "codegeex2" else "codegeex"))
 
     def tagged(self, prompt: str, language: str | None) -> str:
-        """The prompt after the tag line of a language, if it has one. `UserError` for an unknown language."""
+        """Return the prompt after the tag line of a language, if it has one. Raises `UserError` for an unknown one."""
         if language is None:
             return prompt
         with located("language"):
@@ -72,13 +72,13 @@ class ServedModel:
         remedy: str = SHORTEN,
         special: bool | None = None,
     ) -> list[int]:
-        """Ids of a prompt. With `room`, the length of an answer in tokens, a long prompt loses its start. Without it,
-        an error says that `field` is too long and gives the `remedy`. `special` instead of `special_tokens`."""
+        """Return the ids of a prompt. If `room`, the length of an answer in tokens, is given, a long prompt loses its
+        start. Otherwise `PromptTooLong` names `field` and the `remedy`. `special` overrides `special_tokens`."""
         maximum = self.max_characters
         if len(prompt) > maximum:
             if room is None:
                 raise self.too_long(field, f"at least {-(-len(prompt) // (maximum // self.context))}", remedy)
-            prompt = prompt[-anchored(len(prompt), maximum) :]  # encoding all of it would take seconds
+            prompt = prompt[-anchored(len(prompt), maximum) :]  # encoding a very long text takes seconds
         ids = self.tokenizer.encode_prompt(prompt, self.special_tokens if special is None else special)
         return self.checked(self.begun(ids), room=room, field=field, remedy=remedy)
 
@@ -95,7 +95,7 @@ class ServedModel:
     def checked(
         self, ids: Sequence[int], *, room: int | None = None, field: str = "prompt", remedy: str = SHORTEN
     ) -> list[int]:
-        """`encode` for ids that a client gave."""
+        """Check ids from a client and truncate them as `encode` does. Raises `UserError` for ids without a token."""
         if not ids:
             raise UserError(f"{field}: empty; give some text, for example '# language: Python'")
         if wrong := [number for number in ids if not 0 <= number < self.allowed]:
@@ -107,8 +107,8 @@ class ServedModel:
         return list(ids)
 
     def too_long(self, field: str, tokens: str, remedy: str, what: str = "") -> PromptTooLong:
-        """The error for a text of so many tokens, in the words by which clients of OpenAI's API know it. `what`: the
-        text's name, if not `field`."""
+        """Return the error for a text of that many tokens, in OpenAI's words, by which clients recognise it. It calls
+        the text `what` or, if that is empty, `field`."""
         maximum = f"This model's maximum context length is {self.context} tokens"
         found = f"However, your {what or field} resulted in {tokens} tokens: the prompt is too long"
         return PromptTooLong(f"{field}: {maximum}. {found}. Please reduce the length of the {field}; {remedy}")
@@ -123,7 +123,8 @@ def anchored(length: int, room: int) -> int:
 
 
 def open_models(settings: ServeSettings) -> tuple[LoadedModel, list[ServedModel]]:
-    """The loaded model, whose weights are not verified yet; and the served ones: it alone, then with each adapter."""
+    """Return the loaded model, whose weights are not verified yet, and the served models: the model alone, then with
+    each adapter. Raises `UserError` if one of them cannot be opened."""
     loaded = load_model(settings.model, settings.bits)
     model = replace(described_model(loaded, settings.model, settings.name), special_tokens=settings.special_tokens)
     if model.name in (name for name, _ in settings.adapter):

@@ -1,5 +1,5 @@
-"""The origins of web pages that may use the server (`--cors`), as browsers send them: in lower case, without the
-scheme's own port."""
+"""The origins of web pages that may use the server (`--cors`), as browsers send them: in lower case, without a default
+port."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ EXAMPLES = "https://code.example.com, https://*.example.com, http://localhost:* 
 
 
 class Origins:
-    """The pages that entries of `--cors` name: `*.` stands for all hosts below one, `*` for all hosts of a scheme that
-    is not the web's, `:*` for all ports. `UserError` for an entry that no browser sends, and, without `keys`, for one
-    that every page has."""
+    """The set of origins that match `entries` of `--cors`. `*.` stands for all subdomains, `:*` for all ports, and `*`
+    for all hosts of a scheme other than HTTP(S). Raises `UserError` for an entry that no browser sends and, without
+    `keys`, for one that every page can match."""
 
     def __init__(self, entries: Sequence[str], keys: bool):
         self.every = "*" in entries
@@ -40,7 +40,7 @@ class Origins:
 
 
 def _pattern(entry: str, given: str, keys: bool) -> str:
-    if entry in ("*", "null") and keys:  # any page can send null, from a sandboxed frame
+    if entry in ("*", "null") and keys:  # any page can send "null", from a sandboxed frame
         return entry.replace("*", ".*")
     match = PARTS.fullmatch(entry)
     web = match is not None and match["scheme"] in PORTS
@@ -69,12 +69,12 @@ def _host(host: str, web: bool) -> str:
         name = name.encode("idna").decode() if not name.isascii() else name
     except UnicodeError:
         return ""
-    wide = below and web and "." not in name and name != "localhost"  # as *.com
+    wide = below and web and "." not in name and name != "localhost"  # such as *.com
     return "" if wide or not HOST.fullmatch(name) else rf"{BELOW}\." * below + re.escape(name)
 
 
 class Cors(CORSMiddleware):
-    """Answers browsers for pages of these origins, also those that ask from outside for a private network."""
+    """CORS for pages of these origins, including their access to a private network from outside."""
 
     def __init__(self, app: ASGIApp, origins: Origins, expose_headers: Sequence[str]):
         allowed = ["*"] if origins.every else []
@@ -85,8 +85,8 @@ class Cors(CORSMiddleware):
         return origin in self.origins
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        """The answer to a browser that asks before a request. Older versions of the library know no private networks,
-        and newer ones refuse them."""
+        """Answer a browser's preflight request. Private networks are handled here, because older versions of Starlette
+        do not know them and newer ones refuse them."""
         response = super().preflight_response(Headers({k: v for k, v in request_headers.items() if k != PRIVATE}))
         if response.status_code == 200 and request_headers.get(PRIVATE) == "true":
             response.headers["Access-Control-Allow-Private-Network"] = "true"

@@ -1,7 +1,7 @@
-"""Prompts of the assistant tasks, and where their answers end. The models are not tuned to follow instructions, so
-every prompt is a text whose continuation is the answer. Published forms are used where they exist; each function names
-its source. Examples are ours: the same function in each of five languages; its second to fifth line and the one that
-returns have a remark in English and Chinese."""
+"""Prompts of the assistant tasks, and rules for where their answers end. The models are not tuned to follow
+instructions, so every prompt is a text whose continuation is the answer. Published prompts are used where they exist;
+each function names its source. The examples, which were not published, are the same function in five languages. Its
+second to fifth line and its return statement have remarks in English and Chinese."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ms_codegeex.generation.stopping import Ending, Rule, scanned
 
 _TAG = re.compile(r"(.*?)\s*language:\s*(.*?)\s*(-->|\*/|\*\)|\})?")
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
-_TRANSLATED = ("C++", "Python", "Java", "JavaScript", "Go", "Rust")  # a line with such a name ends a translation
+_TRANSLATED = ("C++", "Python", "Java", "JavaScript", "Go", "Rust")  # a heading with such a name ends a translation
 QUOTES = "'''"
 LOCALES = ("en", "zh")
 SUMMARY = {"en": "Returns the largest of some numbers.", "zh": "返回一组数中最大的数。"}
@@ -31,7 +31,7 @@ REMARKS = (
 
 
 def remarked(example: str, sign: str, locale: str) -> str:
-    """An example with a comment before each line that has a remark."""
+    """Return an example with a comment, starting with `sign`, before each line that has a remark."""
     parts, remarks = [], iter(REMARKS)
     for number, line in enumerate(example.split("\n")):
         if 1 <= number <= 4 or "return" in line:
@@ -81,9 +81,8 @@ func largest(numbers []int) int {
 
 @dataclass(frozen=True)
 class TaskPrompt:
-    """A prompt, and how its continuation becomes the answer. The answer is `opening`, then the continuation up to the
-    first text of `stop`, to where `rule` ends it or, with `comment`, to the end of the comment that the prompt has
-    begun, then `closing`."""
+    """A prompt and how its continuation becomes the answer: `opening`, the continuation, then `closing`. The
+    continuation ends before the first text of `stop`, where `rule` ends it, or with the prompt's `comment`."""
 
     text: str
     stop: tuple[str, ...] = ()
@@ -99,8 +98,8 @@ class TaskPrompt:
 
 @dataclass(frozen=True)
 class Comment:
-    """The comment that a prompt has begun: its sign, and the sign that closes it (empty: it ends with a line).
-    `bare`: the answer is its text without signs."""
+    """The comment that a prompt has begun. `sign` starts it and `closer` ends it (empty: each line has the sign). If
+    `bare`, the answer is its text without the signs."""
 
     sign: str
     closer: str = ""
@@ -109,7 +108,7 @@ class Comment:
 
 @dataclass(frozen=True)
 class UserCode:
-    """The user's code, its language, the family of the model, and the language of the explanations: "en" or "zh"."""
+    """The user's code with its language, the model's family, and the language of explanations: "en" or "zh"."""
 
     code: str
     language: Language
@@ -127,7 +126,7 @@ class UserCode:
 
     @property
     def tag(self) -> str:
-        """The family's tag line with its newline; empty if it has none."""
+        """The tag line of the code's language, including the newline; empty if the family has none."""
         return tag_line(self.family, self.language.name)
 
     def remark(self, english: str, chinese: str) -> str:
@@ -136,7 +135,7 @@ class UserCode:
 
 
 def translation(source: str, target: str, code: str) -> TaskPrompt:
-    """Code in another language. Published: CodeGeeX's translation prompt, without a tag line."""
+    """Return the prompt to translate code. Published: CodeGeeX's translation prompt, without a tag line."""
     if not code.strip():
         raise UserError("code: empty; give some code")
     names = [find_language(name).name for name in (source, target)]
@@ -146,9 +145,9 @@ def translation(source: str, target: str, code: str) -> TaskPrompt:
 
 
 def commented(source: UserCode) -> TaskPrompt:
-    """The code with a comment on each line. Published for Python: the explanation template of CodeGeeX's extension
-    for VS Code (an example, the code, the example with comments under a heading, the heading, the code's first line).
-    Ours: the same for other languages and in Chinese, and without an example where we have none."""
+    """Return the prompt to comment each line of the code. Published for Python: the explanation template of CodeGeeX's
+    VS Code extension (an example, the code, the example with comments under a heading, the heading, the code's first
+    line). Not published: the same for other languages and in Chinese, and without an example where there is none."""
     heading = source.remark("Explain the code line by line", "逐行解释代码")
     example = EXAMPLES.get(source.language.name)
     parts = [source.code]
@@ -161,9 +160,9 @@ def commented(source: UserCode) -> TaskPrompt:
 
 
 def documented(source: UserCode) -> TaskPrompt:
-    """The code with a description of it. Published for Python: the docstring template of CodeGeeX's extension for VS
-    Code (an example with its docstring, then the code). Ours: the code is repeated up to where the docstring goes;
-    for other languages the description is a comment in front of the code."""
+    """Return the prompt to add a description to the code. Published for Python: the docstring template of CodeGeeX's
+    VS Code extension (an example with its docstring, then the code). Not published: the code is repeated up to the
+    place of the docstring; in other languages the description is a comment before the code."""
     if source.language.name == "Python":
         return _docstring(source)
     heading = source.remark("The same with a description", "加上说明")
@@ -209,8 +208,8 @@ def _indent(lines: list[str]) -> str:
 
 
 def explained(source: UserCode) -> TaskPrompt:
-    """What the code does, in words: the text of a comment after it. Ours: the extension's "explanation" writes comments
-    on each line instead."""
+    """Return the prompt to describe the code in words, as the text of a comment after it. It is not a published one:
+    the "explanation" of CodeGeeX's extension comments each line instead."""
     sign, closer = source.comment.sign, source.comment.closer
     question = "上面代码的作用:" if source.locale == "zh" else "What the code above does:"
     heading = f"{sign} {question}\n" + ("" if closer else f"{sign} ")
@@ -221,7 +220,7 @@ def explained(source: UserCode) -> TaskPrompt:
 
 
 def fixed(source: UserCode) -> TaskPrompt:
-    """The code without its mistake. Ours: nothing was published."""
+    """Return the prompt to correct a mistake in the code. No prompt was published for this."""
     wrong = source.remark("This code has a mistake", "这段代码有错误")
     right = source.remark("The same code without the mistake", "改正后的代码")
     example, parts = EXAMPLES.get(source.language.name), list[str]()
@@ -247,7 +246,8 @@ TASKS: dict[str, tuple[str, Callable[[UserCode], TaskPrompt]]] = {
 
 
 def repeated(lines: list[str]) -> Rule:
-    """The answer has repeated the code, with additions: it has the code's last line, complete, as often as the code."""
+    """Return a rule that ends an answer once it has repeated all of the code, with additions: when the code's last line
+    has occurred, complete, as often as in `lines`."""
     last = lines[-1].strip() if lines else ""
     count = sum(line.strip() == last for line in lines)
 
@@ -256,7 +256,7 @@ def repeated(lines: list[str]) -> Rule:
 
         def each(piece: str) -> int | None:
             nonlocal line, left
-            for match in _LINE.finditer(piece):  # the piece only: a line may be as long as the answer
+            for match in _LINE.finditer(piece):  # only the piece, because one line may be as long as the answer
                 line += match[0]
                 if line.endswith("\n"):
                     left, line = left - (line.strip() == last), ""
@@ -270,7 +270,7 @@ def repeated(lines: list[str]) -> Rule:
 
 
 class CommentText(TextFilter):
-    """The text of a comment that a prompt has begun. `ended`: the comment is over."""
+    """Extracts the text of the comment that the prompt began. `ended` is true once the comment is over."""
 
     def __init__(self, comment: Comment):
         self._comment, self._held, self._begun = comment, "", False
@@ -287,7 +287,7 @@ class CommentText(TextFilter):
         return text
 
     def rest(self) -> str:
-        return self._ending.rest() if self._ending is not None else ""  # in lines, only the start of another one waits
+        return self._ending.rest() if self._ending is not None else ""  # else only the start of a further line is held
 
     def _bared(self, text: str) -> str:
         if self._begun or not self._comment.bare:

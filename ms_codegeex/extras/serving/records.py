@@ -1,5 +1,5 @@
-"""What is noted of requests: the access log, a line of JSON for each without any text of prompts unless requested, and
-measurements for Prometheus. Rates, such as tokens per second, follow from the counters."""
+"""The access log and the measurements for Prometheus. The log has a line of JSON for each request, without the text of
+prompts unless requested. Rates, such as tokens per second, follow from the counters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ms_codegeex.base.printing import print_error
 from ms_codegeex.extras.serving.admission import Caller
 from ms_codegeex.extras.serving.backend import Backend
 
-SHOWN = 200  # characters of a path
+SHOWN = 200  # characters of a path in the log
 STANDARD_OUTPUT = 1
 FIRST_TOKEN = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)  # seconds
 DURATION = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -29,8 +29,8 @@ DURATION = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 
 
 @dataclass
 class RequestRecord:
-    """The entries of a request in the access log. `guards.RequestRecorder` notes the first half, the routes the second.
-    Times are seconds of a monotonic clock."""
+    """A request's entries for the access log. `guards.RequestRecorder` fills in most of them; the routes add `prompts`,
+    `completion_tokens` and `first_token`. Times are seconds of a monotonic clock."""
 
     id: str
     client: str
@@ -63,7 +63,8 @@ class RequestRecord:
 
 
 class AccessLog:
-    """Writes lines to a file, or to standard output if its name is `-`. `decode` turns prompts into the logged text."""
+    """Writes the log to a file, or to standard output if `target` is `-`. `decode`, if given, turns the ids of a prompt
+    into the logged text."""
 
     def __init__(self, target: str, decode: Callable[[Sequence[int]], str] | None = None):
         self._target, self._decode = target, decode
@@ -78,11 +79,11 @@ class AccessLog:
             ) from None
 
     def write(self, record: RequestRecord) -> None:
-        """Write the line of a request that has ended. A full disk or a closed pipe is reported once."""
+        """Write the line of a finished request. A full disk or a closed pipe is reported only once."""
         values = record.described()
         if self._decode is not None:
             values["prompts"] = [self._decode(ids) for ids in record.prompts]
-        # ASCII only: no client can put a line break or a terminal's escape into the log
+        # ASCII only, so that clients cannot inject line breaks or terminal escapes into the log
         line = json.dumps(values, separators=(",", ":"))
         failed = self._file.write(line)
         if failed and not self._failed:
@@ -94,7 +95,7 @@ class AccessLog:
         self._failed = failed is not None
 
     def reopen(self) -> None:
-        """Open the file again, because the old one was moved away."""
+        """Open the file anew, after the old one was moved away (log rotation)."""
         old, self._file = self._file, self._opened()
         old.close()
 
@@ -103,7 +104,7 @@ class AccessLog:
 
 
 class Metrics(Collector):
-    """All measurements of a server."""
+    """All measurements of a server, in the registry that `text` exports."""
 
     def __init__(self, backend: Backend):
         self.backend, self.registry = backend, CollectorRegistry()
@@ -124,7 +125,7 @@ class Metrics(Collector):
         backend.first_token_observers.append(first.observe)
 
     def collect(self) -> Iterator[Metric]:
-        """The backend's numbers, read when Prometheus asks."""
+        """Yield the backend's numbers, read whenever Prometheus asks for them."""
         backend = self.backend
         for name, text, value in (
             ("ready", "1: requests are answered.", int(backend.ready)),
@@ -139,7 +140,7 @@ class Metrics(Collector):
             yield CounterMetricFamily(f"ms_codegeex_{each.name}", each.metadata["help"], value)
 
     def count(self, record: RequestRecord) -> None:
-        """Count a request that has ended. Unknown methods share one label, because clients can invent any number."""
+        """Count a finished request. Unknown methods share one label, because clients could invent any number."""
         method = record.method if record.method in ("GET", "POST", "OPTIONS", "HEAD") else "other"
         self._requests.labels(record.route, method, str(record.status)).inc()
         self._seconds.labels(record.route).observe(record.ended - record.began)

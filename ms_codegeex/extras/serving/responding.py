@@ -1,5 +1,5 @@
-"""Shared code of the generating routes: reads a request's fields as settings of the engine, requests the answers, and
-sends them complete or in pieces."""
+"""Shared code of the generating routes: converts a request's fields to settings of the engine, requests the answers,
+and sends them complete or in pieces."""
 
 from __future__ import annotations
 
@@ -37,19 +37,18 @@ from ms_codegeex.generation.sampling import SamplingSettings, request_fields
 from ms_codegeex.generation.stopping import Rule
 
 Result = TypeVar("Result")
-SHORT_BODY = 16384  # bytes, which are encoded in milliseconds
+SHORT_BODY = 16384  # bytes; shorter texts are encoded within milliseconds
 MAX_STOPS = 64
 SEEDS = 1 << 64
 DONE = b"data: [DONE]\n\n"
 ANY_OBJECT = {"type": "object"}
-UNREAD = {"name", "description", "strict"}  # beside a schema, which is always followed strictly
+UNREAD = {"name", "description", "strict"}  # ignored fields next to a schema, which is always followed strictly
 
 
 def answering_routes(backend: Backend, **options: Any) -> APIRouter:
-    """A router for routes that generate. A caller for whom there is no room for one answer is refused before its body
-    is parsed, so that a flood of refused requests delays the others little. The body is read first. Clients that send a
-    long one may not read an answer before its end, and an answer of the same caller that was closed a moment ago is
-    gone by then."""
+    """Return a router for generating routes. If there is no room for even one answer of a caller, its request is
+    refused before the body is parsed, so that floods cost little. The body is still read first: clients may not read a
+    response before they have sent it all, and a just closed answer of the same caller is gone by then."""
 
     class AnsweringRoute(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -69,8 +68,8 @@ def answering_routes(backend: Backend, **options: Any) -> APIRouter:
 
 
 def chosen_model(backend: Backend, name: str | None) -> ServedModel:
-    """The model, or the model with an adapter, of that name; without a name the model alone. 404 for other names. Some
-    editors send an empty name."""
+    """Return the model, or the model with an adapter, of that name; the model alone if the name is missing or empty,
+    as some editors send it. Raises `ApiError` (404) for an unknown name."""
     if not name:
         return backend.model
     if name not in backend.models:
@@ -82,7 +81,7 @@ def chosen_model(backend: Backend, name: str | None) -> ServedModel:
 
 
 async def prepared(request: Request, work: Callable[[], Result]) -> Result:
-    """The result of `work`, which encodes a request's text: in a thread if the text is long (up to a second)."""
+    """Run `work`, which encodes a request's text. It runs in a thread if the text is long, as it may take a second."""
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) < SHORT_BODY:
         return work()
@@ -90,7 +89,8 @@ async def prepared(request: Request, work: Callable[[], Result]) -> Result:
 
 
 def logit_bias(given: Sequence[tuple[int | str, float]] | None, model: ServedModel) -> dict[int, float]:
-    """The field `logit_bias`: the sum for each id. A text stands for the ids of its tokens."""
+    """Return the sum of the biases for each id; a text stands for the ids of its tokens. Raises `UserError` for an id
+    without a token and for too many ids."""
     biases: dict[int, float] = {}
     for token, value in given or ():
         if isinstance(token, int) and not 0 <= token < model.allowed:
@@ -106,15 +106,16 @@ def logit_bias(given: Sequence[tuple[int | str, float]] | None, model: ServedMod
 def sampling_settings(
     body: Sampling, model: ServedModel, max_tokens: int, *, log_probabilities: int = 0, stop: Sequence[str] = ()
 ) -> SamplingSettings:
-    """Settings of the first answer; `UserError` names the field that is out of range. `stop` ends it too."""
+    """Return the settings of the first answer, which also ends at the texts in `stop`. Raises `UserError`, naming the
+    field, for a value out of range."""
     given = {each.name: getattr(body, each.name) for each in request_fields()}
     usual = {each.name: each.option.in_requests for each in request_fields()}
     texts = body.stop or []
     if len(texts) > MAX_STOPS:
         raise UserError(f"stop: {len(texts)} texts; give {MAX_STOPS} at most")
-    if given["top_k"] == -1:  # vLLM's for all tokens
+    if given["top_k"] == -1:  # means all tokens in vLLM
         given["top_k"] = 0
-    if given["top_p"] == 0:  # OpenAI's for the likeliest token alone
+    if given["top_p"] == 0:  # means the likeliest token alone in OpenAI's API
         given["top_p"] = 1e-9
     return SamplingSettings(
         **{name: usual[name] if value is None else value for name, value in given.items()},
@@ -129,12 +130,13 @@ def sampling_settings(
 
 
 def requested_form(body: Any) -> dict[str, str]:
-    """The settings `json_schema` and `grammar` of a request's body. `UserError` names the field."""
+    """Return the settings `json_schema` and `grammar` that a request's body asks for. Raises `UserError`, naming the
+    field, for an invalid form."""
     requested, field = getattr(body, "response_format", None), body.form_field
     schema = getattr(body, "json_schema", None) if requested is None else _schema_of(requested, field)
     try:
         text = "" if schema is None else json.dumps(schema)
-    except RecursionError:  # what Python can just about read, it may not be able to write
+    except RecursionError:  # Python may fail to write JSON that it could just read
         raise UserError(f"{field}: nested too deep; give a schema of fewer levels") from None
     return {"json_schema": text, "grammar": getattr(body, "grammar", None) or ""}
 
@@ -147,7 +149,7 @@ def _schema_of(requested: Mapping[str, Any], field: str) -> Mapping[str, Any] | 
         case "json_object" if not rest:
             return ANY_OBJECT
         case "json_object" | "json_schema" if rest.keys() == {"schema"} and isinstance(rest["schema"], dict):
-            return rest["schema"]  # as llama.cpp's server has it
+            return rest["schema"]  # the format of llama.cpp's server
         case "json_schema" if rest.keys() == {"json_schema"}:
             named = rest["json_schema"]
             if isinstance(named, dict) and named.keys() <= {"schema", *UNREAD}:
@@ -159,7 +161,8 @@ def _schema_of(requested: Mapping[str, Any], field: str) -> Mapping[str, Any] | 
 
 
 def block_rule(prompt: str, language: str | None) -> Rule:
-    """The rule of `stop_at: "block"` for a prompt; its tag line gives the language if nothing else does."""
+    """Return the rule for `stop_at: "block"`. Without a `language`, the prompt's tag line determines it. Raises
+    `UserError` if the language is unknown or unsupported."""
     tag = prompt.partition("\n")[0]
     name = language or next((known.name for known in languages("codegeex") if known.tag == tag), None)
     if name is None:
@@ -172,10 +175,9 @@ def block_rule(prompt: str, language: str | None) -> Rule:
 
 @dataclass(frozen=True)
 class AnswerPlan:
-    """A checked request: `count` answers of a model, or of one of its adapters, to each of `prompts`. `rules` end the
-    answers to a prompt. Each answer's text goes through a filter that `through` makes. `prompt_scores`, `prompt_only`,
-    `indent` and `with_mean` as in `StreamedAnswer`. `max_tokens` is the number that the request gave. `use`: how the
-    answers may use tools."""
+    """A checked request: `count` answers of `model` to each of `prompts`. `rules`, if any, has the stop rule for each
+    prompt. `through` makes a filter for each answer's text. For `prompt_scores`, `prompt_only`, `indent` and
+    `with_mean` see `StreamedAnswer`. `max_tokens` is the request's own number. `use` says how answers may use tools."""
 
     model: ServedModel
     prompts: Sequence[list[int]]
@@ -200,8 +202,7 @@ def event(value: Any) -> bytes:
 
 
 class EventStream(StreamingResponse):
-    """Events from a generator, which is closed as soon as the client is gone. An `ApiError` becomes the last event, as
-    `failure` writes it."""
+    """Sends events from a generator, closed when the client is gone. `failure` turns an error into the last event."""
 
     media_type = "text/event-stream"
 
@@ -215,7 +216,7 @@ class EventStream(StreamingResponse):
         self.events, self.failure = events, failure
 
     async def stream_response(self, send: Send) -> None:
-        """Send the events. Headers go with the first one, so that an earlier error has its own status."""
+        """Send the events. Headers are sent with the first event, so that an earlier error can set its own status."""
         started = False
         try:
             async for data in self.events:
@@ -245,7 +246,7 @@ async def _gone(receive: Receive) -> None:
 
 
 async def while_connected(request: Request, work: Callable[[], Awaitable[Result]]) -> Result:
-    """The result of `work`, which is cancelled when the client goes away. The body must have been read."""
+    """Await `work` and return its result; cancel it when the client disconnects. The body must have been read."""
     gone = asyncio.ensure_future(_gone(request.receive))
     working = asyncio.ensure_future(work())
     try:
@@ -261,8 +262,9 @@ async def while_connected(request: Request, work: Callable[[], Awaitable[Result]
 
 @contextmanager
 def begun(plan: AnswerPlan, backend: Backend, request: Request, counted: int = 1) -> Iterator[list[StreamedAnswer]]:
-    """All answers of a plan, or an `ApiError` and none. Answers to one prompt are consecutive. At the end they are
-    closed and noted in the request's record. `counted`: of them, towards the limit of a minute."""
+    """Begin all answers of a plan; answers to the same prompt are consecutive. On exit they are closed and added to the
+    request's record. `counted` of them were already counted towards the limit per minute. Raises `ApiError`, without
+    beginning any, if they are not admitted."""
     record, answers = record_of(request.scope), list[StreamedAnswer]()
     backend.admit(record.caller, plan.size, counted)
     try:
@@ -293,7 +295,7 @@ def begun(plan: AnswerPlan, backend: Backend, request: Request, counted: int = 1
 
 
 async def merged(answers: Sequence[StreamedAnswer]) -> AsyncIterator[tuple[int, Piece]]:
-    """The pieces of several answers as they come, with the answer's number."""
+    """Yield the pieces of several answers as they arrive, each with its answer's index."""
     changed, left = asyncio.Event(), dict(enumerate(answers))
     for answer in answers:
         answer.on_news = changed.set
@@ -310,8 +312,8 @@ async def merged(answers: Sequence[StreamedAnswer]) -> AsyncIterator[tuple[int, 
 
 
 class Responder:
-    """Puts the answers of one request into the format of its route: a subclass formats a choice. `kind` is the field
-    `object`, `prefix` begins the id. `extra` are further fields of the response."""
+    """Formats the answers of one request for its route; subclasses implement `choice`. `kind` is the value of the field
+    `object`, `prefix` the start of the id, and `extra` are further fields of the response."""
 
     kind, event_kind, prefix = "", "", ""
 
@@ -332,7 +334,7 @@ class Responder:
         return self.choice(answer, piece, number, number)
 
     def opening(self, number: int) -> dict[str, Any] | None:
-        """A choice of an event before the first piece of an answer."""
+        """Return the choice of an event that precedes an answer's first piece, or None for no such event."""
 
     def selected(self, pieces: Sequence[Piece]) -> Sequence[int]:
         return range(len(pieces))
@@ -346,7 +348,7 @@ class Responder:
         return {"max_tokens": room} if room < (self.plan.max_tokens or 0) else {}
 
     async def whole(self, answers: Sequence[StreamedAnswer]) -> dict[str, Any]:
-        """The response that is not streamed."""
+        """Return the body of a response that is not streamed."""
         pieces = [await answer.whole() for answer in answers]
         choices = [
             {**self.choice(answers[number], pieces[number], number, index), **self.limit(number)}
@@ -355,7 +357,7 @@ class Responder:
         return {**self.head, "choices": choices, "usage": self.usage(sum(len(piece.tokens) for piece in pieces))}
 
     async def events(self, answers: Sequence[StreamedAnswer], with_usage: bool) -> AsyncGenerator[bytes, None]:
-        """The events of a streamed response."""
+        """Yield the events of a streamed response."""
         head = {**self.head, "object": self.event_kind or self.kind}
         completion, tail, opened = 0, {"usage": None} if with_usage else {}, set[int]()
         async for number, piece in merged(answers):
@@ -375,7 +377,7 @@ class Responder:
 
 
 async def respond(responder: Responder, body: Sampling, request: Request) -> Response:
-    """Ask for the answers and send them, streamed or not, as long as the client is there."""
+    """Begin the answers and send them, streamed or not. They are cancelled if the client disconnects."""
     plan, backend = responder.plan, responder.backend
     headers = plan.use.headers if plan.use else {}
     if plan.settings.formed:

@@ -1,4 +1,4 @@
-"""Bodies of requests and responses: those of OpenAI's API, with our extensions."""
+"""Bodies of requests and responses: those of OpenAI's API, with this server's extensions."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ Item = TypeVar("Item")
 
 
 class FirstError(FailFast):
-    """Stop at the first wrong item: a million errors would cost a thousand times what the items cost."""
+    """Stops at the first wrong item: reporting a million errors costs a thousand times as much as the items."""
 
-    __hash__ = object.__hash__  # members of a union have to have one
+    __hash__ = object.__hash__  # pydantic hashes the members of a union
 
 
 Listed = Annotated[list[Item], FirstError()]
-MAX_PROMPT_IDS = 1 << 17  # more than the context of any model here
+MAX_PROMPT_IDS = 1 << 17  # exceeds the context of every supported model
 Ids = Annotated[Listed[int], Field(max_length=MAX_PROMPT_IDS)]
 MAX_BIASES = 300
 MAX_MESSAGES = 4096
 MAX_TOKENS = AliasChoices("max_tokens", "n_predict")
 Role = Literal["system", "developer", "user", "assistant"]
-UNSUPPORTED = "unsupported_field"  # type of the error; `field` in its context
-SHOWN = 64  # characters of an unknown field's name
-ID = re.compile("-?[0-9]+")  # as a key of an object
-NEVER = -1e5  # added to a logit: far below all others, and several of them are within the limit of a bias
+UNSUPPORTED = "unsupported_field"  # error type; its context has the `field`
+SHOWN = 64  # characters of an unknown field's name that are shown
+ID = re.compile("-?[0-9]+")  # an id as a key of a JSON object
+NEVER = -1e5  # bias that forbids a token; small enough that a sum of several stays within the limit of a bias
 
 
 def _biases(value: Any) -> Any:
-    """A logit bias as pairs of an id or a text and a number. llama.cpp's server reads pairs too, texts for the ids of
-    all their tokens, and false for never."""
+    """Convert a logit bias to pairs of an id or text and a number. As in llama.cpp's server, it may be a list of pairs,
+    a text stands for the ids of all its tokens, and false forbids a token."""
     pairs = list(value.items()) if isinstance(value, dict) else value
     if not isinstance(pairs, list) or len(pairs) > MAX_BIASES:
         raise PydanticCustomError("bias", f"expected an object or a list with {MAX_BIASES} entries at most")
@@ -57,7 +57,7 @@ def _biases(value: Any) -> Any:
     for pair in pairs:
         token, bias = pair if isinstance(pair, (tuple, list)) and len(pair) == 2 else (None, None)
         if pairs is not value and ID.fullmatch(token):
-            token = int(token[:10])  # more digits are not an id either
+            token = int(token[:10])  # ten digits are out of range already
         if type(token) not in (int, str) or (bias is not False and type(bias) not in (int, float)):
             what = "expected pairs of a token, its id or a text, and a number; false stands for never"
             raise PydanticCustomError("bias", what)
@@ -73,13 +73,13 @@ Biases = Annotated[
     list[tuple[int | str, float]] | None,
     BeforeValidator(_biases, json_schema_input_type=dict[str, float | bool] | list[list[int | float | str | bool]]),
 ]
-FUNCTION = r"^[A-Za-z0-9_./-]{1,128}$"  # names as models write them
+FUNCTION = r"^[A-Za-z0-9_./-]{1,128}$"  # valid names of functions
 HALF = re.compile("[\ud800-\udfff]")
 
 
 def whole_characters(value: Any) -> Any:
-    """A text without half of a surrogate pair: editors cut in UTF-16, and JSON may hold a half. One at an edge is left
-    out, others become U+FFFD."""
+    """Remove halves of surrogate pairs from a text, if it is one: at its ends they are dropped, elsewhere replaced by
+    U+FFFD. Editors that cut text in UTF-16 send such halves, which JSON can hold."""
     if not isinstance(value, str) or not HALF.search(value):
         return value
     begin, end = bool(HALF.match(value)), len(value) - bool(HALF.match(value[-1]))
@@ -108,10 +108,10 @@ def _describe_foreign(schema: dict[str, Any], body: type[BaseModel]) -> None:
 
 
 class Body(BaseModel):
-    """A request's JSON object: types are exact, null stands for a field's absence, unknown fields are refused. Fields
-    of other servers are accepted if they change nothing: `foreign` has them. A field may have several names."""
+    """A request's JSON object. Types are strict, null means that a field is absent, and unknown fields are refused,
+    except those of other servers (table `foreign`) that have no effect. A field may have several names."""
 
-    # with a limit, whatever it is, pydantic refuses half of a surrogate pair, which JSON may hold and UTF-8 may not
+    # any limit on the length makes pydantic refuse halves of surrogate pairs, which JSON can hold but UTF-8 cannot
     model_config = ConfigDict(
         strict=True,
         extra="ignore",
@@ -131,8 +131,8 @@ class Body(BaseModel):
         for name, given in value.items():
             known, what = foreign.get(name), ""
             if isinstance(given, float) and given.is_integer():
-                given = int(given)  # 16.0 is a whole number in JSON
-            ours_is_off = isinstance(given, (bool, list, dict)) and not given  # 0 and "" may mean something
+                given = int(given)  # JSON does not distinguish 16.0 from 16
+            ours_is_off = isinstance(given, (bool, list, dict)) and not given  # 0 and "" may be meaningful values
             idle = known and known.accepted(given, value) and (name not in names or (ours_is_off and not known.reason))
             if given is None or idle:
                 continue
@@ -156,7 +156,7 @@ class Body(BaseModel):
 
 @cache
 def names_of(body: type[Body]) -> dict[str, str]:
-    """The field by each of its names."""
+    """Return a body's fields by each of their names."""
     aliases = {name: each.validation_alias for name, each in body.model_fields.items()}
     found = {name: one.choices if isinstance(one, AliasChoices) else (name,) for name, one in aliases.items()}
     return {str(known): name for name, choices in found.items() for known in choices}
@@ -177,14 +177,14 @@ def _sampling_field(each: DeclaredOption) -> tuple[Any, Any]:
     )
 
 
-# The settings of the choice of tokens that OpenAI's API has or could have.
+# Sampling settings that requests share with the command line.
 SamplingFields = create_model(
     "SamplingFields", __base__=Body, **{each.name: _sampling_field(each) for each in request_fields()}
 )
 
 
 class Sampling(SamplingFields):
-    """How an answer is chosen; shared by all routes that generate."""
+    """How an answer is chosen. All generating routes have these fields."""
 
     foreign = "generation"
     model: str | None = Field(None, description="the name in /v1/models; may be left out")
@@ -202,7 +202,7 @@ class Sampling(SamplingFields):
 
 
 class FormSampling(Sampling):
-    """Routes whose answers may have a form."""
+    """Fields of routes whose answers can be given a form."""
 
     form_field = "response_format"
     response_format: dict[str, Any] | None = Field(
@@ -211,7 +211,7 @@ class FormSampling(Sampling):
 
 
 class CompletionRequest(FormSampling):
-    """`POST /v1/completions`"""
+    """The body of `POST /v1/completions`."""
 
     foreign = "completions"
     prompt: Text | Listed[Text] | Ids | Listed[Ids] | None = Field(
@@ -230,7 +230,7 @@ class CompletionRequest(FormSampling):
 
 
 class ContentPart(Body):
-    """A part of a message; one of type "text" has a text."""
+    """A part of a message. Parts of type "text" have a text."""
 
     foreign = "content_part"
     type: str
@@ -238,7 +238,7 @@ class ContentPart(Body):
 
 
 class Function(Body):
-    """A function that a model may call. `strict` changes nothing: a schema is always followed strictly."""
+    """A function that a model may call. `strict` has no effect: schemas are always followed strictly."""
 
     name: str = Field(pattern=FUNCTION)
     description: str | None = None
@@ -247,7 +247,7 @@ class Function(Body):
 
 
 class Tool(Body):
-    """A tool: a function."""
+    """A tool of type function, the only type that is supported."""
 
     type: Literal["function"]
     function: Function
@@ -258,12 +258,12 @@ def _offered(tool: Any) -> Any:
     return None if isinstance(kind, str) and kind != "function" else tool
 
 
-# a tool, or None for one of another type, which is left out
+# a tool, or None in place of one of another type, which is ignored
 Offered = Annotated[Item | None, BeforeValidator(_offered)]
 
 
 class ChosenTool(Body):
-    """The tool that an answer has to call. The name stands beside the type in `/v1/responses`."""
+    """The tool that an answer has to call. In `/v1/responses`, the name is next to the type."""
 
     type: Literal["function"]
     function: Function | None = None
@@ -282,7 +282,7 @@ class CalledFunction(Body):
 
 
 class ToolCall(Body):
-    """A call in an answer of the assistant."""
+    """A call of a tool in an answer of the assistant."""
 
     foreign = "tool_call"
     id: str
@@ -302,7 +302,7 @@ class ChatMessage(Body):
 
 
 class Conversing(Sampling):
-    """What requests of a conversation have in common."""
+    """Fields that all requests of a conversation share."""
 
     top_logprobs: int | None = Field(None, ge=0, le=20)
     tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = Field(
@@ -312,7 +312,7 @@ class Conversing(Sampling):
 
 
 class ChatRequest(FormSampling, Conversing):
-    """`POST /v1/chat/completions`"""
+    """The body of `POST /v1/chat/completions`."""
 
     foreign = "chat"
     messages: Listed[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
@@ -328,7 +328,7 @@ class ChatRequest(FormSampling, Conversing):
 
 
 class ErrorValues(BaseModel):
-    """The error."""
+    """The message and the kind of an error."""
 
     message: str
     type: str
@@ -343,7 +343,7 @@ class ErrorAnswer(BaseModel):
 
 
 class Usage(BaseModel):
-    """Tokens of a request."""
+    """The numbers of a request's tokens."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -375,7 +375,7 @@ class CompletionChoice(Choice):
 
 
 class GeneratedAnswer(BaseModel):
-    """Fields that the answers of all generating routes have."""
+    """Fields that the responses of all generating routes share."""
 
     id: str
     created: int
@@ -384,7 +384,7 @@ class GeneratedAnswer(BaseModel):
 
 
 class Completion(GeneratedAnswer):
-    """Answer of `/v1/completions`, and each event of a streamed one."""
+    """The response of `/v1/completions`, and each event of a streamed one."""
 
     object: Literal["text_completion"] = "text_completion"
     choices: list[CompletionChoice]
@@ -407,7 +407,7 @@ class ChatChoice(Choice):
 
 
 class ChatCompletion(GeneratedAnswer):
-    """Answer of `/v1/chat/completions`; a streamed one has `delta` in place of `message`."""
+    """The response of `/v1/chat/completions`. The events of a streamed one have `delta` in place of `message`."""
 
     object: Literal["chat.completion"] = "chat.completion"
     choices: list[ChatChoice]
@@ -429,7 +429,7 @@ class ServedModelObject(BaseModel):
 
 
 class ModelList(BaseModel):
-    """Answer of `/v1/models`."""
+    """The response of `/v1/models`."""
 
     object: Literal["list"] = "list"
     data: list[ServedModelObject]

@@ -1,4 +1,4 @@
-"""The life of the server: its socket, signals and shutdown."""
+"""Runs the server: its socket, signals and shutdown."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from ms_codegeex.extras.serving.infilling import infill_prompt
 from ms_codegeex.extras.serving.model import ServedModel
 from ms_codegeex.extras.serving.settings import ServeSettings
 
-KEEP_ALIVE_SECONDS = 75  # longer than nginx keeps its connections (60 s), so that it never writes to a closed one
-LAST_SECONDS = 2  # to write the last responses after all answers have ended
+KEEP_ALIVE_SECONDS = 75  # longer than nginx keeps its connections (60 s), so that nginx never writes to a closed one
+LAST_SECONDS = 2  # for writing the last responses after all answers have ended
 POLL_SECONDS = 0.02
-TCP_OPTIONS = {  # which the accepted connections inherit
-    "TCP_NODELAY": 1,  # otherwise an answer waits 40 ms for the client's ACK; asyncio sets it on named protocols only
-    # a silent peer is probed; one that takes nothing for this many milliseconds is cut off
+TCP_OPTIONS = {  # inherited by accepted connections
+    "TCP_NODELAY": 1,  # otherwise an answer waits 40 ms for the client's ACK; asyncio sets it only if proto=IPPROTO_TCP
+    # probe a silent peer, and cut off one that acknowledges nothing for `TCP_USER_TIMEOUT` milliseconds
     "TCP_KEEPIDLE": 60,
     "TCP_KEEPINTVL": 15,
     "TCP_KEEPCNT": 4,
     "TCP_USER_TIMEOUT": 120_000,
 }
-LARGE = 1 << 20  # bytes of a block of memory
+LARGE = 1 << 20  # bytes from which blocks are returned to the system at once
 MMAP_THRESHOLD, ARENA_MAX = -3, -8  # of glibc's malloc.h
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A listening socket; `UserError` if the address cannot be used."""
+    """Return a listening socket. Raises `UserError` if the address cannot be used."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host.strip("[]"), port), family=family, backlog=BACKLOG)
@@ -66,17 +66,17 @@ def address(listening: socket.socket) -> str:
 def serve(
     settings: ServeSettings, models: Sequence[ServedModel], begun: tuple[Any, socket.socket] | None = None
 ) -> None:
-    """Serve `models`, the model and those with adapters, until SIGTERM or SIGINT. The engine's process may have `begun`
-    to load it. `UserError` or `RunFailure` if that is impossible."""
+    """Serve `models` (the model alone, then with each adapter) until SIGTERM or SIGINT. `begun` is an engine's process
+    that was started already. Raises `UserError` or `RunFailure` if serving is impossible."""
     return_large_blocks()
     with bound(settings.host, settings.port) as listening:
         asyncio.run(_serve(EngineBackend(models[0], settings, models[1:], begun), listening))
 
 
 def return_large_blocks() -> None:
-    """Return the memory of long bodies to the system as soon as it is no longer needed. By default, once a block of up
-    to 32 MB has been freed, glibc takes such blocks from its heaps, one for each thread. Smaller blocks in between then
-    keep the memory occupied. Other C libraries are not changed."""
+    """Make glibc return the memory of long bodies to the system as soon as it is freed. By default, after the first
+    free of a block of up to 32 MB, glibc takes such blocks from its per-thread heaps, where smaller blocks in between
+    keep the memory occupied. Other C libraries are not affected."""
     if sys.platform == "linux":
         set_option = getattr(ctypes.CDLL(None), "mallopt", lambda *_: 0)
         set_option(MMAP_THRESHOLD, LARGE)
@@ -84,8 +84,8 @@ def return_large_blocks() -> None:
 
 
 def http_server(app: FastAPI, settings: ServeSettings) -> uvicorn.Server:
-    """The server of an application, for the running event loop, whose errors it reports from then on. Raises this
-    process's limit on open files."""
+    """Create the HTTP server of an application for the running event loop. Also installs the loop's exception handler
+    and raises this process's limit on open files."""
     connections, backlog = descriptor_room(settings.max_connections)
     if connections < settings.max_connections:
         print_error(
@@ -95,7 +95,7 @@ def http_server(app: FastAPI, settings: ServeSettings) -> uvicorn.Server:
     asyncio.get_running_loop().set_exception_handler(Flood().handle)
     config = uvicorn.Config(
         app,
-        http=cast(Any, partial(Connection, maximum=connections, flood=Flood())),  # uvicorn only calls it
+        http=cast(Any, partial(Connection, maximum=connections, flood=Flood())),  # uvicorn needs only a callable
         backlog=backlog,
         ws="none",
         lifespan="off",
@@ -111,7 +111,7 @@ def http_server(app: FastAPI, settings: ServeSettings) -> uvicorn.Server:
 
 
 async def _serve(backend: EngineBackend, listening: socket.socket) -> None:
-    # what the first request would have to wait for is imported and prepared now
+    # import and prepare now what would otherwise delay the first request
     await run_in_threadpool(int)
     for model in backend.models.values():
         infill_prompt(model, "x", "x", model.context)
@@ -120,7 +120,7 @@ async def _serve(backend: EngineBackend, listening: socket.socket) -> None:
     loop, asked, again = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
 
     def end() -> None:
-        if asked.is_set():  # the second signal ends at once
+        if asked.is_set():  # a second signal ends the server at once
             again.set()
             server.force_exit = True
         asked.set()
@@ -137,7 +137,7 @@ async def _serve(backend: EngineBackend, listening: socket.socket) -> None:
         backend.draining = True
         backend.fail_all(unavailable("the server is shutting down", "shutting_down"))
         server.should_exit = True
-        await asyncio.wait({http})  # the last responses are being written
+        await asyncio.wait({http})  # until the last responses are written
         for task in (engine, *helpers):
             task.cancel()
         await asyncio.wait({engine, *helpers})
@@ -153,7 +153,7 @@ async def _announce(backend: EngineBackend, listening: socket.socket) -> None:
 
 
 async def _drain(backend: EngineBackend, at_once: asyncio.Event) -> int:
-    """Refuse new work and wait for the answers in progress. Returns the seconds left for slow readers."""
+    """Refuse new work and wait for the answers in progress. Return the seconds left for slow readers."""
     backend.draining = True
     seconds = backend.settings.grace
     print_error(f"ending: answers in progress have {seconds:g} s")

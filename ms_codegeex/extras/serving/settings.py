@@ -32,7 +32,7 @@ def _byte_count(text: str) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class ServeSettings(EngineOptions):
-    """Options of the verb `serve`, by the names of its flags."""
+    """Options of the command `serve`, named like its flags."""
 
     model: Path = option(
         "model directory (quantised or not), run directory or checkpoint", "DIR", REQUIRED, words=("--model-path",)
@@ -121,7 +121,7 @@ class ServeSettings(EngineOptions):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address; a name other than localhost can mean any address."""
+    """Return whether only this machine can reach `host`. A name other than localhost may resolve to any address."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

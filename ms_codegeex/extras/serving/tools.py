@@ -1,6 +1,6 @@
-"""Tools: functions that a client offers to a model, and the model's calls of them. A model whose chat template has a
-place for tools is asked in its own format. One that has to call is kept to the functions' schemas by a grammar, so it
-needs no such template. No call is ever executed here: the client reads it, and sends what it gives."""
+"""Tools: functions that a client offers to a model, and the model's calls of them. If a model's chat template supports
+tools, the template's own format is used. If an answer must be a call, a grammar enforces the functions' schemas, which
+works without such a template. Calls are never executed here: the client does that and sends the results."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from ms_codegeex.extras.serving.backend import StreamedAnswer
 from ms_codegeex.extras.serving.schemas import ChatMessage, ChosenTool, Function
 
 MAX_TOOLS = 128
-UNUSED = {"X-Unused-Fields": "tools"}  # header of an answer for which tools were left out
+UNUSED = {"X-Unused-Fields": "tools"}  # response header if tools were ignored
 CALL = {"required": ["name", "arguments"], "additionalProperties": False}
 PARTIAL = re.compile(r'\s*\{\s*"name"\s*:\s*"(?P<name>[^"]+)"\s*,\s*"arguments"\s*:\s*(?P<arguments>.*)', re.DOTALL)
-WITH_ARGUMENTS = re.compile(r"(?:\[TOOL_CALLS\])?\s*(?P<name>[\w.-]+)\s*(?:\[CALL_ID\]\w+)?\[ARGS\]")  # Mistral's newer
+# Mistral's newer format
+WITH_ARGUMENTS = re.compile(r"(?:\[TOOL_CALLS\])?\s*(?P<name>[\w.-]+)\s*(?:\[CALL_ID\]\w+)?\[ARGS\]")
 
 
 class CallFormat(NamedTuple):
-    """How models write calls, which are JSON objects, or lists of them, with a name and arguments. `sign`: a text in
-    their chat templates. Calls are between `begin` and `end`, or go on to the end of the answer; without `begin`, the
-    answer is nothing else. `opening`: what the answer begins with if it has to be a call. `between`: what is then
-    between two of them."""
+    """How models write calls, which are JSON objects (or lists of them) with a name and arguments. Chat templates that
+    contain `sign` use this format. Calls stand between `begin` and `end`, or run to the answer's end if `end` is empty;
+    without `begin`, they are the whole answer. Forced calls start with `opening` and are separated by `between`."""
 
     sign: str
     begin: str
@@ -42,13 +42,13 @@ FORMATS = (
     CallFormat("<tool_call>", "<tool_call>", "</tool_call>", "<tool_call>\n", "\n</tool_call>\n<tool_call>\n"),  # Qwen
     CallFormat("[TOOL_CALLS]", "[TOOL_CALLS]", "", "[TOOL_CALLS][", ", "),  # Mistral
     CallFormat("CodeGeeX", "```json", "```", "```json\n", "\n```\n```json\n"),  # CodeGeeX4
-    CallFormat("", "", "", "", "\n"),  # Llama, and models without a place for tools
+    CallFormat("", "", "", "", "\n"),  # Llama, and models whose templates do not support tools
 )
 PLAIN = FORMATS[-1]
 
 
 class FunctionCall(NamedTuple):
-    """A call of a function; `arguments` are JSON, as the model wrote them."""
+    """A call of a function. `arguments` are a JSON text."""
 
     name: str
     arguments: str
@@ -56,10 +56,11 @@ class FunctionCall(NamedTuple):
 
 @dataclass(frozen=True)
 class ToolUse:
-    """How an answer may use tools. `written`: the tools, if the model's chat template takes them. `forced`: the answer
-    is a call, which a grammar keeps to `schema`; with `between`, several calls with that text between them, also where
-    an answer of a form may be calls instead. `several`: there may be more calls than one. `described`: the tools in
-    words, for a model that has to call one and whose template has no place for them. `left_out`: there were others."""
+    """How an answer may use tools. `names` are the functions and `format` is how calls are written. `written` holds the
+    tools for the chat template if it supports them. If `forced`, the answer must be a call, and a grammar enforces
+    `schema`. `between`, if set, separates several calls under a grammar. If not `several`, only the first call counts.
+    `described` describes the tools in words, for forced calls of models whose templates do not support tools.
+    `left_out` tells that tools of other types were ignored."""
 
     names: Sequence[str]
     format: CallFormat
@@ -82,8 +83,9 @@ NO_TOOLS = ToolUse((), PLAIN, (), False, "", "", True, "")
 def tool_use(
     given: Sequence[Function | None], choice: str | ChosenTool | None, several: bool | None, template: str, model: str
 ) -> ToolUse | None:
-    """How an answer of `model` may use tools; None if there are none. `given` has None for others. `template`: the text
-    of its chat template for tools, empty if it has no place for them. `UserError` names the field."""
+    """Return how an answer of `model` may use tools, or None if it may not. `given` has None in place of tools of other
+    types. `template` is the text of the chat template for tools, empty if it does not support them. Raises `UserError`,
+    naming the field, for a request that is not valid."""
     tools, left_out = [tool for tool in given if tool], choice != "none" and None in given
     if left_out:
         print_once(f"{model}: tools whose type is not function are left out of requests")
@@ -99,7 +101,7 @@ def tool_use(
     for name, parameters in functions.items():
         if parameters.get("type", "object") != "object":
             raise UserError(f"tools: the type of {name}'s parameters is not object; describe an object")
-    schema = json.dumps(_schema(functions))  # before the prompt, which has the schemas too: they may be too deep
+    schema = json.dumps(_schema(functions))  # even if unused: refuses schemas too deep for the prompt, which has them
     if choice == "none":
         return None
     if isinstance(choice, ChosenTool):
@@ -108,7 +110,7 @@ def tool_use(
         functions = {choice.called: functions[choice.called]}
         schema = json.dumps(_schema(functions))
     forced = choice == "required" or isinstance(choice, ChosenTool)
-    if not forced:  # where an answer of a form may be a call: arguments are as free as without the form
+    if not forced:  # used if an answer with a form may be calls instead: arguments are not restricted further
         properties = {"name": {"enum": [*functions]}, "arguments": {"type": "object"}}
         schema = json.dumps({"type": "object", "properties": properties, **CALL})
     if not template and not forced:
@@ -118,7 +120,7 @@ def tool_use(
     written = [{"type": "function", "function": each} for each in values] if template else []
     lines = [json.dumps(each, ensure_ascii=False) for each in values if each["name"] in functions]
     words = "\n".join(["Functions:", *lines, 'Answer with a call of one, as {"name": NAME, "arguments": OBJECT}.'])
-    # one call if there has to be one, unless several are asked for
+    # a forced answer is one call, unless several are requested explicitly
     between = found.between if (several if choice == "required" else not forced and several is not False) else ""
     return ToolUse([*functions], found, written, forced, schema, between, several is not False, words, left_out)
 
@@ -133,7 +135,7 @@ def _schema(functions: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _moved(value: Any, place: str, depth: int = 0) -> Any:
-    """A part of a schema whose root is now at `place`. `UserError` if it is nested too deep."""
+    """Return a part of a schema whose root moves to `place`. Raises `UserError` if it is nested too deep."""
     if depth > MAX_NESTING:
         raise UserError(f"tools: a schema is nested deeper than {MAX_NESTING} levels; give one of fewer")
     if isinstance(value, list):
@@ -154,7 +156,7 @@ def _closed(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_text(message: ChatMessage, role: str, text: str, calls: Mapping[str, str]) -> tuple[str, str]:
-    """Role and content of a message for a template without a place for tools. `calls`: names of functions by ids."""
+    """Return a message's role and content for a template without tools. `calls` maps ids to functions' names."""
     if message.role == "tool":
         return "user", f"{calls.get(message.tool_call_id or '', 'The function')} returned:\n{text}"
     written = [f'{{"name": {json.dumps(one.function.name)}, "arguments": {one.function.arguments}}}'
@@ -163,7 +165,7 @@ def as_text(message: ChatMessage, role: str, text: str, calls: Mapping[str, str]
 
 
 def as_mapping(message: ChatMessage, role: str, text: str, read: Callable[[str], str]) -> dict[str, Any]:
-    """A message for a template in Jinja, which writes arguments itself; `read` reads what users say."""
+    """Return a message for a Jinja template, which formats arguments itself. `read` makes special tokens literal."""
     calls = []
     for one in message.tool_calls or ():
         function = {"name": one.function.name, "arguments": _read(read(one.function.arguments))}
@@ -194,17 +196,17 @@ def _object(text: str) -> str:
 
 
 class CallReader:
-    """Divides an answer, as its text comes, into text and calls. What is not a call of a known function stays text;
-    without tools, all of it."""
+    """Splits an answer into text and calls as it arrives. Whatever is not a call of a known function remains text;
+    without tools, that is everything."""
 
     def __init__(self, use: ToolUse | None):
         self.use, self.count = use or NO_TOOLS, 0
-        self._held, self._seen, self._inside = "", 0, False  # seen: how much of it has no mark
-        self._after = False  # a call was the last, which white space may follow
+        self._held, self._seen, self._inside = "", 0, False  # `_seen`: characters already searched for a mark
+        self._after = False  # whether white space is dropped because it follows a call
 
     def read(self, answer: StreamedAnswer, piece: Piece) -> tuple[str, list[dict[str, Any]]]:
-        """The text and the calls of a piece, as a message has them. The ids of calls follow from the prompt's ids and
-        the seed: they are the same alone and in company, streamed and whole."""
+        """Return the text and the calls of a piece in the format of a message. The ids of calls are derived from the
+        prompt's ids and the seed, so they do not depend on streaming or on other requests."""
         text, calls = self.feed(piece.text, piece.finish is not None)
         written = []
         for number, call in enumerate(calls, self.count - len(calls)):
@@ -214,12 +216,12 @@ class CallReader:
         return text, written
 
     def feed(self, piece: str, last: bool) -> tuple[str, list[FunctionCall]]:
-        """The text and the calls that the next piece completes."""
+        """Take the next piece. Return the text and the calls that it completes."""
         self._held += piece
         said, calls = "", list[FunctionCall]()
         if not (self.use.written or self.use.forced):
             said, self._held = self._held, ""
-        elif self.use.forced or not self.use.format.begin:  # nothing but calls, or nothing but text
+        elif self.use.forced or not self.use.format.begin:  # the answer is all calls or all text
             said = self._read_whole(calls, last)
         else:
             said = self._read_marked(calls, last)

@@ -1,1 +1,1 @@
-"""`--devices N`: one model over several processes, each with a share of every layer."""
+"""Implements `--devices N`: one model spread over several processes, each with a share of every layer."""

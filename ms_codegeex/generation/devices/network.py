@@ -1,9 +1,9 @@
-"""One model over several devices: each is a process that has a share of every layer and of the cache.
+"""One model over several devices: each is a process with a share of every layer and of the cache.
 
-The processes run the same passes in step. They add up their partial results after attention and after the feed-forward
-part, and concatenate their logits at the end. The engine, in this process, has no weights: it sends the rows of each
-pass to all processes and reads the result of the first. On a CPU the compiled operators exchange their results through
-shared memory; MindSpore's own operators use its collectives.
+The processes run the same passes in lockstep. They add up their partial results after the attention and after the
+feed-forward layer, and concatenate their logits at the end. The engine, in this process, holds no weights: it sends
+the rows of each pass to all processes and reads the result of the first. The compiled operators exchange results
+through shared memory, MindSpore's own operators through its collectives.
 """
 
 from __future__ import annotations
@@ -32,26 +32,25 @@ from ms_codegeex.generation.rows import Rows, SlotSizes
 from ms_codegeex.generation.targets import compiled_library, device_target
 
 PROGRAM = "ms_codegeex.generation.devices.process"
-CUDA = "ms_codegeex.base.cuda"  # runs a program with the libraries of GPUs loaded
+CUDA = "ms_codegeex.base.cuda"  # runs another module with the CUDA libraries loaded
 
 
 class Devices:
-    """A network of `count` processes, with the methods of `network.Network`. After a failure or an interrupted pass it
-    can no longer be used: load the model again."""
+    """Implements `rows.Network` with `count` processes. After a failure or an interrupted pass, reload the model."""
 
     def __init__(self, model: LoadedModel, sizes: SlotSizes, count: int, adapters: Mapping[str, Path] | None = None):
-        """Start the processes and wait until all have loaded their weights. `UserError` if the model cannot be shared
-        among `count` devices, `RunFailure` if a process ends."""
+        """Start the processes and wait until all have loaded their weights. Raises `UserError` if the model cannot be
+        shared among `count` devices and `RunFailure` if a process ends."""
         if sys.platform != "linux":
             raise UserError("--devices: several processes share a model on Linux only; leave it out")
         self.sizes, self.vocab_size = sizes, model.config.vocab_size
         self._position_bytes = sizes.cache_bits // 8 * model.config.cached_numbers
         each = max(1, sizes.threads // count) if sizes.threads else 0
-        # compiled once, before all processes ask for it
+        # compile here, or all processes would do it at once
         library, self.slower = compiled_library(each, sizes.cpu_level)
         self.compiled = library is not None
         self._processes = _Processes()
-        self.close = weakref.finalize(self, self._processes.end)  # to call when done, and called when this is gone
+        self.close = weakref.finalize(self, self._processes.end)  # also runs when this object is garbage-collected
         job = {
             "model": str(model.path.absolute()),
             "bits": model.weights.bits,
@@ -119,10 +118,9 @@ class _Processes:
         self._outputs: list[Connection] = []
 
     def start_all(self, job: Mapping[str, Any]) -> None:
-        """Start a process for each device and send it its job; start MindSpore's scheduler if they use its
-        collectives."""
+        """Start MindSpore's scheduler, if its collectives are used, then a process per device with its job."""
         ranks, memory, environments = job["ranks"], [], [{}] * job["ranks"]
-        with contextlib.ExitStack() as stack:  # closes our copies of what the processes inherit
+        with contextlib.ExitStack() as stack:  # closes this process's copies of inherited descriptors
             if job["compiled"]:
                 from ms_codegeex.generation.kernels.library import exchange_bytes
 
@@ -168,14 +166,15 @@ class _Processes:
         return self._group.add(process)
 
     def tell(self, rank: int, head: Mapping[str, Any], arrays: Sequence[np.ndarray] = ()) -> None:
-        """Send a message. `RunFailure` if the process has ended."""
+        """Send a message to a process. Raises `NetworkLost` if it has ended."""
         try:
             send(self.inputs[rank], head, arrays)
         except OSError:
             raise self._failure(rank) from None
 
     def answers(self, ranks: Sequence[int]) -> list[list[np.ndarray]]:
-        """The arrays that each of `ranks` answers; `UserError` or `RunFailure` if any process fails."""
+        """Return the arrays that each of `ranks` answers. Raises `UserError`, `RunFailure` or `NetworkLost` if any
+        process fails."""
         arrays: dict[int, list[np.ndarray]] = {}
         by_file, poll = {output.fileno(): rank for rank, output in enumerate(self._outputs)}, select.poll()
         for file in by_file:
@@ -201,7 +200,6 @@ class _Processes:
         )
 
     def end(self) -> None:
-        """End all processes and close their pipes."""
         self._group.end()
         for stream in (*self.inputs, *self._outputs):
             with contextlib.suppress(OSError):

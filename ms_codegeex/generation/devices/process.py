@@ -1,7 +1,7 @@
 """The process of one device (`network.py`): `python -m ms_codegeex.generation.devices.process ANSWERS`.
 
 It reads its job and the passes from standard input and writes its answers to the file descriptor ANSWERS. Without
-arguments it is MindSpore's scheduler, through which the processes find each other.
+arguments, it runs MindSpore's scheduler, through which the processes find each other.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def load(job: dict[str, Any]) -> Network:
 
 
 def serve(network: Network, rank: int, requests: Connection, answers: Connection) -> None:
-    """Run the requested passes until the input ends. Only the first process answers."""
-    # in place of the sampling settings, which only the first process gets
+    """Run the requested passes until `EOFError` ends the input. Only the first process answers."""
+    # stand-ins for the sampling settings, which only the first process receives
     unread = [np.zeros((1, len(COLUMNS))), np.zeros((1, 1, 3)), np.zeros(1, np.int32)]
     while True:
         head, arrays = receive(requests)
@@ -76,7 +76,6 @@ def serve(network: Network, rank: int, requests: Connection, answers: Connection
 
 
 def main(arguments: list[str]) -> None:
-    """Run the process until its input ends."""
     threading.Thread(target=_end_with_input, daemon=True).start()
     if not arguments:
         from mindspore import communication
@@ -101,4 +100,4 @@ if __name__ == "__main__":
     except Exception:
         traceback.print_exc()
     sys.stderr.flush()
-    os._exit(1)  # MindSpore would first wait for processes that have ended
+    os._exit(1)  # a normal exit would let MindSpore wait for processes that have already ended

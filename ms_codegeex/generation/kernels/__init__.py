@@ -1,1 +1,1 @@
-"""Models run by the CPU operators of `ms_codegeex/kernels`, and the memory that is registered with them."""
+"""Runs models with the CPU operators of `ms_codegeex/kernels`, and manages the memory registered with them."""

@@ -1,7 +1,7 @@
-"""The compiled operators of decoding: the memory that is registered with their library and checked here, once.
+"""Python interface to the compiled decoding operators. Arrays are checked once, when they are registered.
 
-An operator gets the number of a registration as an input, never an address. The memory of a registration is kept until
-its `Registration` is gone.
+Operators take registration numbers as inputs, never addresses. A `Registration` keeps its memory alive until it is
+garbage-collected.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from ms_codegeex.formats.rounding import GROUPS
 from ms_codegeex.generation.matrices import MAX_ADAPTER_RANK, MULTIPLES, ROWS, LoraTerm, PackedMatrix
 
 ACTIVATIONS = ("none", "gelu", "fast_gelu", "silu")
-# in the order of `Kind` in numbers.h
+# same order as `Kind` in numbers.h
 NUMBERS = (np.float32, np.float16, np.uint16, np.int8, np.int32)
 BITS = (32, 16, 16, 8, 4)
-# an exchange has a line for each process, and parts that hold the logits of a row
+# an exchange has a cache line per process, and buffers each large enough for the logits of a row
 LINE_BYTES, PART_FLOATS = 64, 1 << 18
 
 
 class Registration:
-    """`number` stands for the memory in `kept` as long as this object lives."""
+    """A registration in `library`: `number` refers to the memory of `kept` as long as this object lives."""
 
     def __init__(self, library: ctypes.CDLL, number: int, kept: tuple[Any, ...]):
         if number < 0:
@@ -39,9 +39,9 @@ class Registration:
 
 @dataclass(frozen=True)
 class AdapterSums:
-    """The additions of adapters to the products with a matrix: the `factors` of each adapter, None if it adds nothing;
-    and `chosen` int32 [1 + rows], read at each product: the number of rows with an adapter, then the number of each
-    row's adapter, 0 for none."""
+    """What adapters add to the products with a matrix. `factors` has an entry per adapter, None if it adds nothing.
+    `chosen` int32 [1 + rows] is read at each product: first how many rows have an adapter, then the number of each
+    row's adapter (0: none)."""
 
     factors: Sequence[LoraTerm | None]
     chosen: np.ndarray
@@ -49,8 +49,8 @@ class AdapterSums:
 
 @dataclass(frozen=True)
 class AttentionSizes:
-    """Sizes of an attention: `count` heads of `size` channels, `groups` of keys and values, `rotary` turned channels,
-    a cache of `slots` with `capacity` positions."""
+    """Sizes of an attention layer: `count` heads of `size` channels each, `groups` of shared keys and values, `rotary`
+    channels with rotary embeddings, and a cache of `slots` sequences with `capacity` positions each."""
 
     count: int
     groups: int
@@ -63,8 +63,8 @@ class AttentionSizes:
 @dataclass(frozen=True)
 class BlockParts:
     """The registrations of a block, in the order of `register_block` in operators.cc. Without `feed_forward_norm`, the
-    feed-forward part reads what the attention reads; `gate` belongs to a gated one; with `exchange`, the matrices are
-    a device's share."""
+    feed-forward layer has the same input as the attention. `gate` is set for a gated feed-forward layer. With
+    `exchange`, the matrices are one device's share."""
 
     attention_norm: Registration
     feed_forward_norm: Registration | None
@@ -80,8 +80,8 @@ class BlockParts:
 
 
 class Library:
-    """A library of `compile_library`. `threads` run the operators registered here; the choice of tokens uses those of
-    the latest `Library`."""
+    """A library built by `compile_library`. Operators registered here run on `threads` threads; the choice of tokens
+    uses the number of threads of the latest `Library`."""
 
     def __init__(self, path: Path, threads: int):
         self.path, self.threads, self._library = Path(path), threads, ctypes.CDLL(str(path))
@@ -114,9 +114,10 @@ class Library:
         activation_bits: int = 32,
         adapted: AdapterSums | None = None,
     ) -> Registration:
-        """A matrix [n, k] to multiply with or to take rows from. `bias` FP32 [n] is copied. Products with matrices of 8
-        and 4 bits may round activations to 16 or 8 `activation_bits`; then they must be packed as `blocks` says, and
-        rows cannot be taken from them. The additions of `adapted` are not rounded."""
+        """Register a matrix [n, k] for products or row lookups. `bias` FP32 [n] is copied. Products with 8-bit and
+        4-bit matrices may round activations to 16 or 8 `activation_bits`; such matrices must be packed in blocks where
+        `blocks` says so, and do not support row lookups. What `adapted` adds is not rounded. Raises `ValueError` for
+        arrays that do not fit."""
         rows, width, kind = packed.rows, packed.width, NUMBERS.index(packed.data.dtype.type)
         if BITS[kind] != packed.bits or (packed.bits == 4 and packed.group not in GROUPS):
             raise ValueError(f"{packed.data.dtype} for {packed.bits} bits in groups of {packed.group}")
@@ -150,7 +151,7 @@ class Library:
         return Registration(self._library, number, (packed, padded, table, factors, chosen))
 
     def norm(self, weight: np.ndarray, bias: np.ndarray | None, epsilon: float) -> Registration:
-        """LayerNorm of rows [h], or RMSNorm where there is no bias."""
+        """Register a LayerNorm of rows [h], or an RMSNorm if there is no `bias`; both arrays are FP32 [h]."""
         _check(weight, np.float32, weight.shape[:1])
         if bias is not None:
             _check(bias, np.float32, weight.shape)
@@ -159,8 +160,8 @@ class Library:
         return Registration(self._library, number, (weight, bias))
 
     def exchange(self, memory: np.ndarray, rank: int, ranks: int) -> Registration:
-        """A meeting point of processes: `memory` uint8 [exchange_bytes(ranks)], zeros at first, mapped by all. Every
-        process must run its operators in the same order."""
+        """Register an exchange between processes: `memory` uint8 [exchange_bytes(ranks)], initially zero, is mapped by
+        all of them. All processes must run their operators in the same order."""
         _check(memory, np.uint8, (exchange_bytes(ranks),), 64)
         if not 0 <= rank < ranks:
             raise ValueError(f"rank {rank} of {ranks}")
@@ -170,8 +171,8 @@ class Library:
     def attention(
         self, heads: AttentionSizes, cos: np.ndarray, sin: np.ndarray, keys: np.ndarray, values: np.ndarray
     ) -> Registration:
-        """Attention with a cache: `keys` and `values` as `cache_shapes` says, both FP32 or both FP16, cos and sin FP32
-        [capacity, rotary / 2]."""
+        """Register an attention layer with its cache. `keys` and `values` have the shapes of `cache_shapes` and are
+        both FP32 or both FP16; `cos` and `sin` are FP32 [capacity, rotary / 2]."""
         for name in ("count", "groups", "size", "slots", "capacity"):
             if not 0 < getattr(heads, name) < 2**31:
                 raise ValueError(f"{name}: {getattr(heads, name)}")
@@ -190,14 +191,14 @@ class Library:
         return Registration(self._library, number, (cos, sin, keys, values))
 
     def block(self, parts: BlockParts) -> Registration:
-        """A decoder block of registrations. That its parts fit together is checked at each call."""
+        """Register a decoder block made of registrations. Whether its parts fit together is checked at each call."""
         given = [getattr(parts, each.name) for each in fields(parts)]
         numbers = np.array([-1 if each is None else each.number for each in given], np.int64)
         return Registration(self._library, self._library.register_block(numbers.ctypes.data, self.threads), (given,))
 
     def run(self, operator: str, *arrays: np.ndarray) -> None:
-        """Run an operator of operators.cc with these arrays, C-contiguous; the last one gets the result. `RunFailure`
-        if memory is out or its inputs are wrong."""
+        """Run an operator of operators.cc on C-contiguous arrays; the last one receives the result. Raises `RunFailure`
+        if memory runs out or the inputs are wrong."""
         n, pointer = len(arrays), ctypes.POINTER(ctypes.c_int64)
         failed = getattr(self._library, operator)(
             n,
@@ -213,8 +214,8 @@ class Library:
 
 
 def _factors(factors: Sequence[LoraTerm | None], packed: PackedMatrix) -> tuple[np.ndarray, tuple[Any, ...]]:
-    """int64 [adapters, 3]: addresses of A [r, width] and of B transposed [r, rows], and r; and what is at the
-    addresses."""
+    """Return a table int64 [adapters, 3] with the addresses of A [r, width] and of B transposed [r, rows], and r; and
+    the arrays at these addresses, which the caller must keep alive."""
     table, kept = np.zeros((len(factors), 3), np.int64), []
     for index, each in enumerate(factors):
         if each is None:
@@ -234,12 +235,13 @@ def exchange_bytes(ranks: int) -> int:
 
 
 def cache_shapes(heads: AttentionSizes) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the shapes of the caches of keys and values. Positions, and the values' channels, are padded to 16s."""
     blocks, depth = -(-heads.capacity // 16), -(-heads.size // 16) * 16
     return (heads.slots, heads.groups, blocks, heads.size, 16), (heads.slots, heads.groups, 16 * blocks, depth)
 
 
 def _check(array: np.ndarray, dtype: type, shape: tuple[int, ...], alignment: int = 4) -> None:
-    """`ValueError` for arrays that a kernel would misread."""
+    """Raise `ValueError` for an array that a kernel would misread."""
     right = array.dtype == dtype and array.shape == shape and array.flags.c_contiguous
     if not right or array.ctypes.data % alignment:
         raise ValueError(f"an array {array.dtype} {array.shape} where {np.dtype(dtype)} {shape} is needed, contiguous")

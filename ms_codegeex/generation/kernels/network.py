@@ -1,7 +1,7 @@
-"""A model run by the compiled operators alone, without MindSpore in the process.
+"""Runs a model with the compiled operators alone, without MindSpore in the process.
 
-A family's table says what a pass is: the rows of the tables of its first stage are added up, then come the blocks, then
-the layers of its last stage in their order. The operators read caches and weights in this process's memory.
+A family's table defines a pass: it adds up rows of the first stage's embedding tables, runs the blocks, then the layers
+of the last stage in order. The operators read caches and weights in this process's memory.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ms_codegeex.generation.rows import Rows, SlotSizes
 from ms_codegeex.models.decoder_config import DecoderConfig, Heads, rotary_turns
 from ms_codegeex.models.parameters import BLOCK, TABLE, VOCABULARY, norms_of
 
-ACTIVATIONS = {"fast_gelu": "fast_gelu", "gelu": "gelu", "swiglu": "silu"}  # SwiGLU's is that of its gate
+ACTIVATIONS = {"fast_gelu": "fast_gelu", "gelu": "gelu", "swiglu": "silu"}  # SwiGLU applies SiLU to its gate
 PRODUCTS = {
     *("attention.query", "attention.key", "attention.value", "attention.output"),
     *("feed_forward.gate", "feed_forward.up", "feed_forward.down"),
@@ -39,8 +39,8 @@ def without_operators(config: DecoderConfig) -> list[str]:
 
 
 class KernelNetwork:
-    """A complete model or one device's share of it, as `Network` in `rows.py` says. With a `meeting`, residuals and the
-    head combine all devices' results. The products of layers include the additions of their rows' `adapters`."""
+    """Implements `Network` of `rows.py` for a complete model or one device's share of it. With a `meeting`, residuals
+    and the head combine all devices' results. Rows may use different `adapters`."""
 
     compiled, slower = True, ""
 
@@ -140,7 +140,7 @@ class KernelNetwork:
         return arrays[-1]
 
     def _embedded(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """The sum of the rows of the tables, FP32 [m, H]"""
+        """Return the sum of the embedding tables' rows, FP32 [m, H]."""
         rows: list[np.ndarray] = []
         for role, table in self._tables:
             found = np.empty((len(ids), self.config.hidden_size), np.float32)
@@ -148,7 +148,7 @@ class KernelNetwork:
                 rows.append(self._run("lookup", [table], positions, found))
             elif self._exchange is None:
                 rows.append(self._run("lookup", [table], ids, found))
-            else:  # this device has some tokens' rows
+            else:  # this device holds only its part of the vocabulary
                 here = (ids >= self._tokens.start) & (ids < self._tokens.stop)
                 self._run("lookup", [table], np.where(here, ids - self._tokens.start, 0).astype(np.int32), found)
                 found *= here[:, None]
@@ -156,7 +156,7 @@ class KernelNetwork:
         return rows[0] if len(rows) == 1 else rows[0] + rows[1]
 
     def score(self, rows: Rows) -> np.ndarray:
-        """As in `Network`; keeps the last hidden states of all rows."""
+        """As in `Network`. Keeps the last hidden states of all rows for `hidden`."""
         ids, slots, positions = rows.rows.reshape(3, -1)
         places = np.stack([slots, positions])
         if self.adapters:
@@ -181,7 +181,7 @@ class KernelNetwork:
         return self._run("gather_ranks", [self._exchange], own, whole)
 
     def choose(self, rows: Rows) -> np.ndarray:
-        """As in `Network`. Only the first device chooses: the others' results are not read."""
+        """As in `Network`. Only the first device chooses; the result on others is undefined."""
         logits = self.score(rows)
         out = np.empty((len(logits), len(rows.places), 2), np.float64)
         if len(logits) and (self._share is None or not self._share.rank):
@@ -192,7 +192,6 @@ class KernelNetwork:
         return self._hidden[begin:end]
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """As in `Network`."""
         blocks = -(-length // 16)
         for keys, values in self._caches:
             keys[target, :, :blocks] = keys[source, :, :blocks]
@@ -209,7 +208,6 @@ class KernelNetwork:
         ]
 
     def restore(self, number: int, slot: int, length: int) -> None:
-        """As in `Network`."""
         blocks = -(-length // 16)
         for (keys, values), (old_keys, old_values) in zip(self._caches, self._saved[number], strict=True):
             keys[slot, :, :blocks] = old_keys[:, :blocks]

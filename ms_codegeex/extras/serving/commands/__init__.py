@@ -1,1 +1,1 @@
-"""The verbs of `serving`."""
+"""The commands of the extra `serving`."""

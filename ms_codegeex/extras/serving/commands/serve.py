@@ -19,8 +19,8 @@ EXAMPLES = """\
   ms-codegeex serve --model DIR --demo  # a web page to try the model
   ms-codegeex serve --model DIR --host 0.0.0.0 --api-key-file keys.txt --requests-per-minute 120 --access-log -"""
 
-# Flags of CodeGeeX2's demo and API server. Those with an equivalent are aliases of it in `ServeSettings`; `--cpu` is
-# the default. Each of these is refused with one line that names what to write instead.
+# Flags of CodeGeeX2's demo and API server. Flags with an equivalent are aliases in `ServeSettings`, and `--cpu` is the
+# default here. The flags below are refused with a line that says what to use instead.
 _KEYS = "write a key into a file and give --api-key-file FILE"
 _OPERATORS = "leave it out: the engine has its own compiled operators; --bits 8 or 4 rounds the weights"
 REPLACED = {
@@ -38,7 +38,7 @@ REPLACED = {
 
 @dataclass(frozen=True)
 class DemoFlags:
-    """The flags of that demo and API server; --help does not list them."""
+    """Flags of CodeGeeX2's demo and API server that are refused or have no effect; --help does not list them."""
 
     cpu: bool = option(argparse.SUPPRESS, default=False)
     share: bool = option(argparse.SUPPRESS, default=False)
@@ -56,7 +56,7 @@ OPTIONS = (ServeSettings, DemoFlags)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Serve until a signal."""
+    """Serve until SIGTERM or SIGINT."""
     for flag in declared(DemoFlags):
         if flag.name != "cpu" and getattr(arguments, flag.name) not in (None, False):
             raise UserError(f"{flag.flag} is a flag of CodeGeeX2's demo: {REPLACED[flag.flag]}")
@@ -72,9 +72,9 @@ def run(arguments: argparse.Namespace) -> None:
     try:
         model, models = open_models(settings)
     except UserError:
-        verify_models(settings)  # a file that was changed is the better reason
+        verify_models(settings)  # if a file was changed, that is the better explanation
         raise
     with forked(settings, model) as begun:
-        from ms_codegeex.extras.serving.server import serve  # while the engine loads the model
+        from ms_codegeex.extras.serving.server import serve  # imported while the engine loads the model
 
         serve(settings, models, begun)

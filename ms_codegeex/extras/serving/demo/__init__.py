@@ -1,1 +1,1 @@
-"""The web demo of `serve --demo`: a page, its assets and its examples."""
+"""The web demo of `serve --demo`: its page, assets and examples."""

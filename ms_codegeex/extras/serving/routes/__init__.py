@@ -1,1 +1,1 @@
-"""The routes: each module has a function `router` that `app.create_app` calls."""
+"""The routes. Each module has a function `router(backend)`, called by `app.create_app`, that returns its routes."""

@@ -1,4 +1,4 @@
-"""`POST /v1/completions`, and `POST /v1/chat/completions` for models whose directory names a chat format."""
+"""`POST /v1/completions`, and `POST /v1/chat/completions` for models whose description has a chat format."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from ms_codegeex.generation.stopping import Rule
 
 MAX_TOKENS, MAX_CHAT_TOKENS = 128, 512
 MAX_PROMPTS = 128
-ROLES = {"developer": "system"}  # a newer name of the same part
-TEXT_PARTS = ("text", "input_text", "output_text")  # the last two in /v1/responses
+ROLES = {"developer": "system"}  # OpenAI's newer name for the same role
+TEXT_PARTS = ("text", "input_text", "output_text")  # the last two occur in /v1/responses
 
 
 def completion_plan(body: schemas.CompletionRequest, backend: Backend) -> responding.AnswerPlan:
-    """Check a request. `UserError` and `ApiError` name the field."""
+    """Check a request and return its plan. Raises `UserError` or `ApiError`, which name the field."""
     model, count = responding.chosen_model(backend, body.model), body.n or 1
     if body.best_of is not None:
         if body.best_of < count:
@@ -37,7 +37,7 @@ def completion_plan(body: schemas.CompletionRequest, backend: Backend) -> respon
             raise UserError("best_of: a streamed answer cannot be chosen among several; leave out stream or best_of")
         count = body.best_of
     maximum, filling = MAX_TOKENS if body.max_tokens is None else body.max_tokens, body.max_tokens == -1
-    if filling:  # as many as fit: half of the context is kept free if the prompt may be truncated
+    if filling:  # as many tokens as fit; if the prompt may be truncated, it leaves half of the context to the answer
         maximum = model.context // 2
     if body.truncate_prompt and maximum >= model.context:
         raise UserError(
@@ -60,7 +60,7 @@ def completion_plan(body: schemas.CompletionRequest, backend: Backend) -> respon
             rules.append(responding.block_rule(text, body.language))
     limit = model.context if filling else max(maximum, 1)
     settings = responding.sampling_settings(body, model, limit, log_probabilities=body.logprobs or 0, stop=stop)
-    if body.echo and body.logprobs is not None and maximum == 1:  # as lm-eval, which drops one token: so not eos
+    if body.echo and body.logprobs is not None and maximum == 1:  # lm-eval drops the last token: it must not be eos
         settings = replace(settings, logit_bias={**settings.logit_bias, model.tokenizer.eos_id: -100.0})
     return responding.AnswerPlan(
         model,
@@ -78,7 +78,7 @@ def completion_plan(body: schemas.CompletionRequest, backend: Backend) -> respon
 def given_prompts(
     prompt: str | list[str] | list[int] | list[list[int]], field: str = "prompt", maximum: int = MAX_PROMPTS
 ) -> Sequence[Any]:
-    """The field `prompt` as a list of texts and lists of ids."""
+    """Return the field `prompt` as a list of texts and lists of ids. Raises `UserError` for none or too many."""
     if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
         return [prompt]
     if not 1 <= len(prompt) <= maximum:
@@ -107,7 +107,7 @@ def _between(
 
 
 class CompletionResponder(responding.Responder):
-    """Answers in the format of OpenAI's completions."""
+    """Formats answers like OpenAI's completions."""
 
     kind, prefix = "text_completion", "cmpl"
 
@@ -115,7 +115,7 @@ class CompletionResponder(responding.Responder):
         super().__init__(plan, backend, **({} if body.suffix is None else {"infill": plan.model.infill}))
         self.kept = body.n or 1
         tokenizer = backend.model.tokenizer
-        # as a continuation: a character that the prompt begins is part of the answer that completes it
+        # decoded as a continuation: a character that only begins in the prompt belongs to the answer that completes it
         echoes = ["".join(tokenizer.continuation((), ids)) if body.echo else "" for ids in plan.prompts]
         self._unsent = {number: echoes[number // plan.count] for number in range(plan.size)}
         self._reports = [
@@ -124,7 +124,7 @@ class CompletionResponder(responding.Responder):
         ]
 
     def selected(self, pieces: Sequence[Piece]) -> Sequence[int]:
-        """Of `best_of` answers to a prompt, the `n` whose tokens are the likeliest on average."""
+        """Return the indices of the answers to send: for each prompt, the `n` with the likeliest tokens on average."""
         if self.kept == self.plan.count:
             return range(len(pieces))
         scores = [sum(each.score for each in piece.tokens) / max(len(piece.tokens), 1) for piece in pieces]
@@ -145,7 +145,7 @@ class CompletionResponder(responding.Responder):
 
 
 def chat_plan(body: schemas.ChatRequest, backend: Backend) -> responding.AnswerPlan:
-    """Check a request. `UserError` and `ApiError` name the field."""
+    """Check a request and return its plan. Raises `UserError` or `ApiError`, which name the field."""
     if body.top_logprobs and not body.logprobs:
         raise UserError("top_logprobs: needs logprobs; send true for it")
     tools = [tool and tool.function for tool in body.tools or ()]
@@ -159,7 +159,7 @@ def conversation_plan(
     tools: Sequence[schemas.Function | None],
     field: str,
 ) -> responding.AnswerPlan:
-    """The plan of an answer to the messages of `field`."""
+    """Return the plan of an answer to `messages`, which the request has in `field`. Raises as `chat_plan` does."""
     model = responding.chosen_model(backend, body.model)
     use = tool_use(tools, body.tool_choice, body.parallel_tool_calls, template(model).tools_text, model.name)
     read = str if model.special_tokens else model.tokenizer.said
@@ -171,15 +171,15 @@ def conversation_plan(
     settings = responding.sampling_settings(body, model, maximum, log_probabilities=likeliest, stop=stop)
     if use is not None and use.forced:
         settings = replace(settings, json_schema=use.schema, between=use.between)
-    elif use is not None and use.written and settings.json_schema:  # an answer of that form, or calls
+    elif use is not None and use.written and settings.json_schema:  # the answer has that form, or is calls
         opening, between = use.format.opening, use.between if use.format.begin else ""
-        closing = "]" if opening.endswith("[") else ""  # of a list
+        closing = "]" if opening.endswith("[") else ""  # closes a list of calls
         settings = replace(settings, calls=(opening, use.schema, closing), between=between)
     return responding.AnswerPlan(model, [ids], settings, body.n or 1, max_tokens=body.max_tokens, use=use)
 
 
 def template(model: ServedModel) -> ChatFormat:
-    """The model's chat format; `ApiError` for a base model."""
+    """Return the model's chat format. Raises `ApiError` for a base model."""
     if model.chat is None:
         raise ApiError(
             400,
@@ -198,7 +198,8 @@ def chat_prompt(
     read: Callable[[str], str] = str,
     use: ToolUse | None = None,
 ) -> str:
-    """The text before the answer to a conversation, which is the value of `field`; `read` reads what users say."""
+    """Return the prompt for an answer to a conversation, which the request has in `field`. `read` makes special tokens
+    in its texts literal. Raises `UserError` if the conversation does not fit the chat format."""
     chat = template(model)
     if given[-1].role not in ("user", "tool"):
         raise UserError(f"{field}: the last one is not the user's; add what should be answered")
@@ -216,10 +217,10 @@ def chat_prompt(
 
 
 def text_of(message: schemas.ChatMessage, field: str) -> str:
-    """A message's text; parts that are not text are a `UserError`."""
+    """Return a message's text. Raises `UserError` for parts that are not text."""
     if isinstance(message.content, str):
         return message.content
-    if message.content is None and message.role != "assistant":  # whose answers may have been empty
+    if message.content is None and message.role != "assistant":  # the assistant's own answers may be empty
         raise UserError(f"{field}: one of the {message.role} has no content; give its text")
     texts = [part if isinstance(part, str) else part.type in TEXT_PARTS and part.text for part in message.content or ()]
     if not all(isinstance(text, str) for text in texts):
@@ -228,7 +229,7 @@ def text_of(message: schemas.ChatMessage, field: str) -> str:
 
 
 class ChatResponder(responding.Responder):
-    """Answers in the format of OpenAI's chats."""
+    """Formats answers like OpenAI's chats."""
 
     kind, event_kind, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
 
@@ -251,7 +252,7 @@ class ChatResponder(responding.Responder):
         return self._choice(piece, index, "message", {"role": "assistant", **message})
 
     def delta(self, answer: StreamedAnswer, piece: Piece, number: int) -> dict[str, Any]:
-        """A piece of an answer. A call is sent as soon as it is complete."""
+        """Return the delta for a piece of an answer. A call is sent as soon as it is complete."""
         text, calls = self._readers[number].read(answer, piece)
         first = self._readers[number].count - len(calls)
         numbered = [{"index": first + place, **call} for place, call in enumerate(calls)]
@@ -263,7 +264,6 @@ class ChatResponder(responding.Responder):
 
 
 def router(backend: Backend) -> APIRouter:
-    """The routes."""
     routes = responding.answering_routes(backend)
 
     @routes.post("/v1/completions", response_model=schemas.Completion)
@@ -274,7 +274,7 @@ def router(backend: Backend) -> APIRouter:
 
     @routes.post("/v1/chat/completions", response_model=schemas.ChatCompletion)
     async def chat(body: schemas.ChatRequest, request: Request) -> Response:
-        """Answer in a conversation, if the model is tuned for that."""
+        """Answer in a conversation, if the model is tuned for chat."""
         plan = await responding.prepared(request, lambda: chat_plan(body, backend))
         return await responding.respond(ChatResponder(plan, backend, bool(body.logprobs)), body, request)
 

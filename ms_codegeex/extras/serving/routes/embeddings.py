@@ -1,7 +1,7 @@
-"""`POST /v1/embeddings`: the mean of a text's last hidden states, as a vector of length 1.
+"""`POST /v1/embeddings`: the mean of a text's last hidden states, normalised to length 1.
 
-The models were trained to continue code, not to compare it. Such a vector finds similar texts to a degree; a model that
-was trained for search finds them better.
+The models were trained to continue code, not to compare it. These vectors find similar texts to some degree; a model
+trained for search is better at that.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from ms_codegeex.extras.serving.routes.completions import given_prompts
 from ms_codegeex.extras.serving.schemas import Body, Ids, Listed, Text
 from ms_codegeex.generation.sampling import SamplingSettings
 
-MAX_INPUTS = 2048  # as OpenAI's
+MAX_INPUTS = 2048  # OpenAI's limit
 POOLING = "mean of the last hidden states, of length 1"
 SHORTEN = "send it in parts"
 
 
 class EmbeddingRequest(Body):
-    """`POST /v1/embeddings`"""
+    """The body of `POST /v1/embeddings`."""
 
     input: Text | Listed[Text] | Ids | Listed[Ids] = Field(description="text, ids, or a list of either")
     model: str | None = Field(None, description="the name in /v1/models; may be left out")
@@ -53,7 +53,7 @@ class EmbeddingObject(BaseModel):
 
 
 class Embeddings(BaseModel):
-    """The answer. `pooling` says what the vectors are."""
+    """The response. `pooling` says how the vectors are computed."""
 
     object: Literal["list"]
     data: list[EmbeddingObject]
@@ -63,7 +63,7 @@ class Embeddings(BaseModel):
 
 
 def embedding_plan(body: EmbeddingRequest, backend: Backend) -> responding.AnswerPlan:
-    """Check a request. `UserError` and `ApiError` name the field."""
+    """Check a request and return its plan. Raises `UserError` or `ApiError`, which name the field."""
     model = responding.chosen_model(backend, body.model)
     prompts = [_ids(each, model) for each in given_prompts(body.input, "input", MAX_INPUTS)]
     settings = SamplingSettings(1, temperature=0.0, adapter=model.adapter)
@@ -79,14 +79,12 @@ def _ids(given: str | list[int], model: ServedModel) -> list[int]:
 
 
 async def means(plan: responding.AnswerPlan, backend: Backend, request: Request) -> list[bytes]:
-    """The means of all prompts. As many are computed at once as the key may have in progress and there are slots.
-
-    `ApiError` if there is no room for the first of them. Later ones that get a 429 are asked for again, fewer at once.
-    """
+    """Return the mean of each prompt as FP32 bytes. As many are computed at once as there are slots and the key allows.
+    Raises `ApiError` if the first group has no room; later groups that get a 429 are retried in smaller ones."""
     caller, found = record_of(request.scope).caller, list[bytes]()
     most = count = min(backend.slots, caller.concurrent or backend.slots)
     backend.check_room(caller, min(count, plan.size))
-    backend.count(caller, plan.size, counted=1)  # the request itself
+    backend.count(caller, plan.size, counted=1)  # one was counted with the request
     while len(found) < plan.size:
         group = replace(plan, prompts=plan.prompts[len(found) : len(found) + count])
         try:
@@ -106,7 +104,7 @@ async def means(plan: responding.AnswerPlan, backend: Backend, request: Request)
 
 
 def response_parts(plan: responding.AnswerPlan, found: Sequence[bytes], base64: bool) -> Iterator[str]:
-    """The body: its head, a part for each vector, its end. As a whole it can be hundreds of megabytes."""
+    """Yield the response's body in parts, one per vector, because it may have hundreds of megabytes."""
     yield '{"object": "list", "data": ['
     for index, mean in enumerate(found):
         vector = np.frombuffer(mean, "<f4")
@@ -119,12 +117,11 @@ def response_parts(plan: responding.AnswerPlan, found: Sequence[bytes], base64: 
 
 
 def router(backend: Backend) -> APIRouter:
-    """The route."""
     routes = responding.answering_routes(backend)
 
     @routes.post("/v1/embeddings", response_model=Embeddings)
     async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
-        """The mean of the last hidden states of each input. The models were not trained to compare texts."""
+        """Return the mean of the last hidden states of each input. The models were not trained to compare texts."""
         plan = await responding.prepared(request, lambda: embedding_plan(body, backend))
         seconds = backend.settings.deadline
         try:

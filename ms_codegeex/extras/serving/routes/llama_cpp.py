@@ -1,4 +1,4 @@
-"""The routes of llama.cpp's server that editors use: `POST /infill`, as llama.vscode and llama.vim send it,
+"""The routes of llama.cpp's server that editors use: `POST /infill` (sent by llama.vscode and llama.vim),
 `POST /apply-template`, `GET /props` and `/slots`."""
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from ms_codegeex.extras.serving.schemas import (
 )
 from ms_codegeex.generation.sampling import SamplingSettings, request_fields
 
-ANY_SEED = 2**32 - 1  # -1 in llama.cpp's type
-LLAMA_CPP = {"repetition_penalty": "repeat_penalty"}  # our name: llama.cpp's
+ANY_SEED = 2**32 - 1  # -1 as an unsigned 32-bit number, llama.cpp's type of a seed
+LLAMA_CPP = {"repetition_penalty": "repeat_penalty"}  # field of `SamplingSettings`: llama.cpp's name
 MAX_INFILL_TOKENS, MAX_FILES = 128, 1024
 
 
 class ExtraFile(Body):
-    """Another file that may help."""
+    """Another file as context."""
 
     foreign = "extra_file"
     text: Text
@@ -47,7 +47,7 @@ class ExtraFile(Body):
 
 
 class InfillRequest(SamplingFields):
-    """`POST /infill`"""
+    """The body of `POST /infill`."""
 
     foreign = "llama_cpp"
     input_prefix: Text | None = None
@@ -82,8 +82,8 @@ class InfillRequest(SamplingFields):
 
 
 class Timings(BaseModel):
-    """Durations and speeds of the prompt's tokens that were computed and of the answer's. `cache_n`: the prompt's other
-    tokens, which were there already."""
+    """Durations and speeds for the computed tokens of the prompt and for the answer. `cache_n` is the number of the
+    prompt's tokens that were in a cache already."""
 
     cache_n: int
     prompt_n: int
@@ -97,7 +97,7 @@ class Timings(BaseModel):
 
 
 class NativeAnswer(BaseModel):
-    """The answer, and the last event of a streamed one."""
+    """The response, and the last event of a streamed one."""
 
     index: int
     content: str
@@ -119,7 +119,7 @@ class NativeAnswer(BaseModel):
 
 
 def sampling(body: InfillRequest, model: ServedModel, max_tokens: int, stop: Sequence[str]) -> SamplingSettings:
-    """Sampling settings from llama.cpp's fields."""
+    """Convert llama.cpp's fields to sampling settings. Raises `UserError`, naming the field, for invalid values."""
     given: dict[str, float | None] = {"temperature": max(body.temperature or 0.0, 0.0)}
     if body.seed is not None and (body.seed < 0 or body.seed == ANY_SEED):
         given["seed"] = None
@@ -130,7 +130,7 @@ def sampling(body: InfillRequest, model: ServedModel, max_tokens: int, stop: Seq
 
 
 def selected(answer: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:
-    """The fields at these paths, such as `timings/prompt_n`, by their full paths. Missing fields are left out."""
+    """Return the fields at these paths, such as `timings/prompt_n`, by path. Missing fields are omitted."""
     fields = {}
     for path in paths:
         value: Any = answer
@@ -147,7 +147,7 @@ def ends(body: InfillRequest) -> list[TextFilter]:
 
 
 class NativeResponder(responding.Responder):
-    """Puts the answers of one request into llama.cpp's format."""
+    """Formats the answers of one request like llama.cpp's server."""
 
     def __init__(self, body: InfillRequest, plan: responding.AnswerPlan, backend: Backend, truncated: bool):
         super().__init__(plan, backend)
@@ -209,13 +209,13 @@ class NativeResponder(responding.Responder):
 
 
 def infill_responder(body: InfillRequest, backend: Backend) -> NativeResponder:
-    """Check a request. `UserError` and `ApiError` name the field."""
-    # like llama.cpp's server, one with a single model takes any name
+    """Check a request and return its responder. Raises `UserError` or `ApiError`, which name the field."""
+    # like llama.cpp's server, accept any name if there is only one model
     model = responding.chosen_model(backend, body.model if len(backend.models) > 1 else None)
     prefix, suffix = (body.input_prefix or "") + (body.prompt or ""), body.input_suffix or ""
     files = [(one.filename or "", one.text) for one in body.input_extra or ()]
     context, wanted = model.context, MAX_INFILL_TOKENS if body.n_predict is None else body.n_predict
-    filling = not 0 <= wanted < context  # as many as fit, and half of the context for the prompt
+    filling = not 0 <= wanted < context  # as many tokens as fit; half of the context is for the prompt
     room = max(1, context // 2 if filling else context - max(wanted, 1))
     ids, truncated, end = infill_prompt(model, prefix, suffix, room, files=files)
     maximum = context - len(ids) if filling else min(max(wanted, 1), context - len(ids))
@@ -232,7 +232,7 @@ def infill_responder(body: InfillRequest, backend: Backend) -> NativeResponder:
 
 
 class TemplateRequest(Body):
-    """`POST /apply-template`"""
+    """The body of `POST /apply-template`."""
 
     foreign = "chat"
     model: str | None = None
@@ -240,7 +240,7 @@ class TemplateRequest(Body):
 
 
 def _slot(number: int, answer: StreamedAnswer | None, backend: Backend) -> dict[str, Any]:
-    # without what is computed in it, which may be another client's
+    # reveals no text, which may be another client's
     values = {"id": number, "n_ctx": backend.model.context, "speculative": backend.settings.speculate is not None}
     if answer is None:
         return {**values, "is_processing": False}
@@ -250,23 +250,22 @@ def _slot(number: int, answer: StreamedAnswer | None, backend: Backend) -> dict[
 
 
 def router(backend: Backend) -> APIRouter:
-    """The routes."""
     every, routes = responding.answering_routes(backend), APIRouter(tags=["llama.cpp"])
 
     @every.post("/infill", tags=["infill"], response_model=NativeAnswer | list[NativeAnswer] | dict[str, Any])
     async def infill(body: InfillRequest, request: Request) -> Response:
-        """The text between a prefix and a suffix; a list if several were requested."""
+        """Complete the text between a prefix and a suffix; the response is a list if several answers are requested."""
         responder = await responding.prepared(request, lambda: infill_responder(body, backend))
         return await responding.respond(responder, Sampling(stream=body.stream), request)
 
     @routes.post("/apply-template")
     async def apply_template(body: TemplateRequest, request: Request) -> dict[str, str]:
-        """The prompt of a conversation, for models that were tuned for conversations."""
+        """Return the prompt of a conversation, for models that are tuned for chat."""
         return {"prompt": chat_prompt(body.messages, responding.chosen_model(backend, body.model))}
 
     @routes.get("/slots", responses={503: {"description": "no slot is free, with fail_on_no_slot=1"}})
     async def slots(fail_on_no_slot: bool = False) -> list[dict[str, Any]]:
-        """What is computed at once: places in the order in which their answers began."""
+        """List the slots and their state, in the order in which their answers began."""
         answers = [*backend.in_slots, *[None] * backend.slots][: backend.slots]
         if fail_on_no_slot and None not in answers:
             raise unavailable("no slot is free", "no_slot")
@@ -274,7 +273,7 @@ def router(backend: Backend) -> APIRouter:
 
     @routes.get("/props")
     async def props() -> dict[str, Any]:
-        """Properties of the server, as clients of llama.cpp expect them."""
+        """Return properties of the server in llama.cpp's format."""
         model = backend.model
         usual = {LLAMA_CPP.get(each.name, each.name): each.option.in_requests for each in request_fields()}
         usual |= {"temperature": 0.0, "n_predict": MAX_INFILL_TOKENS, "seed": -1}
@@ -286,7 +285,7 @@ def router(backend: Backend) -> APIRouter:
             },
             "total_slots": backend.slots,
             "model_alias": model.name,
-            "model_path": model.name,  # not its path on this machine
+            "model_path": model.name,  # the real path is not revealed
             "chat_template": "",
             "chat_template_caps": {},
             "modalities": {"vision": False, "audio": False},

@@ -1,4 +1,4 @@
-"""`POST /v1/responses`, OpenAI's newer form of a conversation. Nothing is stored: each request has all of it."""
+"""`POST /v1/responses`, OpenAI's newer API for conversations. Nothing is stored: each request has the whole one."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ from ms_codegeex.extras.serving.schemas import (
 )
 from ms_codegeex.extras.serving.tools import CallReader
 
-LOGPROBS = "message.output_text.logprobs"  # in `include`
+LOGPROBS = "message.output_text.logprobs"  # a value in `include`
 STORED = "answers are not stored; send the whole conversation in input"
-NEEDED = {  # fields of an item of the conversation by its type
+NEEDED = {  # required fields of an item of the conversation, by its type
     "message": ("role", "content"),
     "function_call": ("call_id", "name", "arguments"),
     "function_call_output": ("call_id", "output"),
@@ -74,7 +74,7 @@ class InputItem(Body):
 
 
 class FlatTool(Function):
-    """A tool: a function."""
+    """A tool of type function, with the function's fields next to the type."""
 
     type: Literal["function"]
 
@@ -87,7 +87,7 @@ class AnswerForm(Body):
 
 
 class ResponsesRequest(Conversing):
-    """`POST /v1/responses`"""
+    """The body of `POST /v1/responses`."""
 
     foreign, form_field = "responses", "text"
     n: Literal[1] | None = None
@@ -110,7 +110,7 @@ class ResponsesRequest(Conversing):
 
     @property
     def response_format(self) -> dict[str, Any] | None:
-        """The form as a chat request has it."""
+        """The form of the answer, converted to the format of a chat request."""
         form = self.text.format if self.text else None
         if form and form.get("type") == "json_schema" and "json_schema" not in form:
             return {"type": "json_schema", "json_schema": {name: form[name] for name in form if name != "type"}}
@@ -118,7 +118,7 @@ class ResponsesRequest(Conversing):
 
 
 class ResponseObject(BaseModel):
-    """The answer; a streamed one has it in the first events and the last."""
+    """The response. If it is streamed, the first events and the last contain this object."""
 
     id: str
     object: Literal["response"]
@@ -133,7 +133,7 @@ class ResponseObject(BaseModel):
 
 
 def responses_plan(body: ResponsesRequest, backend: Backend) -> AnswerPlan:
-    """Check a request. `UserError` and `ApiError` name the field."""
+    """Check a request and return its plan. Raises `UserError` or `ApiError`, which name the field."""
     items = [InputItem(role="user", content=body.input)] if isinstance(body.input, str) else body.input
     if not 1 <= len(items) <= MAX_MESSAGES:
         raise UserError(f"input: {len(items)} items; give 1 to {MAX_MESSAGES}")
@@ -143,7 +143,7 @@ def responses_plan(body: ResponsesRequest, backend: Backend) -> AnswerPlan:
             messages.append(ChatMessage(role="tool", tool_call_id=item.call_id, content=item.output))
         elif item.type == "function_call":
             function = CalledFunction(name=item.name or "", arguments=item.arguments or "")
-            if not messages or messages[-1].role != "assistant":  # a call belongs to the message before it
+            if not messages or messages[-1].role != "assistant":  # calls are part of the assistant's preceding message
                 messages.append(ChatMessage(role="assistant"))
             calls = [*(messages[-1].tool_calls or ()), ToolCall(id=item.call_id or "", function=function)]
             messages[-1] = messages[-1].model_copy(update={"tool_calls": calls})
@@ -153,7 +153,7 @@ def responses_plan(body: ResponsesRequest, backend: Backend) -> AnswerPlan:
 
 
 class ResponsesResponder(Responder):
-    """Answers in the format of OpenAI's responses."""
+    """Formats answers like OpenAI's responses."""
 
     kind = "response"
 
@@ -218,12 +218,12 @@ class ResponsesResponder(Responder):
         return f"event: {kind}\n".encode() + event(numbered)
 
     async def events(self, answers: Sequence[StreamedAnswer], with_usage: bool) -> AsyncGenerator[bytes, None]:
-        """The events of a streamed response; the usage is always in the last."""
+        """Yield the events of a streamed response. The last one always has the usage."""
         (answer,) = answers
         output, message, count, begun, finish = list[Any](), dict[str, Any](), 0, False, None
         async for piece in answer:
             for kind in () if begun else ("response.created", "response.in_progress"):
-                yield self._event(kind, response=self._response("in_progress"))  # not before: the queue may refuse it
+                yield self._event(kind, response=self._response("in_progress"))  # not earlier: the queue may be full
             begun, count, finish = True, count + len(piece.tokens), piece.finish
             (text, calls), scores = self._reader.read(answer, piece), self._logprobs(piece)
             if text or (finish and not output and not calls):
@@ -287,12 +287,11 @@ def _status(finish: str | None) -> str:
 
 
 def router(backend: Backend) -> APIRouter:
-    """The route."""
     routes = answering_routes(backend)
 
     @routes.post("/v1/responses", response_model=ResponseObject)
     async def responses(body: ResponsesRequest, request: Request) -> Response:
-        """Answer in a conversation, if the model is tuned for that. Answers are not stored."""
+        """Answer in a conversation, if the model is tuned for chat. Answers are not stored."""
         plan = await prepared(request, lambda: responses_plan(body, backend))
         return await respond(ResponsesResponder(plan, backend, body), body, request)
 

@@ -1,4 +1,4 @@
-"""What the server offers: `/v1/models`; `/health`, `/ready` and `/metrics` for probes and Prometheus."""
+"""`/v1/models` lists what the server offers; `/health`, `/ready` and `/metrics` are for probes and Prometheus."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from ms_codegeex.extras.serving.schemas import ModelList, ServedModelObject
 
 
 def router(backend: Backend, metrics: Metrics) -> APIRouter:
-    """The routes."""
     routes, created = APIRouter(tags=["status"]), int(time.time())
 
     def described(model: ServedModel) -> ServedModelObject:
@@ -34,12 +33,12 @@ def router(backend: Backend, metrics: Metrics) -> APIRouter:
     @routes.get("/v1/models/", include_in_schema=False)
     @routes.get("/v1/models")
     async def models() -> ModelList:
-        """The served model, alone and with each adapter."""
+        """List the served model, alone and with each adapter."""
         return ModelList(data=[described(each) for each in backend.models.values()])
 
     @routes.get("/v1/models/{name:path}")
     async def model(name: str) -> ServedModelObject:
-        """A served model by its name."""
+        """Describe a served model, by its name."""
         return described(chosen_model(backend, name))
 
     @routes.head("/health", include_in_schema=False)
@@ -57,7 +56,7 @@ def router(backend: Backend, metrics: Metrics) -> APIRouter:
 
     @routes.get("/metrics", response_class=Response)
     async def measured() -> Response:
-        """Measurements in Prometheus' text format."""
+        """Return measurements in Prometheus' text format."""
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     return routes

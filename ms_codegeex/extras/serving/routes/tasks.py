@@ -28,27 +28,27 @@ SUMMARIES = {
 
 
 class TaskFields(Sampling):
-    """Fields of all tasks. Unlike completions, tasks are greedy unless a temperature is given."""
+    """Fields of all tasks. Unlike completions, tasks are greedy by default."""
 
     code: Text = Field(description="the code; for SQL, a description of the statement in words")
     max_tokens: int | None = Field(None, ge=1, description=f"most new tokens (default {MAX_TOKENS}, or as many as fit)")
 
 
 class SqlRequest(TaskFields):
-    """`POST /v1/code/sql`"""
+    """The body of `POST /v1/code/sql`."""
 
     language: str | None = None
     locale: Literal["en", "zh"] | None = Field(None, description="the language of explanations (default en)")
 
 
 class TaskRequest(SqlRequest):
-    """`POST /v1/code/explain`, `comment`, `document` and `fix`"""
+    """The body of `POST /v1/code/explain`, `comment`, `document` and `fix`."""
 
     language: str = Field(description="the code's language")
 
 
 class TranslationRequest(TaskFields):
-    """`POST /v1/code/translate`"""
+    """The body of `POST /v1/code/translate`."""
 
     foreign = "translation"
     source_language: str = Field(description="the code's language")
@@ -62,14 +62,14 @@ class TaskChoice(Choice):
 
 
 class TaskAnswer(GeneratedAnswer):
-    """The answer, and each event of a streamed one."""
+    """The response, and each event of a streamed one."""
 
     object: str
     choices: list[TaskChoice]
 
 
 class TaskResponder(responding.Responder):
-    """Answers in the format of the tasks."""
+    """Formats answers of the tasks."""
 
     prefix = "code"
 
@@ -94,12 +94,12 @@ def _prompt(task: str, body: TaskFields, family: str) -> TaskPrompt:
 
 
 async def answered(task: str, body: TaskFields, request: Request, backend: Backend) -> Response:
-    """The response to a task. Its prompt is made in a thread if it is long, so that it delays nobody."""
+    """Return the response to a task. A long prompt is made in a thread, so that it does not delay other requests."""
     model = responding.chosen_model(backend, body.model)
 
     def work() -> responding.AnswerPlan:
         if len(body.code) > model.max_characters:
-            model.encode(body.code, field="code", remedy=SHORTEN)  # before its prompt is made, which takes longer
+            model.encode(body.code, field="code", remedy=SHORTEN)  # raises early, as making the prompt takes longer
         prompt = _prompt(task, body, model.scheme)
         ids = model.encode(prompt.text, field="code", remedy=SHORTEN)
         greedy = body.model_copy(update={"temperature": body.temperature or 0.0})
@@ -112,17 +112,16 @@ async def answered(task: str, body: TaskFields, request: Request, backend: Backe
 
 
 def router(backend: Backend) -> APIRouter:
-    """The routes."""
     routes = responding.answering_routes(backend, prefix="/v1/code", tags=["tasks"])
 
     @routes.post("/translate", response_model=TaskAnswer)
     async def translate(body: TranslationRequest, request: Request) -> Response:
-        """The code in another language."""
+        """Translate code to another language."""
         return await answered("translate", body, request, backend)
 
     @routes.post("/sql", response_model=TaskAnswer)
     async def sql(body: SqlRequest, request: Request) -> Response:
-        """An SQL statement."""
+        """Write an SQL statement."""
         return await answered("sql", body, request, backend)
 
     def of_code(task: str) -> Callable[[TaskRequest, Request], Awaitable[Response]]:

@@ -1,4 +1,4 @@
-"""`POST /tokenize` and `/detokenize` in llama.cpp's format and vLLM's, whose `/tokenizer_info` lm-eval looks for."""
+"""`POST /tokenize` and `/detokenize` as in llama.cpp and vLLM, and vLLM's `/tokenizer_info`, which lm-eval needs."""
 
 from __future__ import annotations
 
@@ -41,14 +41,12 @@ class DetokenizeRequest(Body):
 
 
 def _response(tokens: Sequence[Any], context: int) -> Response:
-    """One token after the other: during one call of `json.dumps` no other thread would run. Their number and the
-    context are vLLM's."""
+    """Encode token by token: a single long call of `json.dumps` would block all other threads."""
     rest = f'"count":{len(tokens)},"max_model_len":{context}'
     return Response(f'{{"tokens":[{",".join(map(json.dumps, tokens))}],{rest}}}', media_type="application/json")
 
 
 def router(backend: Backend) -> APIRouter:
-    """The routes."""
     routes, tokenizer = APIRouter(tags=["tokens"]), backend.model.tokenizer
 
     def piece(number: int) -> str | list[int]:
@@ -58,10 +56,10 @@ def router(backend: Backend) -> APIRouter:
         except UnicodeDecodeError:
             return list(data)
 
-    # plain functions, which FastAPI runs in a thread, with the whole response: long texts do not delay the answers
+    # not `async`: FastAPI runs plain functions in a thread, so that long texts do not delay other answers
     @routes.post("/tokenize", response_model=dict[str, int | list[int] | list[dict[str, Any]]])
     def tokenize(body: TokenizeRequest) -> Response:
-        """The ids of a text that is not longer than any prompt."""
+        """Encode a text, which may be as long as the longest prompt."""
         text = body.content
         if len(text) > backend.model.max_characters:
             raise UserError(f"content: {len(text)} characters; give {backend.model.max_characters} at most")
@@ -75,12 +73,12 @@ def router(backend: Backend) -> APIRouter:
 
     @routes.post("/detokenize")
     def detokenize(body: DetokenizeRequest) -> dict[str, str]:
-        """The text of ids, under llama.cpp's name and vLLM's."""
+        """Decode ids. The text has both llama.cpp's and vLLM's field name."""
         return dict.fromkeys(("content", "prompt"), tokenizer.decode(body.tokens))
 
     @routes.get("/tokenizer_info")
     def tokenizer_info() -> dict[str, str | None]:
-        """Names of the special tokens; documents begin with none."""
+        """Return the names of the special tokens. There is none at the start of documents."""
         eos = tokenizer.token_bytes(tokenizer.eos_id).decode("utf-8", "replace")
         return {"tokenizer_class": tokenizer.name, "eos_token": eos, "bos_token": None, "pad_token": None}
 
