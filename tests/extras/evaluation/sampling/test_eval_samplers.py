@@ -251,23 +251,24 @@ def test_a_long_answer_is_read_once():
 
 
 def test_one_failure_loses_nothing_that_others_have_finished():
-    """Three wait until the fourth has failed, and their results are kept."""
-    failed, started = threading.Event(), threading.Barrier(4)
+    """Three wait until the fourth has failed, and their results are kept. No other work begins."""
+    failing, started = [], threading.Barrier(4)
 
     def work(number):
         if number < 4:
+            if number == 2:
+                failing.append(threading.current_thread())
             started.wait()
         if number == 2:
-            failed.set()
             raise RunFailure("the server burns")
-        failed.wait()
+        failing[0].join()
         return 10 * number
 
     found = []
     with pytest.raises(RunFailure, match="burns"):
         for pair in progress.in_parallel(range(1000), work, 4, "samples", False):
             found.append(pair)
-    assert {(0, 0), (1, 10), (3, 30)} <= set(found) and len(found) < 10
+    assert set(found) == {(0, 0), (1, 10), (3, 30)}
 
 
 PROBLEM = {"task_id": "a/0", "prompt": "def f():\n", "test": "def check(f): pass\n", "entry_point": "f"}
