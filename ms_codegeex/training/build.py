@@ -1,4 +1,4 @@
-"""Builds network, optimizer and train step from a configuration, for one device or partitioned over a mesh."""
+"""Build network, optimizer and train step from a configuration, for one device or partitioned over a mesh."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TrainingCells:
     network: nn.Cell
     optimizer: nn.Cell
     step: TrainStep
-    accumulation: int  # parts of a step that the host feeds; all but the last go to `accumulate_step`
+    accumulation: int  # parts into which the host divides a step; all but the last go to `accumulate_step`
     accumulate_step: nn.Cell | None
     evaluation_step: nn.Cell  # after `set_train(False)`: a batch -> [Σ mask·nll, Σ mask, …] over all devices
     evaluation_rows: int  # sequences that this device loads for one such batch
@@ -56,11 +56,11 @@ def build_network(
     layers: type[Build] | None = None,
     partitioned: bool | None = None,
 ) -> nn.Cell:
-    """The family's `Loss` with random weights, with adapters, with parallel strategies if MindSpore partitions it; on
-    a CPU, which computes no BF16, with BF16's rounding; on a GPU with constants that its FP16 kernels take. `library`:
-    the operators that are compiled for this CPU, if the run uses them. `layers`: other than those of the run.
-    `partitioned`: whether MindSpore partitions the graph, if not as the configuration says: a rehearsal of one device
-    has no strategies, and its graph is partitioned."""
+    """Return the family's `Loss` with random weights and the run's adapters. If MindSpore partitions the graph, it has
+    parallel strategies. A CPU has no BF16 products, so BF16 is emulated there by rounding; on a GPU, constants have
+    types that its FP16 kernels accept. `library`: the operators compiled for this CPU, if the run uses them. `layers`:
+    replaces the run's layers. `partitioned`: overrides the configuration, for a rehearsal of one device, whose graph is
+    partitioned without strategies."""
     training = config.training
     partitioned = config.partitioned if partitioned is None else partitioned
     build = (layers or (FlatBuild if flat_cells(config) else Build))(
@@ -124,11 +124,10 @@ def build(
     layers: type[Build] | None = None,
     partitioned: bool | None = None,
 ) -> TrainingCells:
-    """Everything that a rank runs. A rehearsal passes its own `optimizer` and `step`, and no `library` of operators
-    that are compiled for this CPU. `compile_once`: compile a network that a step runs for every micro-batch once and
-    call it, instead of inlining it each time, which would make compile time grow with their number. A rehearsal that
-    executes the graph does not use this, because such a graph of a pipeline crashes there. `layers`, `partitioned`: as
-    in `build_network`."""
+    """Return everything that a rank runs. A rehearsal passes its own `optimizer` and `step`, and no `library`.
+    `compile_once`: compile the network of a micro-batch once and call it. Otherwise it is inlined for each of them, and
+    compile time grows with their number. A rehearsal that executes the graph of a pipeline has to inline it. `library`,
+    `layers`, `partitioned`: as in `build_network`."""
     network = build_network(config, library, layers, partitioned)
     interleaved = config.mesh.virtual_stages > 1  # MindSpore interleaves only a network that is called
     if (compile_once or interleaved) and config.graph_micro_batches > 1:
@@ -168,7 +167,7 @@ def _split(network: nn.Cell, config: RunConfig, micro_batches: int) -> nn.Cell:
 
 
 def step_settings(config: RunConfig, names: list[str], tied_group: str | None) -> StepSettings:
-    """Settings of the train step for this configuration; `names`: the parameters in the optimizer's order."""
+    """Return the settings of the train step. `names`: the parameters in the optimizer's order."""
     training, mesh = config.training, config.mesh
     common = {
         "slots": config.micro_batch * config.seq_length,

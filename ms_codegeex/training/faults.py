@@ -1,4 +1,4 @@
-"""Faulty steps: a loss or gradient norm that is not finite or a spike, found by a robust z-score, answered by a policy.
+"""Faulty steps: the loss or gradient norm is not finite, or it is a spike by a robust z-score. A policy answers them.
 
 A value counts as a spike if it lies more than `faults.sigma` robust standard deviations above the median of the last
 `faults.window` steps. The median absolute deviation replaces the standard deviation, because a spike itself would widen
@@ -24,15 +24,15 @@ from ms_codegeex.config.sections import FaultsConfig
 from ms_codegeex.training.observers import ObservedRun, StepRecord
 
 NORMAL = 1.4826  # a normal distribution's standard deviation over its median absolute deviation
-# what helps a run whose numbers are not finite
+# the remedy for a run whose numbers are not finite
 LOWER_RATE = "lower training.schedule.learning_rate and resume with --resume auto --allow-change training.schedule"
-MIN_DEVIATION_OF_MEDIAN = 0.01  # steps of a short test hardly differ: not every one is a spike
+MIN_DEVIATION_OF_MEDIAN = 0.01  # otherwise, in short runs whose steps hardly differ, most steps would be spikes
 
 
 class Faults:
-    """Judges the steps of a run. All ranks see the same figures and come to the same judgement. `last`: that of the
-    last step, none without a policy; `losses`, `norms`: of the last steps without a fault; `in_a_row`: faults since
-    then; `left_out`: global numbers of the first samples of batches that a rewind has left out."""
+    """Judges the steps of a run. All ranks see the same figures, so they come to the same judgement. `last`: the
+    judgement of the last step, None without a policy; `losses`, `norms`: figures of the last steps without a fault;
+    `in_a_row`: consecutive faults since then; `left_out`: the first sample of each batch that a rewind skipped."""
 
     def __init__(self, config: FaultsConfig, left_out: Collection[int] = ()):
         self.config = config
@@ -51,14 +51,15 @@ class Faults:
 
     @property
     def limits(self) -> tuple[float, float]:
-        """The largest loss and gradient norm of the next step; infinite until the window is full."""
+        """Return the largest loss and gradient norm allowed in the next step; infinite until the window is full."""
         if len(self.losses) < self.config.window:
             return math.inf, math.inf
         return _limit(self.losses, self.config.sigma), _limit(self.norms, self.config.sigma)
 
     def judge(self, loss: float, norm: float, lowers_scale: bool) -> str | None:
-        """Whether a step is a fault, `not finite` or `spike`, which is `last` then; if not, take its figures into
-        account. `lowers_scale`: an overflow of FP16 gradients that a lower loss scale prevents; it is not a fault."""
+        """Return what is wrong with a step, "not finite" or "spike", or None, and store it in `last`. The figures of a
+        sound step enter the window. `lowers_scale`: FP16 gradients overflowed and the loss scale will be lowered, which
+        is not a fault."""
         self.last = None
         if lowers_scale:
             return None
@@ -75,8 +76,8 @@ class Faults:
         return self.last
 
     def report(self, run: ObservedRun, record: StepRecord, samples: tuple[int, int]) -> None:
-        """Report to the run's observers a step that left the weights as they were; `samples`: its first, and the one
-        after its last."""
+        """Report a step that did not change the weights to the run's observers. `samples`: the number of its first
+        sample, and of the one after its last."""
         if self.last is None:  # FP16
             run.event("skip", samples=list(samples))
             return
@@ -84,13 +85,13 @@ class Faults:
         limits = dict(zip(("loss_limit", "norm_limit"), self.limits, strict=True))
         content = {"kind": self.last, "samples": list(samples), "policy": self.config.policy}
         run.event("fault", **content, **figures, **limits)
-        if self.config.policy == "rewind":  # before anything that takes time: another rank may end this one
+        if self.config.policy == "rewind":  # first of all, because another rank may end this one at any time
             run.event("rewind", left_out=samples[0])
         where = f"step {record.step}: loss {record.loss:.4g}"
         run.warn(f"{where}, a fault ({self.last}); samples {samples[0]} and after")
 
     def answer(self, record: StepRecord, first: int) -> None:
-        """After a fault end the run, or this attempt of it, if the policy says so. `first`: the step's first sample."""
+        """After a fault, end the run or this attempt of it, if the policy says so. `first`: the step's first sample."""
         if not self.last:
             return
         where = f"step {record.step}: loss {record.loss}, gradient norm {record.gradient_norm}, samples from {first} on"

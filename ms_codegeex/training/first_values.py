@@ -1,5 +1,5 @@
-"""The first values of weights: random ones, and those that `training.initial` chooses. Imports no MindSpore, because
-commands that start runs import this module.
+"""Initial values of weights: random ones, and those that `training.initial` chooses. Commands that start runs import
+this module, so it does not import MindSpore.
 
 A model copies with a previous-token head and, in a later block, an induction head (Olsson et al. 2022, "In-context
 Learning and Induction Heads"). With sinusoids as positions, a model can begin with previous-token heads.
@@ -18,16 +18,16 @@ from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.parameters import ROW, TABLE
 
 PREVIOUS_TOKEN_LOGIT = 8.0  # from positions alone
-SQUARED_AMPLITUDE = 2 / 3  # a sinusoid's in a normalised row, where words and positions begin with the same std
+SQUARED_AMPLITUDE = 2 / 3  # of a sinusoid in a normalised row, if words and positions begin with the same std
 QUERY, KEY = (f"blocks.0.attention.{name}.weight" for name in ("query", "key"))
 
 
 def initial_weight(
     name: str, shape: tuple[int, ...], std: float, seed: int, window: tuple[slice, ...] | None = None
 ) -> np.ndarray:
-    """FP32: ones for the weights of norms, zeros for biases, otherwise N(0, std²); only the part in `window` is made.
-    Each row of a matrix has its own random stream (Philox, keyed by row number), so a device that holds some rows draws
-    only those."""
+    """Return the part in `window` of a weight in FP32: ones for weights of norms, zeros for biases, N(0, std²) for all
+    others. Each row of a matrix has its own random stream (Philox, keyed by row number), so a device draws only the
+    rows that it holds."""
     window = window or tuple(slice(0, size) for size in shape)
     local = [part.stop - part.start for part in window]
     if name.endswith(("norm.weight", ".bias")):
@@ -41,8 +41,7 @@ def initial_weight(
 
 
 def first_values(config: RunConfig) -> dict[str, LazyTensor]:
-    """The weights of a new model that do not begin as N(0, `model.init_std`²), by the run's `training.initial`: FP32
-    tensors by name."""
+    """Return the FP32 weights that `training.initial` chooses, by name; all others begin as `initial_weight` says."""
     sizes, initial, found = config.model.sizes, config.training.initial, {}
     for name, shape in sizes.parameter_shapes().items():
         layer, _, kind = name.rpartition(".")
@@ -61,25 +60,25 @@ def first_values(config: RunConfig) -> dict[str, LazyTensor]:
 
 
 def frequencies(channels: int) -> np.ndarray:
-    """float64 [⌈channels / 2⌉], in radians a position, between 0 and π. The sum of cos(frequency · distance) over
-    evenly spaced ones is zero at the distances between neighbours, which tells these apart best; at twice the channels
-    it is again that of distance 0. The exponent prevents this."""
+    """Return float64 [⌈channels / 2⌉] frequencies between 0 and π, in radians per position. Evenly spaced ones separate
+    neighbouring positions best: their sum of cos(frequency · distance) is zero there. But at twice the channels the sum
+    would again be that of distance 0. The exponent prevents this."""
     count = -(-channels // 2)
     return math.pi * ((np.arange(count) + 0.5) / count) ** 1.2
 
 
 def sinusoids(shape: tuple[int, ...], std: float) -> np.ndarray:
-    """FP32 [positions, channels] of amplitude `std`: sines in the first half of the channels, cosines in the second
-    (Vaswani et al. 2017, section 3.5, with other frequencies)."""
+    """Return FP32 [positions, channels] of amplitude `std`: sines in the first half of the channels, cosines in the
+    second (Vaswani et al. 2017, section 3.5, with other frequencies)."""
     positions, channels = shape
     angles = np.outer(np.arange(positions), frequencies(channels))
     return (std * np.concatenate([np.sin(angles), np.cos(angles)], 1)[:, :channels]).astype(np.float32)
 
 
 def _previous(name: str, shape: tuple[int, ...], std: float, config: RunConfig) -> np.ndarray:
-    """Queries or keys of block 0, FP32 [heads x width, channels], whose head h looks at the token h + 1 places before.
-    A head takes every `num_heads`-th frequency, a sine and a cosine each. Keys take them as they are, queries as they
-    were h + 1 places before; their product is the sum of cos(frequency · (distance - h - 1))."""
+    """Return the queries or keys of block 0, FP32 [heads x width, channels], with which head h attends to the token
+    h + 1 places back. A head uses every `num_heads`-th frequency, a sine and a cosine each. Keys use the token's own
+    position, queries the position h + 1 places back, so their product is Σ cos(frequency · (distance - h - 1))."""
     sizes = config.model.sizes
     width, half = sizes.head_dim, -(-shape[1] // 2)
     sines = 2 * np.arange(width // 2)

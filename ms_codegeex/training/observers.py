@@ -1,4 +1,4 @@
-"""What a run tells others: the figures of its steps, and the callbacks that observe it."""
+"""What a run reports: the figures of its steps, and the callbacks that receive them."""
 
 from __future__ import annotations
 
@@ -33,34 +33,34 @@ class Callback:
     """Observes a run; a subclass overrides the methods it needs. `trainer`: a `training.trainer.Trainer`."""
 
     def status(self, text: str) -> None:
-        """Something that takes a while begins."""
+        """Called when something that takes a while begins; `text` describes it."""
 
     def warning(self, text: str) -> None:
-        """There is a problem that does not end the run."""
+        """Called for a problem that does not end the run."""
 
     def phase(self, name: str | None) -> None:
-        """Something that is not a step begins, such as "evaluation"; None: it has ended."""
+        """Called when a phase other than a step begins, such as "evaluation"; None when it has ended."""
 
     def beat(self) -> None:
-        """A part of a phase has ended: the rank is not stuck in it."""
+        """Called after each part of a phase, as a sign that the rank is not stuck."""
 
     def event(self, event: str, **content: Any) -> None:
-        """Something happened that the run's history should have."""
+        """Called for an event that belongs in the run's history, with its fields."""
 
     def start(self, trainer: Any) -> None:
-        """The model that a run with `training.patience` starts from has been evaluated."""
+        """Called once the initial model of a run with `training.patience` has been evaluated."""
 
     def begin(self, trainer: Any) -> None:
-        """A step begins: that after `trainer.progress.step`."""
+        """Called before step `trainer.progress.step` + 1."""
 
     def step(self, trainer: Any, record: StepRecord) -> None:
-        """A step has ended."""
+        """Called after each step."""
 
     def end(self, trainer: Any) -> None:
-        """The last step has ended."""
+        """Called after the last step."""
 
     def leave(self, trainer: Any) -> None:
-        """No step follows: after `end`, or after an error."""
+        """Called when no further step follows: after `end`, or after an error."""
 
 
 class ObservedRun:
@@ -76,7 +76,7 @@ class ObservedRun:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """What the block does, such as "evaluation": callbacks tell where a rank is stuck."""
+        """Name what the block does, such as "evaluation", so that callbacks can say where a rank is stuck."""
         self._call("phase", name)
         try:
             yield

@@ -1,4 +1,4 @@
-"""Which compiled operators a run trains with."""
+"""Choose between compiled operators and MindSpore's own for a training run."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from ms_codegeex.kernels.compiling import find_library, library_path
 
 
 def uses_compiled_operators(config: RunConfig) -> bool:
-    """Whether linear layers, attention, norms, activations and loss of this run are those of `ms_codegeex/kernels`
-    where a compiler can build them: FP32 on a CPU, unless `parallel.fusion` says what attention and norms are made
-    of."""
+    """Return whether the run is to use the linear layers, attention, norms, activations and loss of
+    `ms_codegeex/kernels` where a compiler can build them: in FP32 on a CPU, unless `parallel.fusion` chooses how
+    attention and norms are computed."""
     fusion, training = config.parallel.fusion, config.training
     chosen = (fusion.attention, fusion.norm) != (None, None) or bool(fusion.graph_kernel)
     return config.device == "cpu" and training.precision == "fp32" and not config.partitioned and not chosen
 
 
 def finds_compiled_operators(config: RunConfig) -> bool:
-    """Whether a run trains with them on this machine, which builds them on first use."""
+    """Return whether the run uses compiled operators on this machine. The first call builds them."""
     return uses_compiled_operators(config) and library_path() is not None
 
 
@@ -28,7 +28,7 @@ def missing_operators(config: RunConfig) -> str:
 
 
 def operators_library(config: RunConfig, threads: int) -> Path | None:
-    """The library of these operators, which run on this many threads; None if the run uses MindSpore's own."""
+    """Return the library of compiled operators for this number of threads, or None if the run uses MindSpore's own."""
     path = library_path() if uses_compiled_operators(config) else None
     if path is not None:
         ctypes.CDLL(str(path)).use_threads(ctypes.c_int64(threads))

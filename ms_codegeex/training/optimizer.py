@@ -16,13 +16,13 @@ from ms_codegeex.config.schedule import Transition, learning_rate
 from ms_codegeex.config.sections import OptimizerConfig, ScheduleConfig
 from ms_codegeex.parallel.sharding import NEWTON_SCHULZ_STEPS
 
-FAR_STEP = 10**6  # at which the powers of both betas are 0 in FP32
+FAR_STEP = 10**6  # powers of both betas are 0 in FP32 there
 NEWTON_SCHULZ_QUINTIC = 3.4445, -4.7750, 2.0315  # Jordan, Muon
 ADAMW_UPDATE_RMS = 0.2  # Liu et al., Muon is Scalable for LLM Training, arXiv:2502.16982, section 2
 
 
 class WarmupDecay(nn.Cell):
-    """`learning_rate` on the device, in FP32, by a schedule whose steps are numbers."""
+    """The learning-rate schedule, computed on the device in FP32."""
 
     def __init__(self, schedule: ScheduleConfig, transition: Transition | None = None):
         super().__init__()
@@ -57,7 +57,7 @@ def decays(name: str) -> bool:
     return not ("norm" in name.lower() or "bias" in name.lower())
 
 
-# These are mapped over the parameters: a loop would nest one call per parameter, and MindSpore allows 1,000.
+# Mapped over the parameters: a loop would nest one call for each parameter, and MindSpore allows 1,000.
 # `hyper`: learning rate, beta1, beta2, epsilon, factor of the decay, number of the step.
 def _fused_adamw(
     kernel: ops.Primitive,
@@ -81,7 +81,7 @@ def _aclnn_adamw(
     v: Parameter,
     gradient: Tensor,
 ) -> Tensor:
-    """Update one parameter with the kernel that corrects the bias itself, for step `hyper[5]`."""
+    """Update one parameter with the kernel that corrects the bias by itself, for step number `hyper[5]`."""
     rate, beta1, beta2, epsilon, _, step = hyper
     return kernel(parameter, m, v, v, gradient, step, rate, beta1, beta2, decay, epsilon, False, False)[0]
 
@@ -105,16 +105,16 @@ def _composed_adamw(
 
 
 def sum_of_squares(x: Tensor) -> Tensor:
-    """‖x‖², FP32 []; rows first, which is faster on a CPU. `ops.L2Loss` adds each square to one FP32 number, on CPU and
-    GPU, and loses a tenth of the sum of 40 million (MindSpore 2.9)."""
+    """Return ‖x‖², FP32 []. Rows are summed first, which is faster on a CPU. `ops.L2Loss` is unsuitable: on CPU and GPU
+    it adds every square to one FP32 number, and loses a tenth of a sum of 40 million (MindSpore 2.9)."""
     return ops.ReduceSum()(ops.ReduceSum()(x * x, -1))
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """FP32 [rows, columns] -> about U·Vᵀ of the matrix's U·S·Vᵀ: singular values between 0.7 and 1.2. Zeros stay zero.
-    Five quintic Newton-Schulz iterations from the matrix over its Frobenius norm, each X ← aX + (bA + cA²)X with A =
-    XXᵀ (Jordan, Muon, kellerjordan.github.io/posts/muon); from the right if there are more rows than columns, so that A
-    is the smaller of both squares."""
+    """Return FP32 [rows, columns], approximately U·Vᵀ for a matrix U·S·Vᵀ, with singular values between 0.7 and 1.2.
+    A matrix of zeros stays zero. Starting from the matrix over its Frobenius norm, five quintic Newton-Schulz iterations
+    compute X ← aX + (bA + cA²)X with A = XXᵀ (Jordan, Muon, kellerjordan.github.io/posts/muon). With more rows than
+    columns, A = XᵀX is multiplied from the right, because it is smaller."""
     a, b, c = NEWTON_SCHULZ_QUINTIC
     norm = ops.sqrt(sum_of_squares(matrix))
     x = matrix / ops.maximum(norm, 1e-7)
@@ -168,15 +168,14 @@ class AdamW(nn.Cell):
 
     w -= lr·(m/(√v + ε) + decay·w). Without bias correction this is MindSpore's AdamWeightDecay, which the release used.
     With it, m and v are divided by 1 - β^t; the factors are folded into lr, ε and decay, so that one fused kernel
-    serves both. `fused` chooses that kernel; `aclnn` chooses Ascend's newer one, which corrects the bias by itself, and
-    without `bias_correction` gets the number of a step so late that nothing is left to correct. Otherwise elementary
-    operators compute the same formula. `library`: the path of operators that are compiled for this CPU, one of which
-    updates all parameters, with Muon too, and also scales their gradients (`scales_gradients`), and one computes
-    `square`.
+    serves both. `fused` chooses that kernel. `aclnn` chooses Ascend's newer one, which corrects the bias by itself;
+    without `bias_correction` it is given `FAR_STEP`, where nothing is left to correct. With neither, elementary
+    operators compute the same formula. `library`: path of the operators compiled for this CPU. One of them updates all
+    parameters, with Muon too, and also scales their gradients (`scales_gradients`); another computes `square`.
 
     Muon (Jordan): w -= lr·(0.2·√max(rows, columns)·O + decay·w), where O is the orthogonalised momentum with Nesterov's
     correction, μm + (1-μ)g. With this scale an element moves about as far as with AdamW, so both share rate and decay
-    (Liu et al.). These matrices, named by `matrices`, have m alone.
+    (Liu et al.). The parameters in `matrices` are updated so; they have no second moment.
     """
 
     def __init__(
@@ -208,7 +207,7 @@ class AdamW(nn.Cell):
         self.orthogonalises, self.momentum = bool(matrices), config.momentum
         self.scales = tuple(ADAMW_UPDATE_RMS * max(p.shape) ** 0.5 if p.name in matrices else 0.0 for p in parameters)
         second = dict(zip((p.name for p in with_v), self.v, strict=True))
-        # one for each parameter, as the map needs; a matrix has no v, and its m is not read from here
+        # the map needs one for each parameter; a matrix has no v, so its m is a placeholder that is not read
         self.second = tuple(second.get(p.name, m) for p, m in zip(parameters, self.m, strict=True))
         self.scales_gradients = bool(library)
         if self.scales_gradients:
@@ -218,8 +217,8 @@ class AdamW(nn.Cell):
             self.fixed = tuple(Tensor(np.array(x, np.float32)) for x in (self.decay, self.scales, fixed))
 
     def construct(self, gradients: tuple[Tensor, ...], factor: Tensor | None = None) -> Tensor:
-        """FP32 gradients in the parameters' order -> the learning rate used; updates in place. `factor`: of the
-        gradients, where the optimizer `scales_gradients`."""
+        """Update the parameters in place and return the learning rate used. `gradients`: FP32, in parameter order.
+        `factor`: multiplies the gradients, if the optimizer `scales_gradients`."""
         lr = self.schedule(self.step)
         rate, epsilon, relative = lr, self.epsilon, Tensor(1.0, ms.float32)
         step = self.far
@@ -246,5 +245,5 @@ class AdamW(nn.Cell):
         return ops.depend(lr, ops.assign(self.step, ops.depend(self.step + 1, lr)))
 
     def square(self, gradients: tuple[Tensor, ...]) -> Tensor:
-        """Σ gradient² over all of them, FP32 scalar, by the compiled operator"""
+        """Return Σ gradient² over all gradients, an FP32 scalar, computed by the compiled operator."""
         return self.squares(*gradients)[0]

@@ -1,4 +1,4 @@
-"""Overflow on chips that only saturate, where no result shows it: an infinite one becomes the largest number, NaN 0.
+"""Overflow on chips that saturate: results do not show it, as infinity becomes the largest number and NaN becomes 0.
 
 Ascend 910: CANN, `aclrtFloatOverflowMode` ("Atlas training products"). Such a chip has a register that the first
 overflow of any operator sets. Each device has its own. Later chips compute infinities and NaN, and have no such
@@ -12,16 +12,16 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.ops.operations.math_ops import NPUClearFloatStatusV2, NPUGetFloatStatusV2
 
-OVERFLOWED = -3e38  # in place of a squared norm; infinity would spoil its neighbours in a tensor that is reduced
+OVERFLOWED = -3e38  # replaces a squared norm; infinity would spoil its neighbours when the tensor is reduced
 
 
 class OverflowRegister(nn.Cell):
-    """The register of this device. Whatever may set it clears it at its end: at its beginning, a stage of a pipeline
-    has nothing that all its computations wait for."""
+    """This device's overflow register. Whatever may set it clears it at the end. It cannot be cleared at the beginning,
+    because a pipeline stage has no operation there on which all its computations depend."""
 
     def __init__(self):
         super().__init__(auto_prefix=False)
-        # whole on each device: MindSpore shards what it has no strategy for, in graphs without gradients
+        # not sharded: in graphs without gradients, MindSpore shards operators that have no strategy
         self.clear = NPUClearFloatStatusV2().add_prim_attr("StandAlone", True)
         self.read = NPUGetFloatStatusV2()
         self.status, self.zero = Tensor(np.zeros(8, np.int32)), Tensor(0, ms.int32)

@@ -21,13 +21,13 @@ class TrainingProgress:
     """Counts steps, samples and tokens."""
 
     step: int = 0
-    samples: int = 0  # global number of the sample that the next step starts with
-    tokens: int = 0  # trained on: those that the loss counts in steps that were not skipped
-    empty_steps: int = 0  # in a row, without a token that counts
+    samples: int = 0  # number of the next step's first sample, over all devices
+    tokens: int = 0  # that the loss counts, in steps that were not skipped
+    empty_steps: int = 0  # consecutive steps without a token that the loss counts
 
     def advance(self, samples: int, counted: float, updated: bool) -> None:
-        """A step has ended, and the next one starts with sample `samples`. `UserError` if data without tokens that the
-        loss counts goes on and on."""
+        """Count a step; the next one starts with sample `samples`. Raises `UserError` after too many consecutive steps
+        without a token that the loss counts."""
         self.step, self.samples = self.step + 1, samples
         self.tokens += round(counted) if updated else 0
         self.empty_steps = 0 if counted else self.empty_steps + 1
@@ -43,10 +43,9 @@ class TrainingProgress:
 
 
 class Patience:
-    """Counts evaluations that are no better than all earlier ones: after the first steps a run is often worse than the
-    model it starts from, and still learns. `best`: step and loss of the best evaluation; step 0 is the model that the
-    run starts from. `worse`: evaluations since the last that was lower than those of all steps before; `lowest`: the
-    loss of that one."""
+    """Decides when a run no longer improves. `best`: step and loss of the best evaluation; step 0 is the model that the
+    run starts from. `lowest`: the lowest loss of the run's own steps; `worse`: evaluations since then. Step 0 does not
+    count there, because a run is often worse than its initial model at first, and still learns."""
 
     def __init__(self, limit: int):
         self.limit = limit
@@ -56,14 +55,14 @@ class Patience:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the run should end; never without a limit."""
+        """Return whether the run should end. It never should if there is no limit."""
         return bool(self.limit) and self.worse >= self.limit
 
     def start(self, loss: float) -> None:
         self.best = (0, loss)
 
     def compare(self, step: int, loss: float) -> None:
-        """Take an evaluation into account."""
+        """Record the loss of the evaluation after `step`."""
         if not math.isfinite(loss) or (self.lowest is not None and loss >= self.lowest):
             self.worse += 1
             return
@@ -83,7 +82,7 @@ class Patience:
 
 
 class Rates:
-    """Figures of a step, over the whole job. `matmul_peak`: FLOP/s of one device, the reference for MFU; 0: unknown."""
+    """Computes the rates of steps, over the whole job. `matmul_peak`: FLOP/s of a device, for the MFU; 0 if unknown."""
 
     def __init__(self, config: RunConfig, matmul_peak: float):
         self.device, self.peak = config.device, matmul_peak * config.devices
@@ -91,7 +90,7 @@ class Rates:
         self.flops = self.step_slots * config.model.sizes.flops_per_token(config.seq_length, config.lora.rank > 0)
 
     def of(self, seconds: float, waited: float) -> dict[str, Any]:
-        """Fields of `StepRecord` for a step of `seconds`, of which it waited for data for `waited`."""
+        """Return fields of `StepRecord` for a step of `seconds`, which include `waited` seconds of waiting for data."""
         return {
             "tokens_per_second": self.step_slots / seconds,
             "mfu": self.flops / seconds / self.peak if self.peak else 0.0,
@@ -102,5 +101,5 @@ class Rates:
 
 
 def used_memory(device: str) -> int:
-    """Bytes that this rank uses: host memory on a CPU, otherwise the peak of tensors on the device so far."""
+    """Return the bytes that this rank uses: host memory on a CPU, otherwise the peak of the device's tensors so far."""
     return psutil.Process().memory_info().rss if device == "cpu" else ms.runtime.max_memory_allocated()

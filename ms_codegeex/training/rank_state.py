@@ -1,5 +1,5 @@
-"""What a checkpoint of a run holds: the tensors of each rank, that is weights, moments and loss scale, with their first
-values; and what the run came from: data, tokenizer, what is known of the model, and the model of its adapters."""
+"""The content of a run's checkpoint: each rank's tensors (weights, moments, loss scale) and their initial values, and
+the run's provenance: data, tokenizer, description of the model, and the model to which its adapters belong."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ from ms_codegeex.training.start import RunData, RunStart
 
 
 class RankState:
-    """This rank's part of a run's tensors, where `Placement` says that it lies."""
+    """This rank's part of a run's tensors, as `Placement` divides them."""
 
     def __init__(self, config: RunConfig, built: TrainingCells, placement: Placement):
         self._config, self.place = config, placement
         self._step, self._optimizer = built.step, built.optimizer
 
     def initialise(self, weights: Mapping[str, LazyTensor]) -> None:
-        """Set weights from `weights`, or from seed and name; moments and buffers that MindSpore left empty to zero."""
+        """Set weights from `weights`, or else from seed and name. Set moments and buffers that MindSpore left empty to
+        zero."""
         sizes, placement = self._config.model.sizes, self.place
         names = {*(p.name for p in self._optimizer.parameters), *sizes.parameter_shapes()}
         for parameter in self._step.get_parameters():
@@ -50,16 +51,16 @@ class RankState:
                     _set(parameter, starting_weight(stored, shape, std, self._config.seed, window, weights))
             elif name in weights:  # scales
                 _set(parameter, weights[name].array())
-            # MindSpore shards nothing of other stages: their moments would be whole, and fill the host's memory.
+            # MindSpore does not shard what belongs to other stages: whole moments would fill the host's memory.
             elif parameter.has_init and not placement.elsewhere(name):
-                # pages that nobody writes take no memory: moments and sums of gradients are larger than the weights
+                # unwritten pages take no memory, and moments and sums of gradients are larger than the weights
                 _set(parameter, np.zeros(parameter.shape, np.float32), Tensor.from_numpy)
 
     def tensors(self) -> dict[str, ms.Parameter]:
         return {parameter.name: parameter for parameter in self._all() if self.place.here(parameter.name)}
 
     def slices(self) -> dict[str, Slice]:
-        """The slices of weights and moments that this rank saves; those of all ranks make a checkpoint."""
+        """Return the slices of weights and moments that this rank saves. Those of all ranks form a checkpoint."""
         slices = {}
         for name, parameter in self.tensors().items():
             if self.place.writes(name):
@@ -69,21 +70,21 @@ class RankState:
         return slices
 
     def state(self) -> dict[str, Any]:
-        """The scalars as JSON values."""
+        """Return the scalars of a checkpoint as JSON values."""
         scale, good_steps = float(self._step.scale.asnumpy()), int(self._step.good_steps.asnumpy())
         scaling = {"scale": scale, "good_steps": good_steps}
         return {"optimizer_step": int(self._optimizer.step.asnumpy()), "loss_scale": scaling}
 
     def restore(self, checkpoint: Checkpoint, beat: Callable[[], None] = lambda: None) -> None:
-        """Read tensors and scalars, and call `beat` before each tensor. `UserError` if its tensors are not those of
-        this model; then nothing is read."""
+        """Read tensors and scalars, calling `beat` before each tensor. Raises `UserError`, before anything is read, if
+        the tensors are not those of this model."""
         self._check(checkpoint)
         for name, parameter in self.tensors().items():
             beat()
             _set(parameter, checkpoint.tensor(self.place.stored_name(name), self.place.window(name)))
         state = checkpoint.state
         self._optimizer.step.set_data(Tensor(state["optimizer_step"], ms.int32))
-        # an FP32 run has no loss scale to continue with
+        # a checkpoint of an FP32 run has no loss scale
         if self._step.scaled and state["config"]["training"]["precision"] == "fp16":
             self._step.scale.set_data(Tensor(state["loss_scale"]["scale"], ms.float32))
             self._step.good_steps.set_data(Tensor(state["loss_scale"]["good_steps"], ms.int32))
@@ -108,12 +109,12 @@ class RankState:
 
 
 def _held_as_stored(parameter: ms.Parameter, tensor: LazyTensor | None) -> bool:
-    """Let a frozen parameter be the file's own bytes, read-only, if they are its numbers: nothing of them is this
-    process's, and processes that read the same file share them."""
+    """Let a frozen parameter be a read-only view of the file, if the file holds its exact bytes, and return whether it
+    does. It takes no memory of this process, and processes that read the same file share its pages."""
     kinds = {ms.float32: "float32", ms.float16: "float16"}
     if tensor is None or tensor.dtype != kinds.get(parameter.dtype) or tensor.shape != tuple(parameter.shape):
         return False
-    _check_finite(parameter.name, tensor.array())  # in a map of its own: pages that only this reads are not kept
+    _check_finite(parameter.name, tensor.array())  # in a separate map, so that the pages read here are released
     parameter.set_data(Tensor.from_numpy(tensor.array()), slice_shape=True)
     return True
 
@@ -144,8 +145,8 @@ def starting_weight(
     window: tuple[slice, ...] | None,
     weights: Mapping[str, LazyTensor],
 ) -> np.ndarray:
-    """FP32: the numbers of `weights[name]`, which may have fewer rows than `shape`; `initial_weight` where it has none.
-    Only the part in `window` is read. `UserError` for numbers that are not finite."""
+    """Return FP32 values: those of `weights[name]`, and of `initial_weight` for rows of `shape` beyond them or without
+    such a tensor. Only the part in `window` is read. Raises `UserError` if a value is not finite."""
     tensor, ranges = weights.get(name), window_ranges(shape, window)
     common = tensor and overlap(ranges, {"offset": (0,) * len(shape), "shape": tensor.shape})
     if common is None:
@@ -161,9 +162,8 @@ def starting_weight(
 
 
 class Provenance:
-    """What a run came from. Computed before training, since a path may hold other data later; by rank 0, whose state
-    alone is saved. `description`: what the data teach the model, over what is known of the one that the run starts
-    from."""
+    """What a run was made from. It is computed before training, since a path may hold other data later, and by rank 0,
+    whose state alone is saved. `description`: that of the model the run starts from, updated by what the data teach."""
 
     def __init__(self, config: RunConfig, data: RunData, start: RunStart, rank: int):
         self._config, self._rank, self._datasets = config, rank, dict(data.hashes)
@@ -171,7 +171,7 @@ class Provenance:
         self._tokenizer = info.get("tokenizer")
         marks = None if infilling is None else infilling.sentinels
         self.description = replace(taught_by(info), infill=marks).over(start.description)
-        # the model that adapters belong to; they are all that is saved
+        # only adapters are saved, so their model is identified
         model = set(config.model.sizes.parameter_shapes())
         base = {name: tensor for name, tensor in start.weights.items() if name in model}
         self._base = fingerprint(base) if config.lora.rank and rank == 0 else None
@@ -187,7 +187,7 @@ class Provenance:
         }
 
     def check(self, checkpoint: Checkpoint) -> None:
-        """`UserError` if the adapters of a checkpoint belong to another model."""
+        """Raise `UserError` if the adapters of a checkpoint belong to another model."""
         if self._rank == 0 and checkpoint.state.get("base") != self._base:
             wrong = f"its adapters belong to another model than {self._config.model.weights}"
             raise UserError(f"{checkpoint.path}: {wrong}; restore that model, or set another output without --resume")

@@ -1,4 +1,4 @@
-"""What a rank is given to train: the run's data, what it starts from, and the rank's place among the others."""
+"""The inputs of a rank's training: the run's data, its starting point, and the rank's place among the others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ms_codegeex.formats.tensors import LazyTensor
 
 @dataclass(frozen=True)
 class RunData:
-    """What the run trains on, and what it is validated on. `hashes`: of each dataset, for the checkpoints."""
+    """The training and validation data. `hashes`: a hash of each dataset, for checkpoints."""
 
     training: Sequences | Blend
     validation: Sequences
@@ -24,9 +24,9 @@ class RunData:
 
 @dataclass(frozen=True)
 class RunStart:
-    """What the run starts from: `weights` by our names (the others are random); `description` of the model that they
-    are from, over which comes what the data teach; `transition` from the learning rate of the length that the run had;
-    `left_out`, the first samples of the batches that it does not train on."""
+    """The starting point of a run. `weights`: by our names; missing ones are random. `description`: that of their
+    model; what the data teach is added to it. `transition`: from the learning rate of the run's former length.
+    `left_out`: the first sample of each batch that is skipped."""
 
     weights: Mapping[str, LazyTensor] = field(default_factory=dict)
     description: ModelDescription = field(default_factory=ModelDescription)
@@ -36,9 +36,9 @@ class RunStart:
 
 @dataclass(frozen=True)
 class RankPlace:
-    """Number `rank` of the job. `tied_group`: the communication group of the tied word embedding, if the rank belongs
-    to one; `matmul_peak`: FLOP/s of its device, the reference for MFU, 0 if unknown; `library`: of the operators that
-    are compiled for its CPU, if the run uses them."""
+    """The place of rank `rank` in the job. `tied_group`: the communication group of the tied word embedding, if the rank
+    belongs to one. `matmul_peak`: FLOP/s of its device for the MFU, 0 if unknown. `library`: the operators compiled for
+    its CPU, if the run uses them."""
 
     rank: int = 0
     tied_group: str | None = None

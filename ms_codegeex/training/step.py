@@ -55,8 +55,9 @@ class StepSettings:
 
 
 def _zeros(like: Tensor) -> Tensor:
-    """Zeros that are computed in each step. `ops.zeros_like` becomes a constant of the graph, so all of them together
-    would take as much device memory as the gradients, all the time. NaN is not greater than infinity either."""
+    """Return zeros that are computed in each step. `ops.zeros_like` would become a constant of the graph, and all these
+    constants would permanently take as much device memory as the gradients. No element is greater than infinity, NaN
+    included."""
     return ops.cast(ops.greater(like, math.inf), like.dtype)
 
 
@@ -100,14 +101,14 @@ def _square(weight: float, gradient: Tensor) -> Tensor:
 
 
 class AccumulateStep(nn.Cell):
-    """One micro-batch of a step, any but the last: adds to the buffers that `TrainStep` empties."""
+    """One micro-batch of a step other than the last: adds to the buffers, which `TrainStep` empties."""
 
     def __init__(self, step: TrainStep):
         super().__init__(auto_prefix=False)
         self.step = step
 
     def construct(self, inputs: Tensor, labels: Tensor, loss_mask: Tensor, samples: Tensor) -> Tensor:
-        """A micro-batch -> its FP32 [3]: Σ mask·nll, Σ mask, 0."""
+        """Return FP32 [3] for a micro-batch: Σ mask·nll, Σ mask, 0."""
         sums, gradients = self.step.sums_and_gradients(self.step.scale, inputs, labels, loss_mask, samples)
         done = (ops.assign_add(self.step.sums, sums),)
         for i in range(len(self.step.buffers)):
@@ -119,7 +120,7 @@ class AccumulateStep(nn.Cell):
 
 
 class TrainStep(nn.TrainOneStepCell):
-    """One update of the weights from a global batch, from its last micro-batch, or in the last of several calls.
+    """One update of the weights from a global batch: from its last micro-batch, or in the last of several calls.
 
     loss = Σ(mask·nll) / Σ(mask) over the whole global batch: sums are first reduced over micro-batches and devices and
     then divided once, so that the split of the batch does not change the result. The gradient norm counts every element
@@ -152,7 +153,7 @@ class TrainStep(nn.TrainOneStepCell):
         self.repeats, self.host_accumulates = several and micro, several and not micro
         self.collects = several or micro
         self.summed = settings.summed or (True,) * len(self.weights)
-        # MindSpore finds its accumulation buffers by this prefix
+        # MindSpore recognises accumulation buffers by this prefix
         self.buffers = self.weights.clone(prefix=GRADIENT_SUMS.rstrip("."), init="zeros") if self.collects else ()
         self.sums = Parameter(Tensor([0.0, 0.0, 0.0], ms.float32), name="accumulated.sums", requires_grad=False)
         self.calls = settings.accumulation
@@ -165,7 +166,7 @@ class TrainStep(nn.TrainOneStepCell):
         self.sum_share = Tensor([settings.sum_share, settings.sum_share, 1.0], ms.float32)
         self.reduce = self.reduce_gradient = ops.AllReduce() if settings.world > 1 else None
         self.tied = settings.tied
-        # a stage between the two has no group; MindSpore drops this reduction there along with the gradient
+        # stages between the two have no group; MindSpore drops the reduction there with the gradient
         group = {"group": settings.tied_group} if settings.tied_group else {}
         self.tie = ops.AllReduce(**group) if self.tied else None
         self.direction = Tensor([1.0, 0.0, 0.0], ms.float32)
@@ -173,8 +174,8 @@ class TrainStep(nn.TrainOneStepCell):
         self.map = ops.HyperMap()
 
     def set_train(self, mode: bool = True) -> TrainStep:
-        """Train or evaluate from now on; each has a separate graph. MindSpore treats both as training graphs, because
-        it partitions a pipeline only in those; the network itself is set to evaluate."""
+        """Switch between training and evaluation, which have separate graphs. To MindSpore both are training graphs,
+        because it partitions a pipeline only in those; only the network itself is set to evaluate."""
         super().set_train(True)
         self.evaluates = not mode
         if self.evaluates:
@@ -189,14 +190,14 @@ class TrainStep(nn.TrainOneStepCell):
     def sums_and_gradients(
         self, scale: Tensor, inputs: Tensor, labels: Tensor, loss_mask: Tensor, samples: Tensor
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """[Σ mask·nll, Σ mask, 0], and the gradients of scale/slots·Σ mask·nll."""
+        """Return [Σ mask·nll, Σ mask, 0], and the gradients of scale/slots·Σ mask·nll."""
         network = self.evaluation_network if self.evaluates else self.network
         sums = network(inputs, labels, loss_mask, samples)
         sensitivity = self.direction * (scale / self.slots)
         return sums, self.grad(network, self.weights)(inputs, labels, loss_mask, samples, sensitivity)
 
     def mark(self, last: Tensor) -> Tensor:
-        """FP32 [3]: `OVERFLOWED` in the last position if the register shows an overflow until `last` was computed."""
+        """Return FP32 [3] with `OVERFLOWED` in the last position if an overflow occurred before `last` was computed."""
         overflowed = self.register.overflowed(last)
         return self.square_place * ops.select(overflowed, Tensor(OVERFLOWED, ms.float32), Tensor(0.0, ms.float32))
 
@@ -226,9 +227,9 @@ class TrainStep(nn.TrainOneStepCell):
     def _global_sums(
         self, last: Tensor, sums: Tensor, gradients: tuple[Tensor, ...], scale: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        if self.optimizer_scales:  # one device holds all of the network
+        if self.optimizer_scales:  # a single device holds the whole network
             square = self.optimizer.square(gradients) * self.norm_weights[0]
-        elif self.even:  # a product for each tensor would be as many small kernels
+        elif self.even:  # a product for each tensor would mean as many small kernels
             square = ops.addn(self.map(sum_of_squares, gradients)) * self.norm_weights[0]
         else:
             square = ops.addn(self.map(_square, self.norm_weights, gradients))
@@ -237,7 +238,7 @@ class TrainStep(nn.TrainOneStepCell):
         square = ops.select(ops.isfinite(square), square, Tensor(OVERFLOWED, ms.float32))
         if self.register is not None:
             sums = sums + self.mark(square)
-        # packed with the square, the sums cannot be reduced before the gradients are complete
+        # packing delays the reduction of the sums until the gradients are complete
         packed = sums * self.sum_share + self.square_place * square
         if self.repeats and not self.evaluates:
             left = ops.select(last, _zeros(sums), sums)
@@ -257,10 +258,10 @@ class TrainStep(nn.TrainOneStepCell):
         return new_scale, new_good
 
     def construct(self, inputs: Tensor, labels: Tensor, loss_mask: Tensor, samples: Tensor) -> Tensor:
-        """A batch -> FP32 [6]: loss, Σ mask, gradient norm (NaN or negative after an overflow), learning rate (0 if
-        skipped), loss scale used, whether the weights were updated. In an evaluation FP32 [3]: Σ mask·nll, Σ mask,
-        squared norm of the gradients; without the norm MindSpore would leave out the gradients."""
-        scale = self.scale + 0.0  # a copy: the parameter changes below
+        """Return FP32 [6] for a batch: loss, Σ mask, gradient norm (NaN or negative after an overflow), learning rate (0
+        if skipped), loss scale used, whether the weights were updated. In an evaluation, return FP32 [3]: Σ mask·nll,
+        Σ mask, squared norm of the gradients; without it MindSpore would drop the gradients."""
+        scale = self.scale + 0.0  # a copy, because the parameter changes below
         call = self.call + 1
         last = self.ends if self.evaluates else call >= self.calls
         sums, gradients = self.sums_and_gradients(scale, inputs, labels, loss_mask, samples)
@@ -272,7 +273,7 @@ class TrainStep(nn.TrainOneStepCell):
         tokens = ops.maximum(count, Tensor(1.0, ms.float32))
         norm = ops.sqrt(square) * (self.slots / tokens)  # NaN after an overflow anywhere
         finite = ops.isfinite(norm)
-        if self.register is not None:  # there is no NaN
+        if self.register is not None:  # the chip computes no NaN
             finite = ops.logical_and(finite, square >= 0)
             norm = ops.select(finite, norm, Tensor(-1.0, ms.float32))
         factor = self.slots / (scale * tokens)
@@ -302,9 +303,9 @@ class TrainStep(nn.TrainOneStepCell):
 
 
 class EvaluationStep(nn.Cell):
-    """Σ mask·nll and Σ mask of one batch over all devices, without a pipeline; updates nothing. `replicas`: processes
-    whose sums are added up; 1 if MindSpore partitions the graph and adds them up itself, because it then rejects other
-    communication in a graph without gradients. `saturates`: as in `StepSettings`."""
+    """Computes Σ mask·nll and Σ mask of a batch over all devices, without a pipeline; updates nothing. `replicas`: number
+    of processes whose sums are added. It is 1 if MindSpore partitions the graph: it then adds them itself, and rejects
+    other communication in a graph without gradients. `saturates`: as in `StepSettings`."""
 
     def __init__(self, network: nn.Cell, replicas: int, saturates: bool = False):
         super().__init__(auto_prefix=False)
@@ -313,7 +314,7 @@ class EvaluationStep(nn.Cell):
         self.reduce = ops.AllReduce() if replicas > 1 else None
 
     def construct(self, inputs: Tensor, labels: Tensor, loss_mask: Tensor, samples: Tensor) -> Tensor:
-        """A batch -> FP32 [3]: Σ mask·nll, Σ mask, 0."""
+        """Return FP32 [3] for a batch: Σ mask·nll, Σ mask, 0."""
         sums = self.network(inputs, labels, loss_mask, samples)
         sums = self.reduce(sums) if self.replicas > 1 else sums
         return sums if self.register is None else self.register.cleared(sums)

@@ -46,12 +46,12 @@ class Trainer(ObservedRun):
         self.transition = start.transition
         self.provenance = Provenance(config, data, start, place.rank)
         self.data.check_model(config.model.sizes.vocab_size, config.model.sizes.eos_token_id)
-        # MindSpore shards parameters when it compiles; no device allocates whole weights, nor a CPU two copies
+        # MindSpore shards parameters when it compiles: no device allocates whole weights, and no CPU two copies
         with no_init_parameters():
             optimizer = partial(adamw, transition=start.transition, library=place.library)
             self.built = build(config, place.tied_group, True, optimizer, step_of(config), place.library)
         self.evaluation = Evaluator(config, self.built, data.validation, place.rank, self)
-        if config.partitioned:  # from then on parameters have the shape of this rank's shard
+        if config.partitioned:  # compiling gives parameters the shape of this rank's shard
             self.status("compiling the training graph")
             loaders = config.mesh.stage_size  # devices that load different samples
             with self.phase("compile"):
@@ -70,7 +70,7 @@ class Trainer(ObservedRun):
         }
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint. `UserError` if its tensors are not those of this model."""
+        """Continue from a checkpoint. Raises `UserError` if its tensors are not those of this model."""
         with self.phase("load"):
             self.provenance.check(checkpoint)
             self.rank_state.restore(checkpoint, self.beat)
@@ -85,7 +85,7 @@ class Trainer(ObservedRun):
 
     @property
     def finished(self) -> bool:
-        """Whether the run has reached its number of steps or, with `training.tokens`, of tokens; or no longer
+        """Return whether the run has reached its number of steps (of tokens, with `training.tokens`), or no longer
         improves."""
         tokens = self.config.training.tokens
         if self.patience.exhausted:
@@ -97,12 +97,12 @@ class Trainer(ObservedRun):
         return self.stopped or self.finished
 
     def stop(self) -> None:
-        """End the run after this step. All ranks have to stop after the same one."""
+        """End the run after this step, which must be the same one on all ranks."""
         self.stopped = True
 
     @property
     def steps_left(self) -> int:
-        """Steps still to train; an estimate with `training.tokens`."""
+        """Return the number of steps still to train; an estimate with `training.tokens`."""
         tokens, done = self.config.training.tokens, self.progress
         if not tokens:
             return max(0, self.config.steps - done.step)
@@ -110,7 +110,7 @@ class Trainer(ObservedRun):
         return math.ceil(max(0, tokens - done.tokens) / per_step)
 
     def run(self) -> None:
-        """Train to the end; the next batches are read while a step computes."""
+        """Train to the end. The next batches are read while a step computes."""
         every = self.config.training.evaluate_every
         try:
             if not self.ending:
@@ -171,7 +171,7 @@ class Trainer(ObservedRun):
         finite = math.isfinite(norm)
         if self.faults.guarded:
             self.faults.judge(loss, norm, lowers_scale=not finite and scale > 1.0)
-        elif not finite and scale <= 1.0:  # no loss scale, or one that cannot be lowered
+        elif not finite and scale <= 1.0:  # there is no loss scale, or it cannot be lowered
             wrong = f"loss {loss}, gradient norm {norm}, nothing was saved from this step"
             look = f"look at the data around sample {batch.first}"
             where = f"step {self.progress.step}"
@@ -189,21 +189,21 @@ class Trainer(ObservedRun):
         )
 
     def validation_loss(self) -> float:
-        """The loss of the current weights on the validation split, computed at most once per step."""
+        """Return the loss of the current weights on the validation split. It is computed at most once per step."""
         if self.evaluated is None or self.evaluated[0] != self.progress.step:
             self.status("evaluating" if self.evaluated else "compiling the evaluation graph and evaluating")
             self.evaluated = (self.progress.step, self.evaluation.loss())
         return self.evaluated[1]
 
     def losses_on(self, data: Mapping[str, Sequences]) -> dict[str, float]:
-        """The loss of the current weights on each of `data`."""
+        """Return the loss of the current weights on each of `data`."""
         if data:
             self.status("evaluating " + ", ".join(data))
         return {name: self.evaluation.loss(sequences) for name, sequences in data.items()}
 
     def final_figures(self) -> dict[str, float]:
-        """The validation loss, and what distinguishes a language model from a table of frequencies: unigram entropy
-        and the loss with shuffled contexts. In nats per token."""
+        """Return, in nats per token, the validation loss and two figures that tell a language model from a table of
+        frequencies: the unigram entropy and the loss with shuffled contexts."""
         self.status("evaluating")
         entropy = unigram_entropy(self.evaluation.validation)
         losses = {"validation_loss": self.validation_loss(), "unigram_entropy": entropy}
@@ -216,10 +216,10 @@ class Evaluator:
     def __init__(self, config: RunConfig, built: TrainingCells, validation: Sequences, rank: int, run: ObservedRun):
         self.config, self.built, self.validation, self.run = config, built, validation, run
         self.share = (rank % config.mesh.stage_size, config.mesh.stage_size)
-        self.seconds = 0.0  # in `loss`, compiling included
+        self.seconds = 0.0  # spent in `loss`, including compilation
 
     def loss(self, data: Sequences | None = None, shuffled: bool = False) -> float:
-        """Nats per token on evenly spaced sequences of `data`; `shuffled`: with permuted contexts."""
+        """Return nats per token on evenly spaced sequences of `data`; `shuffled`: permute the contexts."""
         began = time.perf_counter()
         batch = (data or self.validation).evaluation_batch(*self.share, self.config.training.evaluate_samples)
         if self.config.partitioned and self.config.mesh.pipeline == 1:
@@ -233,8 +233,8 @@ class Evaluator:
 
 
 def mean_loss(evaluation_step: nn.Cell, batch: Batch, rows: int, beat: Callable[[], None]) -> float:
-    """Loss in nats per token. `evaluation_step` is compiled for `rows` rows, and runs without dropout; `beat` is called
-    before each of them."""
+    """Return the loss in nats per token. `evaluation_step` is compiled for `rows` rows and runs without dropout. `beat`
+    is called before each call of it."""
     total, tokens = 0.0, 0.0
     evaluation_step.set_train(False)
     for start in range(0, len(batch.samples), rows):
@@ -250,7 +250,7 @@ def tensors_of(batch: Batch) -> list[Tensor]:
 
 
 def _padded(batch: Batch, size: int) -> Batch:
-    """The batch filled up to `size` rows with masked copies of its last row, because a graph has one shape."""
+    """Return the batch, padded to `size` rows with masked copies of its last row, because a graph has one shape."""
     missing = size - len(batch.samples)
     if not missing:
         return batch
@@ -260,8 +260,8 @@ def _padded(batch: Batch, size: int) -> Batch:
 
 
 class ShortGradientStep(TrainStep):
-    """The step of processes that send each other gradients in 16 bits, where the step itself reduces them: it sums them
-    in `half`. A CPU sends no BF16, so numbers are rounded to it there."""
+    """A train step that reduces gradients between processes in 16 bits, summed in `half`. A CPU cannot send BF16, so it
+    sends FP32 rounded to BF16."""
 
     def __init__(self, network: nn.Cell, optimizer: nn.Cell, settings: StepSettings, half: ms.Type):
         super().__init__(network, optimizer, settings)
@@ -270,7 +270,7 @@ class ShortGradientStep(TrainStep):
 
 
 def step_of(config: RunConfig) -> Callable[[nn.Cell, nn.Cell, StepSettings], TrainStep]:
-    """The class of a run's train step. Where MindSpore partitions the graph, its gradient functions send 16 bits."""
+    """Return the class of a run's train step. If MindSpore partitions the graph, its gradient functions send 16 bits."""
     half = sixteen_bits(config)
     if half is None or config.partitioned or config.devices == 1:
         return TrainStep
