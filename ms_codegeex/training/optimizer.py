@@ -112,9 +112,9 @@ def sum_of_squares(x: Tensor) -> Tensor:
 
 def orthogonalised(matrix: Tensor) -> Tensor:
     """Return FP32 [rows, columns], approximately U·Vᵀ for a matrix U·S·Vᵀ, with singular values between 0.7 and 1.2.
-    A matrix of zeros stays zero. Starting from the matrix over its Frobenius norm, five quintic Newton-Schulz iterations
-    compute X ← aX + (bA + cA²)X with A = XXᵀ (Jordan, Muon, kellerjordan.github.io/posts/muon). With more rows than
-    columns, A = XᵀX is multiplied from the right, because it is smaller."""
+    A matrix of zeros stays zero. From the matrix over its Frobenius norm, five quintic Newton-Schulz iterations compute
+    X ← aX + (bA + cA²)X with A = XXᵀ (Jordan, Muon, kellerjordan.github.io/posts/muon). With more rows than columns,
+    A = XᵀX is multiplied from the right, because it is smaller."""
     a, b, c = NEWTON_SCHULZ_QUINTIC
     norm = ops.sqrt(sum_of_squares(matrix))
     x = matrix / ops.maximum(norm, 1e-7)

@@ -36,9 +36,9 @@ class RunStart:
 
 @dataclass(frozen=True)
 class RankPlace:
-    """The place of rank `rank` in the job. `tied_group`: the communication group of the tied word embedding, if the rank
-    belongs to one. `matmul_peak`: FLOP/s of its device for the MFU, 0 if unknown. `library`: the operators compiled for
-    its CPU, if the run uses them."""
+    """The place of rank `rank` in the job. `tied_group`: the communication group of the tied word embedding, if the
+    rank belongs to one. `matmul_peak`: FLOP/s of its device for the MFU, 0 if unknown. `library`: the operators
+    compiled for its CPU, if the run uses them."""
 
     rank: int = 0
     tied_group: str | None = None

@@ -258,9 +258,9 @@ class TrainStep(nn.TrainOneStepCell):
         return new_scale, new_good
 
     def construct(self, inputs: Tensor, labels: Tensor, loss_mask: Tensor, samples: Tensor) -> Tensor:
-        """Return FP32 [6] for a batch: loss, Σ mask, gradient norm (NaN or negative after an overflow), learning rate (0
-        if skipped), loss scale used, whether the weights were updated. In an evaluation, return FP32 [3]: Σ mask·nll,
-        Σ mask, squared norm of the gradients; without it MindSpore would drop the gradients."""
+        """Return FP32 [6] for a batch: loss, Σ mask, gradient norm (NaN or negative after an overflow), learning rate
+        (0 if skipped), loss scale used, whether the weights were updated. In an evaluation, return FP32 [3]:
+        Σ mask·nll, Σ mask, squared norm of the gradients; without it MindSpore would drop the gradients."""
         scale = self.scale + 0.0  # a copy, because the parameter changes below
         call = self.call + 1
         last = self.ends if self.evaluates else call >= self.calls
@@ -303,8 +303,8 @@ class TrainStep(nn.TrainOneStepCell):
 
 
 class EvaluationStep(nn.Cell):
-    """Computes Σ mask·nll and Σ mask of a batch over all devices, without a pipeline; updates nothing. `replicas`: number
-    of processes whose sums are added. It is 1 if MindSpore partitions the graph: it then adds them itself, and rejects
+    """Computes Σ mask·nll and Σ mask of a batch over all devices, without a pipeline; updates nothing. `replicas`: how
+    many processes add their sums. It is 1 if MindSpore partitions the graph: it then adds them itself, and rejects
     other communication in a graph without gradients. `saturates`: as in `StepSettings`."""
 
     def __init__(self, network: nn.Cell, replicas: int, saturates: bool = False):
