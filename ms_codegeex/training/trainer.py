@@ -270,7 +270,7 @@ class ShortGradientStep(TrainStep):
 
 
 def step_of(config: RunConfig) -> Callable[[nn.Cell, nn.Cell, StepSettings], TrainStep]:
-    """Return the class of a run's train step. If MindSpore partitions the graph, it sends gradients in 16 bits itself."""
+    """Return the class of a run's train step. If MindSpore partitions the graph, it sends 16-bit gradients itself."""
     half = sixteen_bits(config)
     if half is None or config.partitioned or config.devices == 1:
         return TrainStep
