@@ -1,1 +1,1 @@
-"""Where parameters lie on a mesh of devices, and how a built network is partitioned over it."""
+"""The placement of parameters on a mesh of devices, and the partitioning of a built network over it."""

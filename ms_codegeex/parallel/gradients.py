@@ -1,4 +1,4 @@
-"""Gradient functions for the communication of weights, in place of MindSpore's.
+"""Gradient functions for the communication of weights, which replace MindSpore's.
 
 MindSpore inserts an operator for every weight that is gathered or whose gradient is reduced, and parses the Python
 source of its gradient once for each of them. These functions contain branches for averaged gradients, sparse gradients
@@ -42,8 +42,8 @@ MONITORS = ("dump_local_norm", "dump_local_norm_path", "dump_device_local_norm")
 
 
 def narrow_sum(reduce: Any, devices: int, half: ms.Type, sent: ms.Type) -> Callable[[Tensor], Tensor]:
-    """A function that sums an FP32 gradient over `devices` in 16 bits (`half`), by a collective that takes `sent`. Each
-    device sends its share of the mean, so a sum in FP16 is infinite only where a device's own gradient is."""
+    """Return a function that sums an FP32 gradient over `devices` in 16 bits (`half`) by a collective of type `sent`.
+    Each device sends its share of the mean, so an FP16 sum overflows only where a device's own gradient does."""
     cast, scale, dtype = P.Cast(), P.Mul(), P.DType()
     share, whole = (Tensor(x, mstype.float32) for x in (1 / devices, float(devices)))
 
@@ -56,20 +56,20 @@ def narrow_sum(reduce: Any, devices: int, half: ms.Type, sent: ms.Type) -> Calla
 
 
 def sixteen_bits(config: RunConfig) -> ms.Type | None:
-    """The type in which a run's gradients travel; None: they stay FP32."""
+    """Return the 16-bit type in which a run sends gradients; None: they are sent in FP32."""
     types = {"fp16": ms.float16, "bf16": ms.bfloat16}
     return types[config.training.precision] if config.parallel.short_gradients else None
 
 
 def use_gradient_functions(half: ms.Type | None = None) -> None:
-    """Register the functions of this file with MindSpore, in this process, before a graph is compiled. `half`: the
-    16-bit type that gradients are sent in; None: as they are."""
+    """Register the functions of this file with MindSpore in this process. Call it before a graph is compiled. `half`:
+    the 16-bit type in which gradients are sent; None: their own type."""
     for operator, function in FUNCTIONS.items():
         bprop_getters.register(operator)(_getter(partial(function, half=half), bprop_getters[operator.__name__]))
 
 
 def _getter(short: Callable[[Any], Callable], engine: Callable[[Any], Callable]) -> Callable[[Any], Callable]:
-    """A function from an operator to its gradient function: ours, or MindSpore's if that would do more."""
+    """Return a function from an operator to its gradient function: ours, or MindSpore's where ours does too little."""
 
     def get(operator: Any) -> Callable:
         monitored = any(map(ms.get_auto_parallel_context, MONITORS)) or _sdc_detector.need_sample()

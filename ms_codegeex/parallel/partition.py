@@ -1,4 +1,4 @@
-"""Partitions a built network over a mesh: strategies of its operators, stages, recomputation, gradient buckets.
+"""Partition a built network over a mesh: strategies of its operators, stages, recomputation, gradient buckets.
 
 The family's table lists a network's layers and their roles; `models/causal.py` names the cells around them.
 """
@@ -34,7 +34,7 @@ def partition(network: CausalLoss, config: RunConfig) -> None:
         _place(network, sizes, tail, config.mesh)
     _fuse(network, tail, config.parallel.fusion.allreduce_groups)
     sharded = {layout.name for layout in layouts_of(config) if layout.optimizer_sharded}
-    for parameter in network.get_parameters():  # MindSpore shards frozen ones, too
+    for parameter in network.get_parameters():  # MindSpore shards frozen parameters, too
         parameter.parallel_optimizer = parameter.name in sharded
 
 
@@ -71,11 +71,10 @@ def _blocks_of(tail: Sequence[nn.Cell]) -> list[nn.Cell]:
 
 
 def recompute(network: CausalLoss, config: RunConfig) -> None:
-    """Forget a block's activations, or only what takes much memory and little time, until the backward pass; each
-    block as `recompute_of_blocks` says. A block keeps its input, split over the tensor-parallel devices and gathered
-    again; the input of a block in the tail is not split (CodeGeeX release). A fused attention keeps no scores. A block
-    that saves its all-reduce results does not split its input either: with both switches MindSpore creates a cyclic
-    graph."""
+    """Drop each block's activations until the backward pass, or only those that are large and quick to recompute, as
+    `recompute_of_blocks` says. A block keeps its input, split over the tensor-parallel devices and gathered again; the
+    input of a block in the tail is not split (CodeGeeX release). A fused attention keeps no scores. A block that saves
+    its all-reduce results does not split its input either: with both switches MindSpore creates a cyclic graph."""
     blocks, sizes, again = network.model.blocks, config.model.sizes, config.parallel.overlap.recompute_collectives
     listed = [*blocks, *_blocks_of(_tail(network.model, sizes))]
     borders = borders_of_recomputation(config)
@@ -90,10 +89,10 @@ def recompute(network: CausalLoss, config: RunConfig) -> None:
 
 
 def _recompute_cheap(block: nn.Cell, sizes: DecoderConfig, config: RunConfig, follows: bool) -> None:
-    """Recompute what takes much memory and little time: scores with softmax, casts to FP32 before a norm's kernel; on
-    Ascend also what an activation keeps beside its inputs, and casts of weights that are held whole. `follows`: the
-    block's input is the result of one that is recomputed. To cast it again, MindSpore would also repeat that block's
-    last product, so this cast is kept."""
+    """Recompute what is large and quick to compute: scores with softmax, casts to FP32 before a norm's kernel; on
+    Ascend also what an activation keeps in addition to its inputs, and casts of weights that are held whole. `follows`:
+    the preceding block is recomputed, too. To recompute the cast of its result, MindSpore would repeat its last
+    product, so this cast is kept."""
     if not hasattr(block.attention.core, "kernel"):
         block.attention.core.recompute()
     for layer in norms_of(sizes.table.block)[int(follows) :]:
@@ -121,7 +120,7 @@ def _place(network: CausalLoss, sizes: DecoderConfig, tail: Sequence[nn.Cell], m
 
 def _fuse(network: CausalLoss, tail: Sequence[nn.Cell], groups: int) -> None:
     blocks = network.model.blocks
-    _bucket(network, min(groups, 1))  # 0: every parameter alone
+    _bucket(network, min(groups, 1))  # 0 would reduce every parameter alone
     if not groups:
         return
     for i, block in enumerate(blocks):

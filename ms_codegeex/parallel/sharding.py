@@ -1,5 +1,5 @@
-"""Where each parameter lies on a mesh: its stage, the axis tensor parallelism splits, whether replicas share it; and
-what one rank loads, holds and saves."""
+"""The placement of each parameter on a mesh: its stage, the axis that tensor parallelism splits, whether replicas share
+it; and what a rank loads, holds and saves."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from ms_codegeex.config.sections import LoraConfig
 
 MOMENTS = ("optimizer.m.", "optimizer.v.")
-NEWTON_SCHULZ_STEPS = 5  # in an update by Muon
+NEWTON_SCHULZ_STEPS = 5  # iterations of an update by Muon
 GRADIENT_SUMS = "accu_grads."  # prefix of the buffers that sum gradients over micro-batches
 
 
 @dataclass(frozen=True)
 class ParameterLayout:
-    """Place of a parameter. Optimizer sharding splits axis 0 of what tensor parallelism leaves. `copy_of`: the
-    parameter on another stage that this one always equals; checkpoints hold only that one. What is not `trained` has
-    neither gradient nor optimizer state. `matrix`: whether it is the weight of a block's linear layer; `product`: of
-    any. `held`: the type of its numbers."""
+    """The placement of a parameter. Optimizer sharding splits axis 0 of the tensor-parallel shard. `copy_of`: the
+    parameter on another stage that this one always equals; checkpoints hold only the other one. A parameter that is not
+    `trained` has neither gradient nor optimizer state. `matrix`: whether it is the weight of a linear layer in a block;
+    `product`: of any linear layer. `held`: the type of its elements."""
 
     name: str
     shape: tuple[int, ...]
@@ -45,7 +45,7 @@ class ParameterLayout:
         return math.prod(self.shape)
 
     def local_shape(self, mesh: Mesh) -> tuple[int, ...]:
-        """Shape on one device of its stage."""
+        """Return the shape on one device of its stage."""
         shape = list(self.shape)
         if self.tensor_axis is not None:
             shape[self.tensor_axis] //= mesh.tensor
@@ -57,14 +57,14 @@ class ParameterLayout:
         return math.prod(self.local_shape(mesh))
 
     def local_bytes(self, mesh: Mesh) -> int:
-        """Bytes on one device of its stage."""
+        """Return the bytes on one device of its stage."""
         return held_bytes(self.local_shape(mesh), self.held)
 
     def replication(self, mesh: Mesh) -> int:
         return mesh.stage_size * self.local_size(mesh) // self.size
 
     def window(self, mesh: Mesh, rank: int) -> tuple[slice, ...]:
-        """The part of the whole parameter that `rank` of its stage holds."""
+        """Return the slice of the whole parameter that `rank` of its stage holds."""
         _, replica, shard = mesh.coordinates(rank)
         starts, local = [0] * len(self.shape), self.local_shape(mesh)
         if self.tensor_axis is not None:
@@ -74,7 +74,7 @@ class ParameterLayout:
         return tuple(slice(start, start + size) for start, size in zip(starts, local, strict=True))
 
     def saved_by(self, mesh: Mesh, rank: int) -> bool:
-        """Whether `rank` saves its part: it is the first of those that hold it. Copies are not saved."""
+        """Return whether `rank` saves its part: the first rank that holds a part does. Copies are not saved."""
         stage, replica, shard = mesh.coordinates(rank)
         if self.copy_of or self.stage != stage:
             return False
@@ -83,8 +83,8 @@ class ParameterLayout:
 
 
 def recompute_of_blocks(config: RunConfig) -> tuple[str, ...]:
-    """What each block recomputes, those of the tail last: `training.recompute` in the first `recompute_blocks` of each
-    stage, the next cheaper setting in the other blocks of the stage."""
+    """Return the recomputation of each block, with the tail last: `training.recompute` in the first `recompute_blocks`
+    blocks of each stage, and the next cheaper setting in its other blocks."""
     mesh, layers, training = config.mesh, config.model.sizes.attention_layers, config.training
     if training.recompute_blocks is None:
         return (training.recompute,) * layers
@@ -97,7 +97,7 @@ def recompute_of_blocks(config: RunConfig) -> tuple[str, ...]:
 
 
 def borders_of_recomputation(config: RunConfig) -> list[int]:
-    """Blocks that recompute less than the block before them on their stage. None is in the tail."""
+    """Return the blocks that recompute less than the preceding block of their stage. None is in the tail."""
     mesh, model, settings = config.mesh, config.model.sizes, recompute_of_blocks(config)
     places = mesh.stages_of(model.attention_layers)
     return [i for i in range(1, model.num_layers) if settings[i] != settings[i - 1] and places[i] == places[i - 1]]
@@ -105,8 +105,8 @@ def borders_of_recomputation(config: RunConfig) -> list[int]:
 
 @lru_cache(maxsize=64)
 def parameter_layouts(model: DecoderConfig, mesh: Mesh, vocabulary: bool = True) -> tuple[ParameterLayout, ...]:
-    """Where every parameter lies, in the table's order; `vocabulary`: tables of tokens are split, too. The sizes of all
-    but the copies sum to `model.parameter_count()`."""
+    """Return the placement of every parameter, in the table's order. `vocabulary`: split tables of tokens, too. The
+    sizes of all but the copies sum to `model.parameter_count()`."""
     first, blocks, ends = _parameters(model)
     last = mesh.pipeline - 1
     of_blocks = ((each, mesh.stage_of(i, model.attention_layers)) for i, block in enumerate(blocks) for each in block)
@@ -122,14 +122,14 @@ def parameter_layouts(model: DecoderConfig, mesh: Mesh, vocabulary: bool = True)
 
 
 def moments_of(config: RunConfig, layout: ParameterLayout) -> tuple[str, ...]:
-    """Prefixes of the moments that the optimizer keeps of a parameter."""
+    """Return the prefixes of the moments that the optimizer keeps for a parameter."""
     if not layout.trained:
         return ()
     return MOMENTS[:1] if layout.matrix and config.training.optimizer.name == "muon" else MOMENTS
 
 
 def checkpoint_bytes(config: RunConfig, rank: int) -> int:
-    """Bytes of the FP32 weights and moments that a rank saves."""
+    """Return the bytes of FP32 weights and moments that a rank saves."""
     saved = (x for x in layouts_of(config) if x.trained and x.saved_by(config.mesh, rank))
     return sum(4 * x.local_size(config.mesh) * (1 + len(moments_of(config, x))) for x in saved)
 
@@ -138,7 +138,7 @@ def muon_matrices(config: RunConfig) -> frozenset[str]:
     return frozenset(layout.name for layout in layouts_of(config) if moments_of(config, layout) == MOMENTS[:1])
 
 
-@lru_cache(maxsize=8)  # a search asks for the same model on hundreds of meshes
+@lru_cache(maxsize=8)  # a search asks hundreds of times
 def _parameters(model: DecoderConfig) -> tuple[list[LayerParameter], list[list[LayerParameter]], list[LayerParameter]]:
     table = model.table
 
@@ -157,7 +157,7 @@ def layouts_of(config: RunConfig) -> tuple[ParameterLayout, ...]:
 def layouts_on(
     mesh: Mesh, model: DecoderConfig, lora: LoraConfig, vocabulary: bool = True
 ) -> tuple[ParameterLayout, ...]:
-    """Where every parameter of a model, and of its adapters, lies on a mesh."""
+    """Return the placement on a mesh of every parameter of a model and of its adapters."""
     layouts = parameter_layouts(model, mesh, vocabulary)
     if not lora.rank:
         return layouts
@@ -168,9 +168,9 @@ def layouts_on(
 def _with_adapter(
     layout: ParameterLayout, adapters: Mapping[str, tuple[int, ...]], held: str
 ) -> Iterator[ParameterLayout]:
-    """A frozen parameter, which optimizer sharding splits as a trained one, and those of its adapter, if it has one: A
-    follows the columns of the matrix, B its rows. Both are small, so every replica holds all of them. Frozen matrices
-    and tables are `held` in this type, tables beside matrices of integers in FP16."""
+    """Yield a frozen parameter, which optimizer sharding splits like a trained one, and those of its adapter, if it has
+    one: A is split like the columns of the matrix, B like its rows. Both are small, so every replica holds them whole.
+    `held`: the type of frozen matrices and tables; if matrices are integers, tables are FP16."""
     held = held if layout.matrix or not held.startswith("int") else "fp16"
     yield replace(layout, trained=False, held=held if len(layout.shape) == 2 else "fp32")
     if not layout.name.endswith(".weight"):
@@ -182,7 +182,7 @@ def _with_adapter(
 
 
 def loaded_rows(config: RunConfig, rank: int) -> slice:
-    """The rows of a global batch that a rank loads: the devices of its stage share them equally."""
+    """Return the rows of a global batch that a rank loads. The devices of its stage share them equally."""
     devices = config.mesh.stage_size
     local = config.training.global_batch // devices
     return slice(rank % devices * local, (rank % devices + 1) * local)
@@ -194,7 +194,7 @@ def split_moment(name: str) -> tuple[str, str]:
 
 
 class Placement:
-    """What one rank holds. A tensor is a weight or one of its moments, which are sharded as the weight is."""
+    """The tensors that a rank holds: weights, and their moments, which are sharded like the weights."""
 
     def __init__(self, config: RunConfig, rank: int):
         self.mesh, self.rank = config.mesh, rank
@@ -210,25 +210,25 @@ class Placement:
         return self.layouts is None or self._layout(name)[1].stage == self.mesh.coordinates(self.rank)[0]
 
     def elsewhere(self, name: str) -> bool:
-        """Whether the tensor, which may be anything that a step keeps, belongs to a weight of another stage."""
+        """Return whether the tensor, which may be any that a step keeps, belongs to a weight of another stage."""
         return self.layouts is not None and split_moment(name)[1] in self.layouts and not self.here(name)
 
     def stored_name(self, name: str) -> str:
-        """The name in checkpoints; that of the owner for a copy."""
+        """Return the tensor's name in checkpoints: for a copy, that of the original."""
         if self.layouts is None:
             return name
         prefix, layout = self._layout(name)
         return prefix + (layout.copy_of or layout.name)
 
     def window(self, name: str) -> tuple[slice, ...] | None:
-        """The slice of the whole tensor that this rank holds; None: all of it."""
+        """Return the slice of the whole tensor that this rank holds; None for all of it."""
         return None if self.layouts is None else self._layout(name)[1].window(self.mesh, self.rank)
 
     def shape(self, name: str, local: tuple[int, ...]) -> tuple[int, ...]:
         return local if self.layouts is None else self._layout(name)[1].shape
 
     def writes(self, name: str) -> bool:
-        """Whether this rank saves its shard: it is the first of those that hold it."""
+        """Return whether this rank saves its shard: the first rank that holds a shard does."""
         if self.layouts is None:
             return self.rank == 0
         return self._layout(name)[1].saved_by(self.mesh, self.rank)

@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Strategies:
-    """Into how many shards a stage splits rows (`data`), matrices (`tensor`), keys and values (`groups`), the
-    vocabulary, and the rows of the residual stream (`rows`)."""
+    """Sets strategies on the cells of a stage. Fields are numbers of shards: of rows (`data`), matrices (`tensor`),
+    keys and values (`groups`), the vocabulary, and the rows of the residual stream (`rows`)."""
 
     data: int
     tensor: int
@@ -66,9 +66,9 @@ class Strategies:
         )
 
     def layer(self, role: Role, cell: nn.Cell) -> None:
-        """The operators of a layer from a family's table, by its role."""
+        """Shard the operators of a layer from a family's table, by its role."""
         if isinstance(cell, Head):
-            return  # the loss has its operators
+            return  # its operators belong to the loss
         if isinstance(cell, LoraLinear):
             self.layer(role, cell.base)
             self.adapter(role, cell)
@@ -159,7 +159,7 @@ class Strategies:
             _shard(norm, "shift", full, (1,))
 
     def residuals(self, block: nn.Cell) -> None:
-        """What a block adds to the residual stream, [rows, hidden], and its dropouts."""
+        """The additions of a block to the residual stream, [rows, hidden], and their dropouts."""
         full = (self.rows, 1)
         _shard(block, "add_attention add_feed_forward", full, full)
         self.dropout(block.attention_dropout, full)

@@ -1,1 +1,1 @@
-"""What a run costs, from its configuration alone: memory, FLOPs, communication. Figures of accelerators."""
+"""The costs of a run by its configuration alone (memory, FLOPs, communication), and figures of accelerators."""

@@ -1,5 +1,5 @@
-"""What adapters (LoRA) change in the cost of a block: two narrow products next to a frozen one, and a first block whose
-backward pass ends at its first adapter."""
+"""The cost of adapters (LoRA) in a block: two narrow products next to a frozen one, and a first block whose backward
+pass ends at its first adapter."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Gradients:
 
     @staticmethod
     def of(shape: MicroBatch, first: bool, side_by_side: bool) -> Gradients:
-        """Every input has one, except in the first block under adapters, whose input comes from a frozen table."""
+        """Return which inputs have a gradient: all, but for the first block under adapters, which reads a frozen table."""
         if not shape.adapted or not first:
             return Gradients()
         core = any(name in shape.adapted for name in INPUTS)
@@ -36,11 +36,11 @@ class Gradients:
         wide = output and not side_by_side
         narrow = wide or any(name in shape.adapted for name in WIDE)
         last = narrow or "feed_forward.down" in shape.adapted
-        both = side_by_side and not shape.dropout  # they share one gradient
+        both = side_by_side and not shape.dropout  # both parts share one gradient
         return Gradients(False, False, core, wide, narrow, 0 if both else (not output) + (not last))
 
     def of_input(self, name: str) -> bool:
-        """Whether the input of this linear layer has a gradient."""
+        """Return whether the input of this linear layer has a gradient."""
         if name in INPUTS:
             return self.query if name == "attention.query" else self.block
         return self.core if name == "attention.output" else self.wide if name in WIDE else self.narrow
@@ -49,8 +49,8 @@ class Gradients:
 def linear(
     product: MatMul, name: str, shape: MicroBatch, gradients: Gradients, table: ParameterTable
 ) -> Iterator[MatMul | Vector]:
-    """The product of a linear layer, frozen if others have adapters, and of its adapter; fused layers of the `table`
-    compute the narrow tensor once. With sequence parallelism, that of a row-parallel layer is scattered by rows."""
+    """Yield the products of a linear layer, frozen if others have adapters, and of its adapter. Fused layers of the
+    `table` compute the narrow tensor once. With sequence parallelism, a row-parallel layer's is scattered by rows."""
     live = gradients.of_input(name)
     yield product if live and not shape.adapted else replace(product, left=live, right=not shape.adapted)
     if name in shape.adapted:
@@ -68,7 +68,7 @@ def linear(
 
 
 def attention(operators: Iterable[MatMul | Vector], gradients: Gradients) -> Iterator[MatMul | Vector]:
-    """The operators between the projections, without a backward pass if nothing before them is trained."""
+    """Yield the operators between the projections, without a backward pass if nothing before them is trained."""
     for operator in operators:
         if gradients.core:
             yield operator
@@ -81,8 +81,8 @@ def attention(operators: Iterable[MatMul | Vector], gradients: Gradients) -> Ite
 def collectives(
     planned: Iterable[TensorCollective], shape: MicroBatch, gradients: Gradients, row_layers: Iterable[str]
 ) -> tuple[TensorCollective, ...]:
-    """A block's collectives with those of its row-parallel adapters, whose narrow results are sums over the devices,
-    and without those of gradients that nothing needs."""
+    """Return a block's collectives, with those of its row-parallel adapters, whose narrow results are summed over the
+    devices, and without those of gradients that are not needed."""
     needed = list(planned)
     if not shape.adapted or shape.tensor == 1:
         return tuple(needed)

@@ -1,4 +1,4 @@
-"""Hardware files: what a run has shown of a device, written by `plan --measured` and read where a plan is made.
+"""Hardware files: rates of a device that a run has shown, written by `plan --measured` and read by plans.
 
     parallel: {hardware: mycluster.yaml}
 
@@ -42,7 +42,7 @@ def _sources() -> dict[str, Any]:
 
 
 def sources_of(chip: Chip) -> dict[str, str]:
-    """The source of each figure, by its field."""
+    """Return the source of each figure, by field."""
     own = chip.calibration
     if own is None:
         return _sources()[chip.generation]["sources"] | (_sources()["parts"] if chip.name in PARTS else {})
@@ -50,7 +50,7 @@ def sources_of(chip: Chip) -> dict[str, str]:
 
 
 def uncertain_of(chip: Chip) -> frozenset[str]:
-    """The figures on which published ones disagree, or for which there is none."""
+    """Return the fields whose published figures disagree, or that have none."""
     own = chip.calibration
     listed = frozenset(_sources()[(chip_named(own.base) if own else chip).generation]["uncertain"])
     return listed - own.measured if own else listed
@@ -78,7 +78,7 @@ class Products:
 
 @dataclass(frozen=True)
 class StepFactor:
-    """A step over what is counted with the other figures, and its limits."""
+    """The time of a step over the time counted with the other figures, and its limits."""
 
     value: Above
     low: Above
@@ -103,7 +103,7 @@ class HardwareFile:
     residuals: dict[str, Any] = field(default_factory=dict)
 
     def chip(self, chip: Chip, name: str) -> Chip:
-        """The chip with these figures, under the file's name."""
+        """Return the chip with these figures, under the file's name."""
         rates = asdict(self.rates) if self.rates else {}
         calibration = Calibration(
             base=self.base,
@@ -122,7 +122,7 @@ class HardwareFile:
 
 
 def read_hardware_file(path: Path) -> HardwareFile:
-    """A hardware file. `UserError` if it cannot be read or a figure is missing or impossible, naming file and key."""
+    """Read a hardware file. Raises `UserError`, naming file and key, if a figure is missing or impossible."""
     try:
         values = read_yaml_file(path)
     except FileNotFoundError:
@@ -148,7 +148,7 @@ def write_hardware_file(path: Path, found: HardwareFile) -> None:
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    """Changes whenever the file is written; () for a missing file."""
+    """Return a value that changes whenever the file is written; () for a missing file."""
     try:
         status = path.stat()
     except OSError:
@@ -156,13 +156,13 @@ def _stamp(path: Path) -> tuple[int, ...]:
     return (status.st_mtime_ns, status.st_size, status.st_ino)
 
 
-@lru_cache(maxsize=8)  # a search asks a thousand times
+@lru_cache(maxsize=8)  # a search asks thousands of times
 def _read_once(file: str, stamp: tuple[int, ...]) -> HardwareFile:
     return read_hardware_file(Path(file))
 
 
 def hardware_of(config: RunConfig) -> Chip:
-    """The accelerator that a configuration is planned for, with the figures of its hardware file if it names one."""
+    """Return the accelerator of a configuration, with the figures of its hardware file if it names one."""
     chip, file = chosen_hardware.hardware_of(config), config.parallel.calibration
     if file is None:
         return chip

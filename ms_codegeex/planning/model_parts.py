@@ -1,4 +1,4 @@
-"""The parts of a model with their operators, derived from the family's table of parameters and its configuration."""
+"""The parts of a model and their operators, derived from the family's table of parameters and its configuration."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @lru_cache(maxsize=256)
 def model_parts(model: DecoderConfig, shape: MicroBatch) -> tuple[ModelPart, ...]:
-    """Every part with its stage: embedding, blocks, tail, head; mask and rotary angles on every virtual stage."""
+    """Return every part with its stage: embedding, blocks, tail, head; mask and rotary angles on each virtual stage."""
     sizes, last, table = TensorSizes.of(model, shape), shape.stages - 1, model.table
     size = shape.bytes * sizes.hidden
     positions = any(layer.role is TABLE for layer in table.first)
@@ -71,7 +71,7 @@ def _collectives(model: DecoderConfig, shape: MicroBatch, size: int, first: bool
 
 
 def _with_first_block(listed: list[ModelPart], model: DecoderConfig, shape: MicroBatch, size: int) -> list[ModelPart]:
-    """The parts with the first block as a separate part, since nothing before it is trained."""
+    """Return the parts with the first block as a part of its own, since nothing before it is trained."""
     number = next(i for i, part in enumerate(listed) if part.name == "block")
     others = listed[number]
     operators = _operators(model, shape, first=True)
@@ -89,7 +89,7 @@ def _norm(layer: Layer, sizes: TensorSizes, shape: MicroBatch) -> tuple[Vector, 
 
 
 def _lookup(layer: Layer, sizes: TensorSizes, size: int) -> Vector:
-    """Lookup of a whole table in FP32, with its cast; the result is kept."""
+    """Return the lookup of a whole table in FP32, with its cast. The result is kept."""
     name = layer.name.removesuffix("_embedding").replace("_", "-")
     return Vector(f"{name} lookup", 10 * sizes.hidden, 10 * sizes.hidden, size)
 

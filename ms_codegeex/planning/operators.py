@@ -1,7 +1,7 @@
-"""What operators cost: for the plan, which lists a model's operators from its sizes, and for what finds them in
-compiled graphs. Products run at a share of the peak (`matmul_seconds`) unless their traffic takes longer. All others
-take the bytes that they move at the full bandwidth of the memory, and those that only give a tensor another name take
-nothing. A kernel of several operators takes the time of its products and of the bytes beside these."""
+"""The cost of operators, whether a plan lists them from a model's sizes or they are found in a compiled graph. Products
+run at a share of the peak (`matmul_seconds`) unless their traffic takes longer. Other operators move their bytes at the
+full bandwidth of the memory; those that only rename a tensor take no time. A kernel of several operators takes the time
+of its products and of the bytes that it moves in addition."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def is_product(op: str) -> bool:
 
 
 def moved_bytes(op: str, inputs: Sequence[int], outputs: Sequence[int]) -> int:
-    """Bytes that an operator on its own reads and writes, from those of its inputs and outputs. One that selects or
-    copies reads as much as it writes. An update reads and writes its first three inputs, and reads the last."""
+    """Return the bytes that an operator of its own kernel reads and writes. One that selects or copies reads as much as
+    it writes. An update reads and writes its first three inputs, and reads the last. `inputs`, `outputs`: bytes."""
     kind = _KIND_OF.get(op)
     if kind == "nothing":
         return 0
@@ -45,8 +45,8 @@ def moved_bytes(op: str, inputs: Sequence[int], outputs: Sequence[int]) -> int:
 
 
 def attention_products(queries: int, keys: int, head: int, heads: int, causal: bool) -> tuple[MatMul, MatMul]:
-    """The products of a fused attention over all heads, whose scores never leave the chip; its backward kernel computes
-    the scores again. A `causal` one leaves out the tiles after the diagonal."""
+    """Return the products of a fused attention over all heads. Its scores never leave the chip, and its backward kernel
+    computes them again. With `causal`, tiles after the diagonal are skipped."""
     kept = {"stored_output": False, "share": causal_share(keys) if causal else 1.0}
     scores = MatMul("scores", queries, head, keys, heads, replays=1, **kept)
     return scores, MatMul("context", queries, keys, head, heads, **kept)
@@ -55,8 +55,8 @@ def attention_products(queries: int, keys: int, head: int, heads: int, causal: b
 def products_of(
     op: str, inputs: Sequence[tuple[int, ...]], output: tuple[int, ...], causal: bool = False
 ) -> list[MatMul]:
-    """The matrix products of an operator in a graph, from the shapes of its inputs and of its first output; empty if it
-    is none. Of a fused attention, inputs are queries and keys [batch, heads, positions, head]."""
+    """Return the matrix products of an operator in a graph, from the shapes of its inputs and first output; an empty
+    list for other operators. A fused attention's inputs are queries and keys [batch, heads, positions, head]."""
     if not is_product(op):
         return []
     if op.startswith("FlashAttention"):
@@ -65,7 +65,7 @@ def products_of(
         again = [replace(scores, replays=0)] * scores.replays
         return [*again, *scores.transposed(), *context.transposed()] if op.endswith("Grad") else [scores, context]
     left = inputs[0]
-    inner = left[-1] * left[-2] // output[-2]  # whether transposed or not
+    inner = left[-1] * left[-2] // output[-2]  # valid whether transposed or not
     return [MatMul(op, output[-2], inner, output[-1], math.prod(output[:-2]))]
 
 
@@ -74,7 +74,7 @@ def whole_tiles(m: int, n: int) -> float:
 
 
 def matmul_seconds(product: MatMul, chip: Chip, precision: str) -> float:
-    """Time of one pass of a product."""
+    """Return the time of one pass of a product."""
     precision = "fp32" if product.fp32 else precision
     byte = 4 if precision == "fp32" else 2
     own = chip.calibration
@@ -88,5 +88,5 @@ def matmul_seconds(product: MatMul, chip: Chip, precision: str) -> float:
 
 
 def kernel_seconds(products: Iterable[MatMul], moved: float, chip: Chip, precision: str) -> float:
-    """Time of a kernel with these products that moves `moved` bytes beside theirs."""
+    """Return the time of a kernel with these products that moves `moved` further bytes."""
     return sum(matmul_seconds(x, chip, precision) for x in products) + moved / chip.memory_bandwidth
