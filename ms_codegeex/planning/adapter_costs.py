@@ -28,7 +28,7 @@ class Gradients:
 
     @staticmethod
     def of(shape: MicroBatch, first: bool, side_by_side: bool) -> Gradients:
-        """Return which inputs have a gradient: all, but for the first block under adapters, which reads a frozen table."""
+        """Return which inputs have a gradient. The first block under adapters has fewer: it reads a frozen table."""
         if not shape.adapted or not first:
             return Gradients()
         core = any(name in shape.adapted for name in INPUTS)

@@ -122,7 +122,7 @@ class HardwareFile:
 
 
 def read_hardware_file(path: Path) -> HardwareFile:
-    """Read a hardware file. Raises `UserError`, naming file and key, if a figure is missing or impossible."""
+    """Read a hardware file. Raises `UserError`, naming file and key, if it is unreadable or a figure is impossible."""
     try:
         values = read_yaml_file(path)
     except FileNotFoundError:
