@@ -1,6 +1,6 @@
-"""BF16 where no kernel computes it: FP32 operators whose operands, results and gradients are BF16 numbers. MindSpore's
-CPU kernels take no BF16, neither in products nor in a reshape. A model that is built for BF16 then runs in FP32, with a
-rounding around every operator that would be BF16 on a device. Its cells name these operators in `computed_in_dtype`."""
+"""BF16 on devices without BF16 kernels: FP32 operators whose operands, results and gradients are BF16 numbers.
+MindSpore's CPU kernels do not take BF16, not even in a reshape. A model that is built for BF16 runs in FP32 there, and
+rounds around every operator that a device would run in BF16. Its cells name these operators in `computed_in_dtype`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mindspore import Tensor, nn, ops
 
 
 class RoundToBf16(nn.Cell):
-    """The nearest BF16 numbers, ties to even, as FP32. The gradient is rounded in the same way. It takes the place of a
+    """Rounds to the nearest BF16 numbers, ties to even, held in FP32, and the gradient in the same way. It replaces a
     cast to or from BF16."""
 
     def __init__(self):
@@ -29,7 +29,7 @@ class RoundedOperator(nn.Cell):
         self.operator, self.round = operator, RoundToBf16()
 
     def construct(self, *operands: Tensor | float) -> Tensor:
-        """as the operator"""
+        """Return the operator's result, rounded."""
         rounded = ()
         for operand in operands:
             rounded += (self.round(operand),)

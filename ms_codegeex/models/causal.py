@@ -1,4 +1,4 @@
-"""What the language models of all families share: construction, embedding, head and loss. A family's network maps ids
+"""The common part of all families' language models: construction, embedding, head and loss. A family's network maps ids
 int32 [batch, seq] and sample numbers int32 [batch] to hidden states [batch*seq, H]. It has the cells `hash_samples`,
 `mask`, `embedding`, `blocks` and `head`, which is None where the output layer multiplies with the word table,
 `embedding.word`; and `rotary` if positions rotate queries and keys. A block has `attention` with its `core`,
@@ -67,7 +67,7 @@ class Build:
         return Tensor(np.triu(np.ones((TRIANGLE_SIDE, TRIANGLE_SIDE), np.uint8), 1))
 
     def linear(self, config: DecoderConfig, name: str) -> Linear:
-        """The linear layer of that name in the family's table."""
+        """Return the linear layer of that name in the family's table."""
         layer = config.table.layer(name)
         rows, columns = layer.shape(config)
         std = getattr(config, layer.std)
@@ -80,7 +80,7 @@ class Build:
         return Embedding(*layer.shape(config), getattr(config, layer.std))
 
     def norm(self, config: DecoderConfig) -> LayerNorm | RMSNorm:
-        """the family's norm over the last axis"""
+        """Return the family's norm over the last axis."""
         sizes = config.hidden_size, config.norm_epsilon, self.dtype
         if self.library:
             return (compiled.CompiledRMSNorm if config.rms_norm else compiled.CompiledLayerNorm)(self.library, *sizes)
@@ -95,7 +95,7 @@ class Build:
         return (FusedDropout if "dropout" in self.kernels else Dropout)(rate, shape, site, self.seed)
 
     def attention(self, config: DecoderConfig, site: int) -> AttentionCore:
-        """attention without its projections; its dropout is number `site`"""
+        """Return attention without its projections; its dropout has the number `site`."""
         softmax, product = ms.float32 if config.softmax_fp32 else self.dtype, self.scores(config)
         heads = Heads(config.num_heads, config.head_dim, config.num_kv_groups)
         square, fused = (heads.count, self.seq_length, self.seq_length), "attention" in self.kernels
@@ -113,7 +113,7 @@ class Build:
         return ms.float32 if config.scores_fp32 else self.dtype
 
     def mask(self, config: DecoderConfig) -> CausalMask | compiled.CompiledMask | DocumentEnds:
-        """what `attention` takes as its mask"""
+        """Return the cell that makes the mask for `attention`."""
         if self.library and not self.attention_dropout:
             return compiled.CompiledMask(self.library, config.eos_token_id, self.reset_at_eos)
         settings = self.seq_length, config.eos_token_id, self.reset_at_eos
@@ -124,7 +124,7 @@ class Build:
         return kind(*sizes, config.rotary_dtype, config.rotary_base)
 
     def loss(self, config: DecoderConfig, bias: bool) -> nn.Cell:
-        """the cross entropy, with a bias of the logits if `bias`"""
+        """Return the cross entropy, with a bias of the logits if `bias`."""
         if self.loss_chunk:
             settings = self.micro_batch * self.seq_length, self.loss_chunk, bias, self.z_loss
             if self.library:
@@ -133,7 +133,7 @@ class Build:
         return CrossEntropy(config.vocab_size, self.dtype, bias, self.z_loss)
 
     def activation(self, config: DecoderConfig) -> nn.Cell | ops.Primitive:
-        """between the products of a feed-forward part"""
+        """Return the activation between the products of a feed-forward part."""
         composed = {"fast_gelu": FastGelu, "gelu": ops.GeLU, "swiglu": SwiGlu}[config.activation]()
         if self.library and type(composed) in compiled.ACTIVATIONS:
             return compiled.CompiledActivation(self.library, composed)
@@ -233,8 +233,8 @@ class FeedForward(nn.Cell):
 
 
 class Block(nn.Cell):
-    """A block that normalises what attention and feed-forward part read; the residual is taken from the un-normalised
-    stream. With `query`, which is not normalised, the attention asks for that instead."""
+    """A pre-norm block: attention and feed-forward part read the normalised stream, and add to the stream itself. If
+    `query` is given, which is not normalised, it provides the queries of the attention."""
 
     computed_in_dtype = ("add_attention", "add_feed_forward")
 

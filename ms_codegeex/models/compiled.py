@@ -29,7 +29,7 @@ def _no_gradients(ids: Tensor, end: Tensor, out: Tensor, dout: Tensor) -> tuple[
 
 
 class CompiledMask(nn.Cell):
-    """In place of `CausalMask`: attention needs no mask, only how many earlier tokens a token sees."""
+    """Replaces `CausalMask`: compiled attention needs no mask, only how many earlier tokens a token sees."""
 
     def __init__(self, library: str, eos_token_id: int, reset_at_eos: bool):
         super().__init__()
@@ -44,8 +44,8 @@ class CompiledMask(nn.Cell):
 
 
 class CompiledAttention(AttentionCore):
-    """Attention that holds the scores of a few queries at a time, and keeps a number for each query and head. It has no
-    dropout."""
+    """Attention that holds the scores of a few queries at a time, and keeps one number per query and head for the
+    backward pass. It has no dropout."""
 
     def __init__(self, library: str, *arguments: Any):
         super().__init__(*arguments)
@@ -175,18 +175,18 @@ class CompiledCrossEntropy(ChunkedCrossEntropy):
         return super().construct(hidden, table, labels, mask, bias)
 
 
-# MindSpore keeps one function of shapes for an operator, whatever the layer and the type of its numbers.
+# MindSpore keeps one shape function per operator, for all layers and element types.
 def _rows(x: tuple[int, ...], values: tuple[int, ...], *_: tuple[int, ...]) -> tuple[int, int]:
     return x[0], values[0]
 
 
 def _columns(y: tuple[int, ...], values: tuple[int, ...], *scales: tuple[int, ...]) -> tuple[int, int]:
-    # numbers of 4 bits lie in pairs, and their scales are [n, groups]; 8 bits have scales [n], 16 bits none
+    # two 4-bit numbers share a byte, with scales [n, groups]; 8 bits have scales [n], 16 bits none
     return y[0], values[1] * (2 if scales and len(scales[0]) == 2 else 1)
 
 
 class CompiledProduct(nn.Cell):
-    """In place of `QuantisedProduct`, for an even number of columns: tiles of W are FP32 in a cache."""
+    """Replaces `QuantisedProduct` for an even number of columns: W is widened to FP32 in tiles that fit the cache."""
 
     def __init__(self, library: str):
         super().__init__(auto_prefix=False)
@@ -203,8 +203,8 @@ class CompiledProduct(nn.Cell):
 
 
 class CompiledHalfProduct(nn.Cell):
-    """In place of `WidenedProduct` for FP16: tiles of W are FP32 in a cache. There MindSpore 2.9 copies W before it
-    casts it, and keeps the copy until the step ends; an operator of ours reads W itself."""
+    """Replaces `WidenedProduct` for FP16: W is widened to FP32 in tiles that fit the cache. MindSpore 2.9 would copy W
+    before it casts it, and keep the copy until the step ends; our operator reads W itself."""
 
     def __init__(self, library: str):
         super().__init__(auto_prefix=False)
@@ -221,7 +221,7 @@ class CompiledHalfProduct(nn.Cell):
 
 
 class CompiledActivation(nn.Cell):
-    """activation(x + bias), the bias being that of the product before it; `composed`: the activation's own cell."""
+    """activation(x + bias), with the bias of the preceding product; `composed`: the activation's own cell."""
 
     def __init__(self, library: str, composed: nn.Cell | ops.Primitive):
         super().__init__()

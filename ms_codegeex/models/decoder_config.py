@@ -1,4 +1,4 @@
-"""What every family's configuration provides: presets, checks, and what follows from its fields and its table."""
+"""The base of every family's configuration: presets, checks, and values derived from its fields and its table."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.models.parameters import LORA_A, LORA_B, RMS_NORM, ParameterTable
 
 Config = TypeVar("Config", bound="DecoderConfig")
-# Fields that state how a model starts or how exactly it computes, not what its weights mean.
+# Fields on initialisation or precision, which do not change what the weights mean.
 NOT_OF_WEIGHTS = ("init_std", "scores_fp32", "softmax_fp32")
-# What the families' presets for a CPU have in common.
+# Common to the families' presets for a CPU.
 TINY = {"hidden_size": 128, "num_layers": 3, "num_heads": 4, "max_position_embeddings": 256, "init_std": 0.08}
-SPARE = 8  # channels beside a product's that carry a number for each row on a GPU; FP16 needs multiples of eight
+SPARE = 8  # extra channels of a product that carry a number for each row on a GPU; FP16 needs multiples of eight
 
 
 @dataclass(frozen=True)
@@ -82,17 +82,17 @@ class DecoderConfig:
 
     @property
     def rotary_dim(self) -> int:
-        """Channels of each head that rotary positions rotate; 0: none."""
+        """Number of channels of each head that rotary positions rotate; 0 for none."""
         return 0
 
     @property
     def scores_fp32(self) -> bool:
-        """Whether queries are multiplied with keys in FP32 in an FP16 run."""
+        """Whether an FP16 run multiplies queries with keys in FP32."""
         return False
 
     @property
     def softmax_fp32(self) -> bool:
-        """Whether the softmax of an FP16 run is FP32."""
+        """Whether an FP16 run computes the softmax in FP32."""
         return True
 
     @property
@@ -108,8 +108,8 @@ class DecoderConfig:
         return any(layer.copy_of for layer in self.table.last)
 
     def rounded(self) -> DecoderConfig:
-        """The sizes of the same model with rounded matrices: a tied head becomes one of them, so that a step does not
-        read the whole word table."""
+        """The sizes of the same model with quantised matrices. A tied head becomes one of them, because a step would
+        otherwise read the whole word table."""
         return self
 
     @property
@@ -129,8 +129,8 @@ class DecoderConfig:
         return 2 * self.attention_layers * self.kv_size
 
     def initial_std(self, name: str) -> float:
-        """Standard deviation of a layer's initial weight, or of its adapter's; `name`: of one of its parameters. An
-        adapter's first factor has the variance of PEFT's uniform numbers, whose bound is 1 / sqrt(columns)."""
+        """Return the standard deviation of a parameter's initial values. An adapter's first factor has the variance of
+        PEFT's uniform distribution, whose bound is 1 / sqrt(columns)."""
         layer_name, _, kind = name.rpartition(".")
         layer = self.table.layer(layer_name)
         if kind in (LORA_A, LORA_B):
@@ -150,8 +150,8 @@ class DecoderConfig:
         return frozenset(each.name for layer in layers for each in layer.parameters(self) if each.matrix)
 
     def adapted_layers(self, targets: Sequence[str]) -> dict[str, tuple[int, ...]]:
-        """Name and shape of each linear layer that has one of `targets` in its dotted name, such as `attention` or
-        `feed_forward.up`. `UserError` for a target that matches no layer."""
+        """Return name and shape of each linear layer with one of `targets` in its dotted name, such as `attention` or
+        `feed_forward.up`. Raises `UserError` for a target that matches no layer."""
         linear = {layer.name: layer.shape(self) for layer in self.table.layers(self.num_layers) if layer.role.linear}
         matches = {target: [name for name in linear if f".{target}." in f".{name}."] for target in targets}
         for target, names in matches.items():
@@ -162,8 +162,8 @@ class DecoderConfig:
         return {name: shape for name, shape in linear.items() if name in chosen}
 
     def adapter_shapes(self, targets: Sequence[str], rank: int) -> dict[str, tuple[int, int]]:
-        """Name and shape of every parameter of adapters with rank `rank` on the layers of `targets`. Fused layers have
-        one A, that of the first of them."""
+        """Return name and shape of every parameter of adapters with rank `rank` on the layers of `targets`. Fused
+        layers share one A, which has the name of the first of them."""
         shapes: dict[str, tuple[int, int]] = {}
         layers = self.adapted_layers(targets)
         for layer, (rows, columns) in layers.items():
@@ -177,9 +177,9 @@ class DecoderConfig:
         return sum(parameter.size for layer in layers for parameter in layer.parameters(self))
 
     def flops_per_token(self, seq_length: int, frozen: bool = False) -> int:
-        """Model FLOPs of forward and backward for one token: 2 per multiply-add, backward twice the forward. Products
-        with `frozen` weights count once in the backward, as these have no gradient. Counts the matrix products (linear
-        layers, full attention square as computed, logits), not element-wise work."""
+        """Return model FLOPs of forward and backward for one token: 2 per multiply-add, and twice the forward in the
+        backward, or once for `frozen` weights, which have no gradient. Only matrix products count (linear layers, the
+        full attention square as computed, logits), not element-wise work."""
         linear = (layer.shape(self) for layer in self.table.layers(self.num_layers) if layer.role.linear)
         multiplied = sum(rows * columns for rows, columns in linear) + self.vocab_size * self.hidden_size
         attention = 2 * seq_length * self.hidden_size * self.attention_layers
@@ -187,7 +187,7 @@ class DecoderConfig:
 
 
 def check_groups(config: DecoderConfig) -> None:
-    """`UserError` unless the heads of keys and values divide the query heads."""
+    """Raise `UserError` unless the number of key and value heads divides that of query heads."""
     if config.num_heads % config.num_kv_groups:
         wrong = f"{config.num_kv_groups} does not divide model.num_heads {config.num_heads}"
         raise UserError(f"model.num_kv_groups: {wrong}; choose a divisor")
@@ -196,9 +196,9 @@ def check_groups(config: DecoderConfig) -> None:
 def rotary_turns(
     positions: int, rotary_dim: int, precision: str = "fp32", base: float = 10000.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """cos and sin FP32 [positions, rotary_dim / 2] of position · base^(-2i / rotary_dim). As in the PyTorch
-    implementations, frequencies and angles are FP32 numbers, then rounded to `precision` (fp32, fp16, bf16); with less
-    precision, positions and frequencies are rounded before as well."""
+    """Return cos and sin FP32 [positions, rotary_dim / 2] of position · base^(-2i / rotary_dim). As in the PyTorch
+    implementations, frequencies and angles are FP32 numbers, and the results are rounded to `precision` (fp32, fp16,
+    bf16). Below fp32, positions and frequencies are rounded first, too."""
     exponents = np.arange(0, rotary_dim, 2, dtype=np.float32) / np.float32(rotary_dim)
     frequencies = _rounded(np.float32(1.0) / np.float32(base) ** exponents, precision)
     rows = _rounded(np.arange(positions, dtype=np.float32), precision)
@@ -207,7 +207,7 @@ def rotary_turns(
 
 
 def _rounded(values: np.ndarray, precision: str) -> np.ndarray:
-    """FP32 numbers that `precision` (fp32, fp16, bf16) can represent, rounded to nearest even."""
+    """Return FP32 values rounded, to nearest even, to numbers that `precision` (fp32, fp16, bf16) can represent."""
     values = values.astype(np.float32)
     if precision == "fp16":
         return values.astype(np.float16).astype(np.float32)
@@ -220,8 +220,8 @@ def _rounded(values: np.ndarray, precision: str) -> np.ndarray:
 def from_preset(
     cls: type[Config], presets: Mapping[str, Mapping[str, Any]], default: str, preset: Any, overrides: Mapping[str, Any]
 ) -> Config:
-    """The preset (`default` if none is named) with single fields replaced, validated; `UserError` for an unknown one.
-    `overrides` holds known field names only."""
+    """Return the preset (`default` if none is named) with the fields in `overrides` replaced, validated. Raises
+    `UserError` for an unknown preset. `overrides` must hold known field names only."""
     name = str(preset or default).lower()
     if name not in presets:
         raise UserError(f"model.preset: '{preset}' is unknown; choose one of {', '.join(presets)}")

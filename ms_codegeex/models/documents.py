@@ -12,7 +12,7 @@ from mindspore.ops.operations.nn_ops import FlashAttentionScore
 
 from ms_codegeex.models.fused import FusedAttention
 
-TRIANGLE_SIDE = 2048  # a triangle of this size stands for every causal mask
+TRIANGLE_SIDE = 2048  # the kernel takes a triangle of this size for any causal mask
 
 
 class DocumentEnds(nn.Cell):
@@ -24,7 +24,7 @@ class DocumentEnds(nn.Cell):
         super().__init__()
         self.reset, self.eos, self.seq_length, self.most = reset_at_eos, eos_token_id, seq_length, most
         numbers = np.arange(most, dtype=np.float32)
-        numbers[-1] = seq_length  # no document has a higher number
+        numbers[-1] = seq_length  # no document has a higher number than that
         self.numbers, self.steps = Tensor(numbers[None, None]), Tensor(np.arange(seq_length, dtype=np.int32)[None])
         self.starts = Tensor(seq_length * np.arange(rows, dtype=np.float32)[None, :, None])
         self.is_eos, self.eos_to_float, self.segments = ops.Equal(), ops.Cast(), ops.CumSum(exclusive=True)
@@ -49,7 +49,7 @@ class DocumentAttention(FusedAttention):
     def __init__(self, seq_length: int, triangle: Tensor, *arguments: Any):
         super().__init__(*arguments)
         self.seq_length, self.hidden = seq_length, triangle
-        # the kernel takes all earlier tokens of a document; `pre_tokens` tells who reads the graph how long a row is
+        # in this mode all earlier tokens of a document count; `pre_tokens` tells readers of the graph a row's length
         layout = {"pre_tokens": seq_length, "next_tokens": 0, "input_layout": "TND", "sparse_mode": 3}
         self.kernel = FlashAttentionScore(self.heads.count, scale_value=self.scale**2, **layout)
 

@@ -1,4 +1,4 @@
-"""What a family's tensors and sizes are called in files of other programs, as data.
+"""The names of a family's tensors and sizes in files of other programs, as data.
 
 A family's `weights.py` is such a table; `ms_codegeex/formats` reads and writes by it and knows no family's names.
 """
@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 ForeignName = str | tuple[str, ...]  # a flat name, or the path through nested dictionaries
 _BLOCK = re.compile(r"\.(0|[1-9]\d{0,8})\.")
-# parts that programs add to the names of layers, anywhere in a name; what they put before a name may be anything
+# parts that programs insert anywhere in a name; a prefix may be anything
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_fpw_module")
-_MAX_PARTS = 8  # before a name
+_MAX_PARTS = 8  # of a prefix
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Entry:
     packing: Packing = COPY
 
     def numbered(self, i: int) -> Entry:
-        """The entry of block `i`."""
+        """Return the entry of block `i`."""
 
         def inserted(names: tuple[str, ...]) -> tuple[str, ...]:
             return tuple(name.replace("{i}", str(i)) for name in names)
@@ -73,7 +73,7 @@ def plain_name(name: ForeignName) -> str:
 
 
 def added_parts(name: ForeignName, own: ForeignName) -> list[str]:
-    """The parts of a flat name that a layout's `own` form of it does not have; keys of nested dictionaries are none."""
+    """Return the parts of a flat name that the layout's `own` form lacks. Nested dictionaries' keys do not count."""
     parts = (name if isinstance(name, str) else name[-1]).split(".")
     kept = {*(own if isinstance(own, str) else ".".join(own)).split(".")}
     return [f"{part}." for part in parts if part not in kept]
@@ -97,10 +97,10 @@ class ForeignLayout:
         return any(re.fullmatch(pattern, each) for pattern in self.skipped for each in spellings(name))
 
     def own_names(self, names: Iterable[ForeignName]) -> dict[ForeignName, ForeignName]:
-        """The names that this layout has for tensors of a file, which may be nested or wrapped otherwise; without those
-        that it does not know."""
+        """Map the names in a file, which may be nested or wrapped differently, to this layout's names. Unknown ones are
+        left out."""
         known = {plain_name(entry.foreign): entry.foreign for entry in self.entries}
-        # of a network without its head
+        # a network without its head
         known |= {name.removeprefix("transformer."): own for name, own in known.items()}
         owned: dict[ForeignName, ForeignName] = {}
         for name in names:

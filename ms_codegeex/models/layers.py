@@ -29,7 +29,7 @@ def type_constants(network: nn.Cell) -> None:
 
 
 def typed(number: float | Tensor, x: Tensor) -> float | Tensor:
-    """A constant as the operand of `x`: the number, or in the dtype of `x` after `type_constants`."""
+    """Return a constant as an operand for `x`: the number itself, or in the dtype of `x` after `type_constants`."""
     if isinstance(number, Tensor):
         return ops.cast(number, x.dtype)
     return number
@@ -83,7 +83,7 @@ class Linear(nn.Cell):
         return self.add(y, self.cast_bias(self.bias, self.dtype)) if self.has_bias else y
 
     def product(self, x: Tensor, sample_keys: Tensor | None = None) -> Tensor:
-        """the same without the bias"""
+        """Return the product without the bias."""
         if self.quantised:
             return self.widened(x, self.weight, self.scales)
         if self.widened is not None:
