@@ -1,4 +1,4 @@
-"""Adapters (LoRA): whether they belong to a model, and the model with them."""
+"""Adapters (LoRA): check that they belong to a model, and merge them into it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ from ms_codegeex.models.parameters import LORA_A, LORA_B, ParameterTable
 ALPHA = "lora_alpha"  # in the settings of PEFT and of mindformers
 _DELTA = re.compile(r"(.+)\.mindpet_delta_lora_([ab])", re.IGNORECASE)  # mindpet's names of an adapter's factors
 _SETTINGS = re.compile(r"(mindformers_)?adapter_config\.json|.+\.ya?ml")  # where mindformers records alpha
-_FOLDERS, _FILES = 3, 20  # a checkpoint is OUTPUT/checkpoint/rank_0/NAME.ckpt, and the settings are in one of these
+_FOLDERS, _FILES = 3, 20  # a checkpoint is OUTPUT/checkpoint/rank_0/NAME.ckpt; one of these folders has its settings
 
 
 @dataclass(frozen=True)
 class Adapters:
-    """Adapters for the model at `base`. `fingerprint` is that model's; None if another program wrote the adapters.
-    `tensors` have our names; each layer has A and B, also where layers share A. `rank` and `dropout`: of training."""
+    """Adapters for the model at `base`, which has this `fingerprint`; it is None if another program wrote the adapters.
+    `tensors` have our names, with A and B for each layer, even where layers share A. `rank` and `dropout` are those of
+    training."""
 
     base: Path
     tensors: Tensors
@@ -48,7 +49,7 @@ class Adapters:
 
 
 def by_layer(tensors: Tensors, table: ParameterTable) -> dict[str, LazyTensor]:
-    """The tensors of a run, where fused layers have one A, with an A for each layer that has B."""
+    """Return a run's tensors, in which fused layers share one A, with an A for each layer that has B."""
     layers = [name.removesuffix(f".{LORA_B}") for name in tensors if name.endswith(f".{LORA_B}")]
     complete = dict(tensors)
     for layer in layers:
@@ -59,7 +60,7 @@ def by_layer(tensors: Tensors, table: ParameterTable) -> dict[str, LazyTensor]:
 
 
 def as_trained(adapters: Adapters, table: ParameterTable, where: str) -> dict[str, LazyTensor]:
-    """The inverse of `by_layer`. `UserError` naming `where` if fused layers do not have the same A."""
+    """Invert `by_layer`. Raises `UserError`, naming `where`, if fused layers do not have the same A."""
     tensors, layers = dict(adapters.tensors), adapters.layers
     for layer in layers:
         first = table.has_factor(layer, layers)
@@ -72,14 +73,14 @@ def as_trained(adapters: Adapters, table: ParameterTable, where: str) -> dict[st
 
 
 def checked_scale(scale: float, where: str) -> float:
-    """alpha / rank of adapters. `UserError` naming `where` unless FP32 holds it, and not as 0."""
+    """Return `scale`, alpha / rank of adapters. Raises `UserError`, naming `where`, if FP32 cannot hold it, or as 0."""
     if not 2.0**-149 <= scale < 2.0**128:
         raise UserError(f"{where}: alpha / rank is {scale:g}, which FP32 does not hold; give adapters with another one")
     return scale
 
 
 def check_base(adapters: Adapters, base: Tensors, where: str, model: Path) -> None:
-    """`UserError` unless adapters fit a model's tensors and the fingerprint that they record; `where` names them."""
+    """Raise `UserError`, naming `where`, unless adapters fit a model's tensors and the fingerprint that they record."""
     merged(base, adapters, where)
     if adapters.fingerprint is not None and fingerprint(base) != adapters.fingerprint:
         raise UserError(f"{where}: adapters of another model than {model}; give theirs, which was at {adapters.base}")
@@ -102,7 +103,7 @@ def merged(base: Tensors, adapters: Adapters, where: str) -> dict[str, LazyTenso
 
 
 def unmerged(tensors: ForeignTensors, where: str) -> tuple[dict[Any, LazyTensor], dict[str, LazyTensor]]:
-    """A checkpoint's weights, and mindpet's adapters in it with our names. `UserError` for adapters without weights."""
+    """Split a checkpoint into weights and mindpet's adapters, with our names. Raises `UserError` without weights."""
     found = {name: match for name in tensors if isinstance(name, str) and (match := _DELTA.fullmatch(name))}
     factors = {f"{match[1]}.lora_{match[2].lower()}": tensors[name] for name, match in found.items()}
     if found and (len(factors) < len(found) or len(found) == len(tensors)):
@@ -112,12 +113,12 @@ def unmerged(tensors: ForeignTensors, where: str) -> tuple[dict[Any, LazyTensor]
 
 
 def recorded_alpha(path: Path, rank: int) -> Any:
-    """The alpha of mindformers' adapters in the checkpoint at `path`, from the nearest folder with a file that has it.
-    None: there is none, or two differ. `UserError` if it is of adapters with another rank."""
+    """Return the alpha of mindformers' adapters in the checkpoint at `path`, from the nearest folder with a file that
+    records it; None if there is none or two differ. Raises `UserError` if it belongs to adapters of another rank."""
     for folder in [path, *path.absolute().parents][path.is_file() :][:_FOLDERS]:
         found = set()
         for name in list(filter(_SETTINGS.fullmatch, entries(folder)))[:_FILES]:
-            with suppress(MalformedText, UserError, AttributeError, LookupError, TypeError):  # a file of something else
+            with suppress(MalformedText, UserError, AttributeError, LookupError, TypeError):  # another kind of file
                 settings = parse_yaml(read_inside(folder, name, MAX_BYTES))  # JSON is YAML, too
                 pet = settings if name.endswith("json") else settings["model"]["model_config"]["pet_config"]
                 found.add((pet[ALPHA], pet.get("r", pet.get("lora_rank", rank))))

@@ -39,18 +39,18 @@ from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, check_coverage
 MANIFEST = "manifest.json"
 FORMAT = 2
 SETTLED_STEPS = 10
-# manifest keys that are not the caller's state
+# manifest keys that do not belong to the caller's state
 RESERVED_KEYS = ("format", "step", "world_size", "versions", "save", "tensors", "files", "headers", "sha256")
 NAME = re.compile(r"step-(\d{8,})(\.replaced)?")
 _LIKE_A_NAME = re.compile(r"step-(\d+)(\.replaced)?")
 
 
 class DamagedFile(UserError):
-    """A file of a checkpoint differs from what its manifest says."""
+    """A checkpoint's file that differs from its manifest."""
 
 
 def untied(where: str, layer: str) -> UserError:
-    """The error for adapters of earlier versions, with an A for each fused layer, where a run is to be continued."""
+    """Return the error for continuing with adapters of earlier versions, which have an A for each fused layer."""
     return UserError(
         f"{where}: {layer} has a factor A of its own, from an earlier version; now fused layers share one, as in PEFT, "
         "so merge these adapters into their model with `ms-codegeex adapter merge` and train new ones on that"
@@ -58,7 +58,7 @@ def untied(where: str, layer: str) -> UserError:
 
 
 def fingerprint(tensors: Mapping[str, LazyTensor]) -> str:
-    """64 hex digits over the names and shapes of a model's tensors and the first row of each."""
+    """Return 64 hex digits that identify a model: a hash of its tensors' names, shapes and first rows."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -146,7 +146,7 @@ class Checkpoint:
             raise UserError(f"{self.path}: {other}; name it {step_name(self.step)} again")
 
     def _check_record(self, record: Mapping[str, Any], itemsize: int) -> None:
-        """`KeyError` or `ValueError` for a slice in a file, or with hashes, that the manifest does not list."""
+        """Raise `KeyError` or `ValueError` for a slice whose file or hashes the manifest does not list."""
         if math.prod(checked_shape(record["shape"], record["key"])) * itemsize > self.files[record["file"]]:
             raise ValueError(f"{record['shape']} of {record['key']} in {self.files[record['file']]} bytes")
         if record["file"] not in self.manifest["headers"]:
@@ -164,7 +164,7 @@ class Checkpoint:
 
     @property
     def files(self) -> dict[str, int]:
-        """The bytes of each file of tensors."""
+        """Return the size in bytes of each file of tensors."""
         return self.manifest["files"]
 
     @property
@@ -180,7 +180,7 @@ class Checkpoint:
         return tuple(self._tensor(name)["shape"])
 
     def dtype(self, name: str) -> str:
-        """A tensor's dtype, e.g. "float32"."""
+        """Return a tensor's dtype, e.g. "float32"."""
         return self._tensor(name)["dtype"]
 
     def slices(self, name: str) -> list[dict[str, Any]]:
@@ -196,8 +196,8 @@ class Checkpoint:
         return self._open[name]
 
     def _chunk_reader(self, name: str, record: Mapping[str, Any]) -> Callable[[int, np.ndarray], None]:
-        """A function that reads a chunk of a slice, by its number, into a C-contiguous array, and checks its hash.
-        `UserError` unless the file holds the slice in the manifest's dtype and shape."""
+        """Return a function that reads a chunk of a slice, by number, into a C-contiguous array and checks its hash.
+        Raises `UserError` unless the file holds the slice in the manifest's dtype and shape."""
         file, dtype = self._file(record["file"]), self.dtype(name)
         held = file.tensors.get(record["key"])
         if held is None or (held.dtype, list(held.shape)) != (dtype, record["shape"]):
@@ -214,9 +214,9 @@ class Checkpoint:
         return read
 
     def tensor(self, name: str, window: Sequence[slice | tuple[int, int]] | None = None) -> np.ndarray:
-        """A copy of the tensor, or of a window of it: one `slice` or `(start, stop)` per axis, step 1. Every chunk that
-        the window overlaps is read completely, to check its hash. bfloat16 comes as raw uint16. `UserError` naming the
-        file and the tensor if a hash does not match."""
+        """Return a copy of the tensor or of a window of it: one `slice` or `(start, stop)` per axis, step 1. Each chunk
+        that the window overlaps is read as a whole, to check its hash. bfloat16 is returned as raw uint16. Raises
+        `UserError`, naming file and tensor, if a hash does not match."""
         return gather(self.shape(name), self.dtype(name), window, self.slices(name), partial(self._copy, name))
 
     def _copy(self, name: str, record: Mapping[str, Any], source: tuple[slice, ...], target: np.ndarray) -> None:
@@ -237,12 +237,12 @@ class Checkpoint:
         return None
 
     def lazy(self, name: str) -> LazyTensor:
-        """The whole tensor, to be loaded later."""
+        """Return the whole tensor, to be loaded when it is used."""
         dtype, shape = self.dtype(name), self.shape(name)
 
         def rows(count: int) -> Iterator[np.ndarray]:
             step = count * -(-max(record["rows"] for record in self.slices(name)) // count)
-            for start in range(0, shape[0], step):  # not less than a chunk, which is always read as a whole
+            for start in range(0, shape[0], step):  # at least a chunk, because chunks are read as a whole
                 window = self.tensor(name, (slice(start, start + step), *(slice(None) for _ in shape[1:])))
                 yield from (window[first : first + count] for first in range(0, len(window), count))
 
@@ -250,8 +250,8 @@ class Checkpoint:
         return LazyTensor(dtype, shape, window, window, rows if shape else None)
 
     def verify(self, progress: Callable[[int], object] = lambda size: None) -> int:
-        """Hash every slice again; returns the number of bytes read. `progress` gets the number of each part. A
-        `UserError` names the file and tensor that differ."""
+        """Hash every slice again and return the number of bytes read. `progress` is called with the bytes of each part.
+        Raises `UserError`, naming file and tensor, if a hash differs."""
         total = 0
         for file in self.files:
             self._file(file)
@@ -268,7 +268,7 @@ class Checkpoint:
 
 
 def list_checkpoints(root: Path) -> list[Path]:
-    """The checkpoint directories in `root`, oldest step first, sound or not; half-written ones have other names."""
+    """Return the checkpoint directories in `root`, oldest first, sound or not. Half-written ones have other names."""
     by_step: dict[int, Path] = {}
     for path in sorted(Path(root).glob("step-*")):  # "step-n" sorts before "step-n.replaced"
         if (match := NAME.fullmatch(path.name)) and path.is_dir():
@@ -277,15 +277,15 @@ def list_checkpoints(root: Path) -> list[Path]:
 
 
 def step_of(path: Path) -> int:
-    """The step in the name of a checkpoint of `list_checkpoints`."""
+    """Return the step in the name of a checkpoint directory."""
     match = NAME.fullmatch(path.name)
     assert match
     return int(match[1])
 
 
 def newest_sound(root: Path, reasons: list[str] | None = None, verify: bool = True) -> Checkpoint | None:
-    """The newest sound checkpoint in `root`, or None. Without `verify` it is only intact: whoever reads it hashes what
-    it reads. The reasons for skipping later ones are added to `reasons`."""
+    """Return the newest sound checkpoint in `root`, or None. Without `verify` it is only known to be intact, because
+    its reader checks hashes. The reasons for skipping newer ones are appended to `reasons`."""
     return _first_sound(reversed(list_checkpoints(root)), reasons if reasons is not None else [], verify)
 
 
@@ -302,8 +302,8 @@ def _first_sound(paths: Iterable[Path], reasons: list[str], verify: bool = True)
 
 
 def best_step(state: Mapping[str, Any], kept: bool = True) -> int | None:
-    """The step with the lowest validation loss up to a checkpoint with this state; None if there was no evaluation, or,
-    with `kept`, if its run does not keep that step (`training.patience`)."""
+    """Return the step with the lowest validation loss up to a checkpoint with this state; None if there was no
+    evaluation or, with `kept`, if the run does not keep that step (`training.patience`)."""
     config, best = state.get("config"), state.get("best")
     training = config.get("training") if isinstance(config, Mapping) else None
     keeps = isinstance(training, Mapping) and training.get("patience")
@@ -312,8 +312,8 @@ def best_step(state: Mapping[str, Any], kept: bool = True) -> int | None:
 
 
 def step_that_counts(paths: Sequence[Path]) -> tuple[Path, ...]:
-    """The checkpoint of a run (its checkpoints are `paths`, oldest first) that every command means, and then its last
-    one, if that is another: the best one of a run that keeps it, as the last one records it."""
+    """Return the checkpoint that counts among a run's `paths` (oldest first), then the last one if that is another. The
+    best one counts if the run keeps it, which its last checkpoint records; otherwise the last one does."""
     newest = _first_sound(reversed(paths), [], verify=False)
     if newest is None:
         return ()
@@ -322,9 +322,9 @@ def step_that_counts(paths: Sequence[Path]) -> tuple[Path, ...]:
 
 
 def resolve(path: Path, which: str | None = None, say: Callable[[str], object] = print_once) -> Checkpoint:
-    """The checkpoint at `path`; or of a run directory (or its `checkpoints` folder) the sound one that `which` names:
-    `last`, `best`, a step, or None for the one that counts. `say` gets a line if there are others in its place.
-    `UserError` if there is none."""
+    """Open the checkpoint at `path`; in a run directory (or its `checkpoints` folder), the sound one that `which` names:
+    `last`, `best`, a step, or None for the one that counts. `say` is called with a line if others could be meant.
+    Raises `UserError` if there is none."""
     path = Path(path)
     if (path / MANIFEST).is_file():
         return Checkpoint(path)
@@ -344,7 +344,7 @@ def resolve(path: Path, which: str | None = None, say: Callable[[str], object] =
         why = "; ".join(reasons) if reasons else f"no step-* directory in {root}"
         raise UserError(f"{path}: no sound checkpoint ({why}); expected a checkpoint or run directory")
     target = checkpoint.path.resolve()
-    if path.resolve() not in target.parents:  # an untrusted run could lead to a model of the user's
+    if path.resolve() not in target.parents:  # an untrusted run could link to a model of the user's
         raise UserError(f"{checkpoint.path}: leads to {target}, outside {path}; give that checkpoint itself")
     for reason in reasons:
         say(f"skipped: {reason}")
@@ -357,15 +357,15 @@ def resolve(path: Path, which: str | None = None, say: Callable[[str], object] =
 
 
 def set_aside(path: Path, why: str) -> Path:
-    """Rename a skipped checkpoint, so that its step can be saved again; returns the new path."""
+    """Rename a skipped checkpoint, so its step can be saved again, and return the new path."""
     name = f"{why}-{path.name}"
     targets = (path.with_name(each) for each in chain([name], (f"{name}.{number}" for number in count(2))))
     return path.replace(next(target for target in targets if not target.exists()))
 
 
 def set_doubtful_aside(root: Path, first: int, keep_one: bool) -> list[Path]:
-    """Set aside the checkpoints of step `first` and later ones; with `keep_one` not the oldest of all: a run has to
-    begin somewhere. Returns their new paths."""
+    """Set aside the checkpoints of step `first` and later, and return their new paths. With `keep_one`, the oldest
+    checkpoint of all stays, because the run has to begin somewhere."""
     paths = list_checkpoints(root)[keep_one:]
     return [set_aside(path, "doubtful") for path in paths if step_of(path) >= first]
 
@@ -377,10 +377,10 @@ def prune(
     is_protected: Callable[[Path], bool] = lambda path: False,
     job: str | None = None,
 ) -> list[Path]:
-    """Delete old checkpoints and leftovers of killed writes; returns the deleted checkpoints, newest first. Kept are
-    the newest `keep` (at least 1) that are intact; the newest of step `settled` or before, and the one after it, which
-    is settled next. Damaged ones do not count, and are deleted only if they are older than a settled one. Those of
-    which `is_protected` is true stay, and what the running `job` still writes: its `save` names begin with it."""
+    """Delete old checkpoints and leftovers of killed writes; return the deleted checkpoints, newest first. Kept are the
+    newest `keep` (at least 1) that are intact, the newest of step `settled` or before, and the one after it, which is
+    settled next. Damaged ones do not count, and are deleted only if they are older than a settled one. Also kept are
+    those for which `is_protected` is true, and what the running `job` still writes: its `save` names begin with it."""
     if keep < 1:
         raise UserError(f"checkpoint.keep is {keep}, expected at least 1")
     checkpoints = list_checkpoints(root)
@@ -411,7 +411,7 @@ def _not_needed(checkpoints: list[Path], keep: int, settled: int) -> list[Path]:
         return []
     last = next((place for place, path in enumerate(intact) if step_of(path) <= settled), len(intact))
     needed = {*intact[:keep], *intact[max(0, last - 1) : last + 1]}
-    older = checkpoints[: checkpoints.index(intact[last])] if last < len(intact) else []  # damaged ones, too
+    older = checkpoints[: checkpoints.index(intact[last])] if last < len(intact) else []  # including damaged ones
     return [path for path in reversed(checkpoints) if path not in needed and (path in intact or path in older)]
 
 

@@ -27,10 +27,10 @@ from ms_codegeex.formats.chunks import rows_per_chunk
 from ms_codegeex.formats.safetensors_file import write_safetensors
 from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, check_coverage, from_array
 
-POLL_SECONDS = (0.005, 0.5)  # between two looks for the files of other ranks: at first, and at most
-LOOKS = 8  # at the files of other ranks, while the patience lasts
-SLICE_SYNC_SECONDS = 0.05  # the disk writes while the rest is hashed; 300 MB take 0.2 s
-PATIENCE = 1800.0  # seconds without a sign of another rank; a dead one ends the run long before
+POLL_SECONDS = (0.005, 0.5)  # between two checks for the files of other ranks: initially, and at most
+LOOKS = 8  # number of checks for signs of other ranks within the patience
+SLICE_SYNC_SECONDS = 0.05  # between syncs: the disk writes while the rest is hashed; 300 MB take 0.2 s
+PATIENCE = 1800.0  # seconds without a sign of another rank; normally a dead rank ends the run long before
 PACKAGES = ("ms-codegeex", "mindspore", "numpy", "safetensors", "xxhash")
 
 
@@ -50,7 +50,7 @@ class Slice:
 
 
 def save_slices(directory: Path, rank: int, tensors: Mapping[str, np.ndarray | Slice]) -> dict[str, Any]:
-    """Write a rank's slices to `directory/rank_<rank>.safetensors`; returns what the manifest says of the file."""
+    """Write a rank's slices to `directory/rank_<rank>.safetensors`, and return the manifest's entry for the file."""
     if not tensors:
         return {"slices": []}
     file = f"rank_{rank:05d}.safetensors"
@@ -127,7 +127,7 @@ def write_checkpoint(
         return final
     try:
         if world_size == 1:
-            shutil.rmtree(names.temporary, ignore_errors=True)  # what a killed process left
+            shutil.rmtree(names.temporary, ignore_errors=True)  # leftovers of a killed process
         names.temporary.mkdir(parents=True, exist_ok=True)
         parts = [save_slices(names.temporary, 0, tensors), *_other_parts(names, world_size, patience)]
         _publish(names.temporary, final, {"step": step, "save": save}, state, parts)
@@ -157,8 +157,8 @@ def _as_user_error(path: Path, error: UserError | OSError) -> UserError:
 
 
 def _looks(names: _Names, patience: float) -> Iterator[str]:
-    """Sleeps before each further look, longer and longer. Yields a text if the ranks of a save have written nothing for
-    longer than the patience, or "". Their files are looked at rarely, since there may be many of both."""
+    """Sleep between checks, longer each time, and yield "", or a message once the ranks of a save have written nothing
+    for longer than the patience. Their files are examined rarely, since there may be many ranks and files."""
     since = looked = time.monotonic()
     sizes: dict[str, int] | None = None
     seconds, maximum = POLL_SECONDS
@@ -192,14 +192,14 @@ def _other_parts(names: _Names, world_size: int, patience: float) -> list[Any]:
 
 
 def _write_as_follower(names: _Names, rank: int, tensors: Mapping[str, np.ndarray | Slice], patience: float) -> None:
-    """Write a rank's part and wait until rank 0 has published all, or has given up, which is a `UserError`."""
+    """Write a rank's part and wait until rank 0 has published the whole. Raises `UserError` if rank 0 gave up."""
     failure, refused = None, True
     try:
         if not names.failed.exists():
             names.temporary.mkdir(parents=True, exist_ok=True)
             write_json(names.part(rank), save_slices(names.temporary, rank, tensors))
     except (UserError, OSError) as error:
-        if not names.failed.exists():  # else it is because rank 0 has deleted the directory
+        if not names.failed.exists():  # otherwise the cause is that rank 0 has deleted the directory
             failure, refused = _as_user_error(names.final, error), False
     for silent in _looks(names, patience):
         if names.failed.exists():
@@ -209,7 +209,7 @@ def _write_as_follower(names: _Names, rank: int, tensors: Mapping[str, np.ndarra
             return
         if silent:  # rank 0 may continue nevertheless, so all files stay
             raise failure or UserError(f"{names.final}: rank 0 has not published it, and {silent}; see the ranks' logs")
-        if not refused:  # a full disk may have no room for the note at first
+        if not refused:  # on a full disk, the note may not fit at first
             with contextlib.suppress(UserError, OSError):
                 (names.temporary / f"rank_{rank:05d}.safetensors").unlink(missing_ok=True)
                 write_json(names.rank_failure(rank), {"message": str(failure)})

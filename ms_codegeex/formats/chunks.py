@@ -26,14 +26,14 @@ def rows_per_chunk(shape: Sequence[int], itemsize: int) -> int:
 
 
 def count_chunks(shape: Sequence[int], rows: int) -> int:
-    """Chunks of `rows` rows in a tensor of `shape`; none if it is empty."""
+    """Return the number of chunks of `rows` rows in a tensor of `shape`; 0 if it is empty."""
     if 0 in shape:
         return 0
     return -(-shape[0] // rows) if shape else 1
 
 
 def content_hash(parts: Iterable[bytes | np.ndarray]) -> str:
-    """Hex XXH3-128 of these parts in a row: bytes, or C-contiguous arrays."""
+    """Return the hex XXH3-128 of the concatenated parts: bytes, or C-contiguous arrays."""
     digest = xxhash.xxh3_128()
     for part in parts:
         digest.update(part)
@@ -41,12 +41,12 @@ def content_hash(parts: Iterable[bytes | np.ndarray]) -> str:
 
 
 def read_hashed(path: Path, start: int, into: np.ndarray) -> str:
-    """Fill a C-contiguous array from a file; returns the hash of its bytes."""
+    """Fill a C-contiguous array from a file and return the hash of its bytes."""
     return content_hash(read_bytes(path, start, into.reshape(-1).view(np.uint8)))
 
 
 def chunks(array: np.ndarray, rows: int) -> Iterator[np.ndarray]:
-    """The bytes of each chunk of a C-contiguous array, without a copy."""
+    """Yield the bytes of each chunk of a C-contiguous array, without copying."""
     if array.size:
         flat = array.reshape(-1).view(np.uint8)
         size = rows * (flat.size // len(array) if array.ndim else flat.size)
@@ -55,28 +55,28 @@ def chunks(array: np.ndarray, rows: int) -> Iterator[np.ndarray]:
 
 
 class Checksum:
-    """The CRC-32 (of zip, gzip and PNG) that a file records of some bytes. `wrong` makes the error from what is wrong.
-    They are compared once, however many threads load tensors; then `expected` is None."""
+    """A CRC-32 (as in zip, gzip and PNG) that a file records of some bytes. `wrong` turns a description of the problem
+    into the error. It is compared once, however many threads load tensors; after that `expected` is None."""
 
     def __init__(self, expected: int | None, wrong: Callable[[str], Exception]):
         self.expected, self._wrong, self._comparing = expected, wrong, threading.Lock()
 
     def compare(self, blocks: Iterable[bytes | memoryview]) -> None:
-        """Compare it with that of these blocks, which are read only if that was not done yet."""
+        """Compare it with the CRC-32 of `blocks`, which are read only if this has not been done yet."""
         with self._comparing:
             if self.expected is not None:
-                # several times as fast as `zlib`'s
+                # several times faster than `zlib`
                 self.judge(reduce(lambda checksum, block: isal_zlib.crc32(block, checksum), blocks, 0))
 
     def judge(self, checksum: int) -> None:
-        """The error unless this is the checksum."""
+        """Raise the error unless `checksum` is the expected one."""
         if self.expected not in (None, checksum):
             raise self._wrong(f"checksum {checksum:08x}, expected {self.expected:08x}")
         self.expected = None
 
 
 def write_checked(stream: BinaryIO, blocks: Iterable[bytes | memoryview], checksum: int = 0) -> int:
-    """Write blocks, none of which is kept in memory; returns the CRC-32 continued."""
+    """Write blocks one by one, and return `checksum` continued over them (CRC-32)."""
     for block in blocks:
         checksum = isal_zlib.crc32(block, checksum)
         stream.write(block)
@@ -84,8 +84,8 @@ def write_checked(stream: BinaryIO, blocks: Iterable[bytes | memoryview], checks
 
 
 def checked_rows(path: Path, position: int, like: LazyTensor, count: int, crc: Checksum | None) -> Iterator[np.ndarray]:
-    """`like.rows(count)` of a tensor that begins at this byte of a file, read without a map, whose pages would count as
-    memory of this process. The recorded checksum is compared after the last row."""
+    """Yield `like.rows(count)` of a tensor that begins at this byte of a file. It is read, not mapped: pages of a map
+    would count as this process's memory. The recorded checksum is compared after the last row."""
     (length, *rest), checksum = like.shape or (1,), 0
     judge = None if crc is None or crc.expected is None else crc.judge
     for start in range(0, length, count):

@@ -1,4 +1,4 @@
-"""Converting a model from any layout we read to the layouts we write, a few tensors in memory at a time."""
+"""Convert a model from any layout we read to any layout we write, with a few tensors in memory at a time."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ from ms_codegeex.formats.tensors import SHORT_NAMES, LazyTensor
 from ms_codegeex.formats.torch_zip import read_torch, write_torch
 from ms_codegeex.models.foreign import ForeignName, in_our_names
 
-_MAX_CODE = 16 << 20  # bytes of a module that is compared with ours
-AHEAD = 2  # tensors that are loaded while one is written
+_MAX_CODE = 16 << 20  # largest size in bytes of a module that is compared with ours
+AHEAD = 2  # number of tensors that are loaded while one is written
 # What mindformers 1.9 and 2.1 read (their checkpoint/checkpoint.py): the weights of the only rank at step 0, the number
 # of that step, and what was trained before it.
 _ITERATION, _ONLY_RANK = "iteration_00000000", "iteration_00000000/model-0000000-0000001.safetensors"
 _TRACKER = "latest_checkpointed_iteration.txt"
 _COMMON = dict.fromkeys(("epoch_num", "step_num", "global_step", "global_batch_size", "ckpt_status"), 0)
 
-FileTensors = dict[ForeignName, LazyTensor]  # what one file holds
+FileTensors = dict[ForeignName, LazyTensor]  # the content of a file
 CONVERTED: Mapping[str, Any] = MappingProxyType({"command": "convert"})
 Written = Callable[[Path], object]
 Check = Written | None
@@ -68,8 +68,8 @@ def _nested(tensors: Mapping[ForeignName, LazyTensor]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def measured(parts: Sequence[FileTensors], label: str, progress: bool) -> Iterator[list[FileTensors]]:
-    """The same tensors, shown by a progress bar on standard error (only on a terminal), and loaded ahead, in their
-    order: while one is written, threads load the next `AHEAD`, together no larger than the largest tensor."""
+    """Yield the same tensors with a progress bar on standard error (on a terminal only), loaded ahead in their order:
+    while one is written, threads load the next `AHEAD`, whose sum is at most the size of the largest tensor."""
     order = [tensor for part in parts for tensor in part.values()]
     room, total = max((tensor.nbytes for tensor in order), default=0), sum(tensor.nbytes for tensor in order)
     started: dict[int, Future[np.ndarray]] = {}
@@ -190,7 +190,7 @@ class TensorFiles:
         if ranks != 1 and not self.target.rank_file:
             raise UserError(f"--tensor-parallel: {self.target.undivided.format(to=to)}")
         self.parts: list[FileTensors] = []
-        self.written: Written = lambda file: None  # called for each complete file of weights in a directory
+        self.written: Written = lambda file: None  # called after each file of weights in a directory is complete
         self.choices = {"dtype": dtype, "tensor_parallel": ranks}  # for `provenance.json`
 
     def file(self, _output: Path) -> tuple[str, Sequence[str]]:
@@ -201,10 +201,10 @@ class TensorFiles:
         return f"{self.source.family.name}{self.target.suffixes[0]}", self.target.suffixes
 
     def prepare(self) -> None:
-        """Find the tensors of every file; nothing is loaded yet."""
+        """Find the tensors of every file, without loading them."""
         source, ranks, formats = self.source, self.ranks, FamilyFormats(self.source.family)
         its = formats.layout(self.target.layout)
-        formats.rank_shapes(its, source.config, ranks, "--tensor-parallel")  # what does not split evenly is an error
+        formats.rank_shapes(its, source.config, ranks, "--tensor-parallel")  # checks that all split evenly
         entries = formats.entries(its, source.config, ranks)
         entries = in_our_names(entries) if self.target.ours else entries
 
@@ -222,7 +222,7 @@ class TensorFiles:
         return [output / self.target.rank_file.format(rank=rank, family=family) for rank in range(self.ranks)]
 
     def write(self, output: Path, check: Check, hashes: FileHashes, progress: bool) -> None:
-        """Write all parts; `check(temporary)` is called before the result is renamed into place."""
+        """Write all parts. `check(temporary)` is called before the result is renamed to its final name."""
         self.written = hashes.begin
         with measured(self.parts, f"convert to {self.to}", progress) as parts:
             if self.ranks == 1:
@@ -234,7 +234,7 @@ class TensorFiles:
                     self.written(file)
 
     def verify(self, written_to: Path, output: Path, progress: bool) -> None:
-        """Read what was written for `output` back and compare every byte with the source, converted once more."""
+        """Read the output back and compare every byte with the source, which is converted a second time."""
         with measured(self.parts, "verify", progress) as expected:
             for file, part in zip(self._files(written_to), expected, strict=True):
                 written = self.target.read(file)
@@ -254,7 +254,7 @@ class TensorFiles:
             "tokenizer": self.target.models and any((output / name).is_file() for name in TOKENIZER_FILES),
             "dtypes": sorted({tensor.dtype for tensor in tensors}),
             "tensors": len(self.parts[0]),
-            # our own modules are written again, not copied
+            # our own modules are written afresh, not copied
             "left_out": [name for name in copied if not _is_copy(self.source.path, output, name)],
             "warnings": _warnings(self.source, output, self.to),
             "bytes": sum(tensor.nbytes for tensor in tensors),
@@ -267,7 +267,7 @@ def _warnings(source: Source, output: Path, to: str) -> list[str]:
     if TARGETS[to].ours and (lost := [*source.description.to_json()]):
         warnings.append(f"mindformers has no place for what is known of the model: {', '.join(lost)}")
     modules = _modules(output) if is_directory else []
-    files = dict.fromkeys(f"{name.partition('.')[0]}.py" for name in modules if "--" not in name)  # with --: in the hub
+    files = dict.fromkeys(f"{name.partition('.')[0]}.py" for name in modules if "--" not in name)  # --: in the hub
     if missing := [file for file in files if not (output / file).is_file()]:
         classes = f"copy {' and '.join(missing)} of the release into it"
         warnings.append(f"transformers has no classes for this model: {classes}")
@@ -284,7 +284,7 @@ def _modules(target: Path) -> list[str]:
 def _is_copy(source: Path, target: Path, name: str) -> bool:
     try:
         return (target / name).is_file() and read_inside(source, name, _MAX_CODE) == (target / name).read_bytes()
-    except UserError:  # a link out of the source
+    except UserError:  # a link that leads out of the source
         return False
 
 
@@ -318,7 +318,7 @@ def convert(
     def finish(temporary: Path) -> None:
         if verify:
             its.verify(temporary, target, progress)
-        check_target(target, model.path, replace, not file)  # it may have changed meanwhile
+        check_target(target, model.path, replace, not file)  # the target may have changed meanwhile
         hashes.check_source(model.path)
         choices = {**origin, "family": model.family.name, "to": to, **its.choices}
         statement.update(hashes.statement(temporary, target, choices))

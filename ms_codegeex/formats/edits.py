@@ -1,4 +1,4 @@
-"""What a user says of a model, written into its directory and into the statement about it."""
+"""Write facts that a user states about a model into its directory and its provenance statement."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ms_codegeex.data.description import CARD, FACTS, card_licence, read_descrip
 from ms_codegeex.formats.provenance import described_files, read_statement, record_edits
 
 Pairs, Check = Sequence[tuple[str, str]], Callable[[Path], object]
-MODELS = ("config.json", "quantised.json", "adapter_config.json")  # each identifies a directory that says what it is
-DONE = ("adapter", "step", "reason")  # facts that say what was done, not what a user wants
+MODELS = ("config.json", "quantised.json", "adapter_config.json")  # each marks a directory with a description
+DONE = ("adapter", "step", "reason")  # facts about what was done, which a user does not set
 SPELLED = {"license": "licence"}
 
 
@@ -35,7 +35,7 @@ def directories(path: Path) -> list[Path]:
 
 
 def assignments(words: Sequence[str]) -> list[tuple[str, str]]:
-    """Keys and values of `KEY=VALUE` words; `KEY=@FILE` takes the file's text. `UserError` for anything else."""
+    """Parse `KEY=VALUE` words; `KEY=@FILE` takes the file's text. Raises `UserError` for anything else."""
     known = [*(name for name in FACTS if name not in DONE), "card"]
     pairs = []
     for word in words:
@@ -56,9 +56,9 @@ def assignments(words: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def apply(places: Sequence[Path], pairs: Pairs, check: Check) -> dict[Path, list[str]]:
-    """Write these facts into directories, and their statements with the edit. `check(directory)` raises a `UserError`
-    if the model contradicts them: then all files are as before. Returns the names of the files of each that its
-    statement now has in another form, also those that the user edited before."""
+    """Write facts into directories and record the edit in their statements. If the model contradicts the facts,
+    `check(directory)` raises `UserError` and all files are as before. Return, for each directory, the names of files
+    whose record in the statement changed, including those that the user had edited before."""
     before = {place: _contents(place) for place in places}
     try:
         return {place: _applied(place, pairs, check, before[place]) for place in places}
@@ -74,7 +74,7 @@ def _applied(directory: Path, pairs: Pairs, check: Check, before: Mapping[str, b
         recorded.check_undescribed(directory)
     for key, value in pairs:
         if key == "card":
-            if not (directory / "config.yaml").is_file():  # a run has a card only in what it exported
+            if not (directory / "config.yaml").is_file():  # a run has a model card only in its exports
                 _write_card(directory, value)
         else:
             update_description(directory, key, value)
@@ -109,7 +109,7 @@ def _restore(directory: Path, before: Mapping[str, bytes]) -> None:
 
 
 def lines(directory: Path, names: Sequence[str], pairs: Pairs) -> Iterator[str]:
-    """For people: what is written where, and what is known of the model now."""
+    """Yield lines for people: which files were written, and what is now known of the model."""
     keys = ", ".join(dict.fromkeys(key for key, _ in pairs))
     what = f"{keys} written into {', '.join(names)}" if names else f"{keys} as before"
     with_statement = "; recorded in provenance.json" if read_statement(directory) and names else ""

@@ -14,15 +14,15 @@ from ms_codegeex.formats.layout import WHOLE, Shape, expand, packed_shape, shown
 from ms_codegeex.models.foreign import Entry, ForeignFormats, ForeignLayout, ForeignName, plain_name, spellings
 from ms_codegeex.models.registry import FAMILIES, Family, family
 
-MISSPELT = 0.85  # how similar an unknown key is to one that is absent, if it stands for that one
+MISSPELT = 0.85  # similarity from which an unknown key counts as a misspelling of an absent one
 _VISIBLE = {  # sizes of every family: the parameter, `{i}` for any block, and the axis whose length it is
     "vocab_size": ("embedding.word.weight", 0),
     "hidden_size": ("embedding.word.weight", 1),
     "intermediate_size": ("blocks.{i}.feed_forward.down.weight", 1),
 }
-_HEAD = ("head.weight",)  # which a tied one does not have
+_HEAD = ("head.weight",)  # which a tied model lacks
 _SQUARE = "blocks.{i}.attention.output.weight"  # in every family; ranks share its columns
-# a model with these sizes of a preset has the preset's other sizes, too
+# a model that agrees with a preset in these has its other sizes, too
 _TELLING = ("hidden_size", "num_layers", "intermediate_size")
 # What a family rotates by, unless its base is a size, whether `config.json` says so at the top, as `rope_scaling` or,
 # since transformers 5, as `rope_parameters`. Where it is a size, transformers takes this base for a missing one, too.
@@ -40,7 +40,7 @@ RENAMED = {
 
 
 def model_types() -> dict[str, tuple[Family, ForeignLayout]]:
-    """The family and the layout of a model directory by the `model_type` that its `config.json` states."""
+    """Return family and layout of a model directory, by the `model_type` in its `config.json`."""
     types: dict[str, tuple[Family, ForeignLayout]] = {}
     for its in map(family, FAMILIES):
         for layout in FamilyFormats(its).data.layouts:
@@ -51,7 +51,7 @@ def model_types() -> dict[str, tuple[Family, ForeignLayout]]:
 
 
 class UnknownSize(UserError):
-    """A size of the model that neither the file nor a preset gives."""
+    """A size of the model that is in neither the file nor a preset."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class FamilyFormats:
             fields[name] = value
         try:
             self.family.config.build_config(None, fields)
-        except UserError as error:  # it names the keys of a run's configuration
+        except UserError as error:  # the message names keys of a run's configuration
             text = re.sub(r"model\.(\w+)", lambda match: keys.get(match[1], match[1]), str(error))
             raise UserError(f"{where}: {text}") from None
         return fields
@@ -138,7 +138,7 @@ class FamilyFormats:
             values |= {"eos_token_id": ends[0]}
         read = self.data.sizes.read(values)
         absent = [key for name in self.defaults if (key := self.data.sizes.keys.get(name, name)) not in read]
-        for key in values:  # most others are of other programs
+        for key in values:  # most unknown keys belong to other programs
             if not key.endswith("_token_id") and (near := difflib.get_close_matches(str(key), absent, 1, MISSPELT)):
                 raise UserError(f"config.json: {key} is unknown, and {near[0]} is not there; rename or remove the key")
         return self._checked({**_ROPE, **read}, self.data.sizes.keys, "config.json")
@@ -149,7 +149,7 @@ class FamilyFormats:
         return {
             "model_type": data.model_type,
             **data.written(config),
-            **{key: value for key, value in (base or {}).items() if key != "dtype"},  # the newer name of torch_dtype
+            **{key: value for key, value in (base or {}).items() if key != "dtype"},  # newer name of torch_dtype
             **{data.keys.get(name, name): getattr(config, name) for name in self.defaults if name not in data.counted},
             **{data.keys[name]: getattr(config, name) + more for name, more in data.counted.items()},
             **data.only,
@@ -193,7 +193,7 @@ class FamilyFormats:
         return best[0], best[2]
 
     def axis(self, layout: ForeignLayout, name: str) -> int | None:
-        """The axis along which tensor-parallel ranks share our tensor `name` in this layout."""
+        """Return the axis along which tensor-parallel ranks split our tensor `name` in this layout."""
         if name in layout.axes:
             return layout.axes[name]
         layer, _, part = name.rpartition(".")
