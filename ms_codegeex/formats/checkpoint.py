@@ -322,7 +322,7 @@ def step_that_counts(paths: Sequence[Path]) -> tuple[Path, ...]:
 
 
 def resolve(path: Path, which: str | None = None, say: Callable[[str], object] = print_once) -> Checkpoint:
-    """Open the checkpoint at `path`; in a run directory (or its `checkpoints` folder), the sound one that `which` names:
+    """Open the checkpoint at `path`; in a run directory (or its `checkpoints` folder), the sound one named by `which`:
     `last`, `best`, a step, or None for the one that counts. `say` is called with a line if others could be meant.
     Raises `UserError` if there is none."""
     path = Path(path)
