@@ -1,9 +1,9 @@
-"""The end of a run: bits a byte of the validation text beside simpler models, and Python that the model continues.
+"""The end of a run: bits per byte of the validation text, compared with simpler models, and continued Python samples.
 
-A byte of text is the same in every tokenizer, unlike a token. The sum goes over the validation tokens that the loss
-counts: their nats, and the bytes that they stand for. So the first token of a row is context, as in training: neither
-its nats nor its bytes count. The token that ends a document has nats but no bytes, as have the marks of infilling.
-`gzip` gets the whole split, in its order: with single rows it would find less to repeat.
+A byte of text is the same in every tokenizer, unlike a token. Nats and bytes are summed over the
+validation tokens that the loss counts. The first token of a row is context, as in training, so neither its nats nor its
+bytes count. Tokens that end a document, and marks of infilling, have nats but no bytes. `gzip` compresses the whole
+split in its order: in single rows it would find less repetition.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ if TYPE_CHECKING:
     from ms_codegeex.generation.engine import Generator  # imports MindSpore
 
 NGRAM_ORDER = 5
-MAX_TOKENS = 1 << 23  # at the beginning, from which simpler models learn; 5 CPU seconds and 0.7 GB
+MAX_TOKENS = 1 << 23  # simpler models learn from this many, the first ones; takes 5 CPU seconds and 0.7 GB
 # The penalty was chosen on validation text (benchmarks/RESULTS.md, "The first command").
 TEMPERATURE, MIN_P, PRESENCE_PENALTY = 0.5, 0.1, 0.6
 MEANS = f"temperature {TEMPERATURE}, min-p {MIN_P}, presence penalty {PRESENCE_PENALTY}"
 DRAWN = 6  # answers for each measured function, of which one is its sample
-SAMPLES, SHOWN = 20, 3  # the share of the samples that parses is measured, and the first ones are shown
+SAMPLES, SHOWN = 20, 3  # the share of samples that parse is measured; the first ones are shown
 MAX_DOCUMENTS, MAX_DOCUMENT_TOKENS = 300, 50_000  # held-out documents that are searched for functions
-MAX_CONTEXT = 512  # tokens of a prompt and its continuation
-MEASURED_TOKENS, SHOWN_TOKENS = 256, 96  # in a sample
+MAX_CONTEXT = 512  # tokens of a prompt with its continuation
+MEASURED_TOKENS, SHOWN_TOKENS = 256, 96  # largest number in a sample
 SORTED_VOCABULARY = 8192  # MindSpore's own operators sort the vocabulary for each token; a larger one takes minutes
-_DECODED_IDS = 1 << 18  # at a time
+_DECODED_IDS = 1 << 18  # number of ids decoded at a time
 
 
 @dataclass(frozen=True)
 class BitsPerByte:
-    """Bits a byte of `text_bytes` bytes of validation text, for `gzip` of the whole split. `model` is None without a
-    loss; `ngram` and `byte_frequency` have learnt from `tokens` ids, each sequence once, and are None without any."""
+    """Bits per byte of `text_bytes` bytes of validation text; for `gzip`, of the whole split. `model` is None without a
+    loss; `ngram` and `byte_frequency` learn from `tokens` ids, each sequence once, and are None without any."""
 
     model: float | None
     ngram: float | None
@@ -64,9 +64,9 @@ class BitsPerByte:
 def bits_per_byte(
     loss: float | None, validation: Batch, split: np.ndarray, seen: np.ndarray, tokenizer: Tokenizer, vocabulary: int
 ) -> BitsPerByte | None:
-    """The figures for `validation`, on which the model has the `loss` (nats a token); None if it is not text. `split`:
-    the ids of the split, of which `gzip` packs at most `MAX_TOKENS`. `seen`: int32 [rows, tokens], what the run has
-    trained on (`seen_rows`). `vocabulary`: number of ids that the n-gram takes for possible; more if others occur."""
+    """Return the figures for `validation`, on which the model has this `loss` in nats per token; None without any text.
+    `split`: the ids of the split; `gzip` compresses at most `MAX_TOKENS` of them. `seen`: int32 [rows, tokens], the
+    training data (`seen_rows`). `vocabulary`: number of ids that the n-gram considers possible, unless more occur."""
     counted = validation.loss_mask > 0
     rows = np.concatenate([validation.inputs, validation.labels[:, -1:]], 1)
     pieces = [*tokenizer.pieces]
@@ -89,13 +89,13 @@ def bits_per_byte(
 
 
 def _text(ids: np.ndarray, pieces: Sequence[bytes]) -> bytes:
-    """The bytes of ids [n], of which those beyond the tokenizer's have none."""
+    """Return the bytes of ids [n]. Ids beyond the tokenizer's have none."""
     parts = (ids[start : start + _DECODED_IDS].tolist() for start in range(0, len(ids), _DECODED_IDS))
     return b"".join(b"".join(pieces[number] for number in part if number < len(pieces)) for part in parts)
 
 
 def _byte_frequency_nats(text: np.ndarray, seen: np.ndarray, pieces: Sequence[bytes]) -> float:
-    """Nats of `text` (uint8) by the frequencies of bytes in the seen text, with one added to each count."""
+    """Return the nats of `text` (uint8) under the byte frequencies of the seen text, with one added to each count."""
     times = np.bincount(seen.reshape(-1), minlength=len(pieces))[: len(pieces)]
     owners = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
     every = np.frombuffer(b"".join(pieces), np.uint8)
@@ -106,8 +106,8 @@ def _byte_frequency_nats(text: np.ndarray, seen: np.ndarray, pieces: Sequence[by
 def seen_rows(
     data: Sequences | Blend, samples: int, global_batch: int, left_out: Collection[int] = (), most: int = MAX_TOKENS
 ) -> np.ndarray:
-    """The distinct sequences among the first `samples` samples of a run, int32 [rows, seq_length + 1]; of these the
-    first that make up `most` tokens. `left_out`: the first samples of batches that were not trained on."""
+    """Return the distinct sequences among the first `samples` samples of a run, int32 [rows, seq_length + 1], up to
+    `most` tokens. `left_out`: the first sample of each batch that was not trained on."""
     corpora = data.corpora if isinstance(data, Blend) else [data]
     width = corpora[0].seq_length + 1
     numbers = np.arange(min(samples, max(1, most // width)))
@@ -127,17 +127,17 @@ def seen_rows(
 
 @dataclass(frozen=True)
 class Beginning:
-    """Python to continue: `text`, after the statements `before` it in its file, each with the lines above it."""
+    """Python to continue: `text`, and the statements `before` it in its file, each with the lines above it."""
 
     text: str
     before: Sequence[str] = ()
 
 
 def held_out_functions(prefix: Path, tokenizer: Tokenizer, longest: int, seed: int) -> list[Beginning]:
-    """Signatures and docstrings of functions in held-out Python, as HumanEval's prompts are: at most `SAMPLES`, each of
-    another document. `prefix`: of the split's files. Languages are not recorded everywhere, so Python is what parses
-    and has a function. Functions whose beginnings have more than `longest` tokens, or whose bodies have more than
-    twice as many, are skipped: a sample would not reach their end."""
+    """Return signatures and docstrings of functions in held-out Python, in the form of HumanEval's prompts: at most
+    `SAMPLES`, each from another document. `prefix`: that of the split's files. Not all datasets record languages, so a
+    document is Python if it parses and has a function. Functions are skipped if signature and docstring have more than
+    `longest` tokens, or the body more than twice as many, because a sample would not reach their end."""
     documents, generator, found = IndexedDataset(prefix), np.random.default_rng(seed), list[Beginning]()
     for number in generator.choice(len(documents), min(len(documents), MAX_DOCUMENTS), replace=False).tolist():
         ids = documents.document(number)
@@ -188,7 +188,7 @@ def continued(generator: Generator, prompts: Sequence[Beginning], limit: int, dr
         answers = generator.answers(ids, settings, block("Python", prompt.text))
         return prompt.text + max(answers, key=_merit).text
 
-    # a pass for each number of unfinished answers would be compiled otherwise
+    # otherwise a pass would be compiled for each number of unfinished answers
     generator.engine.least = min(len(prompts), generator.slots)
     with ThreadPoolExecutor(len(prompts)) as pool:
         return list(pool.map(text, range(len(prompts)), prompts))
@@ -200,8 +200,8 @@ def _merit(answer: Answer) -> tuple[bool, float]:
 
 
 def parses(text: str, prompt: str) -> bool:
-    """Whether a sample parses, and has more than its prompt. If the limit of tokens has cut it within a line, the last
-    statement of the body, known by its indentation, is left out first."""
+    """Return whether a sample parses and is longer than its prompt. If the token limit has cut it within a line, the
+    last statement of the body, found by its indentation, is left out first."""
     lines, first = text.splitlines(keepends=True), len(prompt.splitlines())
     if not text.endswith("\n"):
         depths = {i: len(lines[i]) - len(lines[i].lstrip()) for i in range(first, len(lines)) if lines[i].strip()}
@@ -212,8 +212,8 @@ def parses(text: str, prompt: str) -> bool:
 
 @dataclass(frozen=True)
 class PythonSamples:
-    """The samples that are shown, pairs of a prompt and its continuation, and the share that parses of `measured`
-    functions; None without any. `means`: how they were sampled, for people."""
+    """The samples to show, pairs of prompt and continuation, and the share that parses of `measured` functions; None
+    without any. `means`: how they were sampled, in words."""
 
     shown: list[tuple[str, str]]
     parse_share: float | None
@@ -222,8 +222,8 @@ class PythonSamples:
 
 
 def python_samples(model: Path, fixed: Sequence[str], prefix: Path | None, seed: int) -> PythonSamples:
-    """Continue functions begun in the held-out split with this `prefix`, of which the first `SHOWN` are shown. If it
-    has none, or is None, or continuing many would take long, continue the `fixed` prompts."""
+    """Continue functions from the held-out split whose files have this `prefix`; the first `SHOWN` are shown. Continue
+    the `fixed` prompts if `prefix` is None, the split has no functions, or continuing many would take long."""
     from ms_codegeex.generation.engine import Generator
     from ms_codegeex.generation.loading import load_model
     from ms_codegeex.generation.targets import compiled_library

@@ -23,7 +23,7 @@ from ms_codegeex.extras.evaluation.task import Problem, Sample, Task
 
 @dataclass(frozen=True)
 class Fault:
-    """Something wrong: `FILE:LINE`, the problem's id if it is known, and what is wrong, in words."""
+    """A fault: `FILE:LINE`, the problem's id if it is known, and a description."""
 
     place: str
     problem: str
@@ -32,20 +32,20 @@ class Fault:
 
 @dataclass(frozen=True)
 class _Answer:
-    """An answer to a problem, and whether it has to pass; `name`: in words."""
+    """An answer to a problem, and whether it has to pass; `name` describes it."""
 
     problem: Problem
     place: str
     name: str
-    text: str | None  # None: the reference
+    text: str | None  # None for the reference
 
 
 def check_problems(
     data: Path, sandbox: str = "strict", workers: int = 1, timeout: float | None = None
 ) -> dict[str, Any]:
-    """Check a directory with described languages, with files of HumanEval-X's six, or with both; `UserError` if there
-    are no problems. Returns how many `problems` and `answers` were judged, the `faults` (see `Fault`), and
-    `left_out`: language -> what is wrong with its tools; its problems were only read."""
+    """Check a directory with described languages, with files of HumanEval-X's six, or with both. Return the numbers of
+    `problems` and `answers` judged, the `faults` (see `Fault`), and `left_out`: for each language whose problems were
+    only read, what is wrong with its tools. Raises `UserError` if there are no problems."""
     faults: list[Fault] = []
     described = own.described_files(data)
     for file in described:
@@ -57,7 +57,7 @@ def check_problems(
     if not described and not published:
         raise UserError(f"{data}: no problems; expected files such as perl.yaml with perl.jsonl, or python.jsonl")
     result: dict[str, Any] = {"problems": 0, "answers": 0, "left_out": {}}
-    if not faults:  # programs of a wrong file would only repeat what is wrong with it
+    if not faults:  # programs of a faulty file would only repeat its faults
         opened = open_sandbox(sandbox)
         if described:
             faults += _judged(task := OwnProblems(data, timeout=timeout), _own(task), opened, workers, result)
@@ -143,7 +143,7 @@ def _judged(
 
 
 def raise_for_faults(data: Path, result: Mapping[str, Any]) -> None:
-    """`RunFailure` if a directory of problems has faults, or was not checked in a language."""
+    """Raise `RunFailure` if a directory of problems has faults, or a language was not checked."""
     if result["faults"]:
         raise RunFailure(f"{data}: {len(result['faults'])} faults; fix them before a model is measured")
     if left_out := ", ".join(result["left_out"]):
@@ -151,7 +151,7 @@ def raise_for_faults(data: Path, result: Mapping[str, Any]) -> None:
 
 
 def lines(result: dict[str, Any]) -> Iterator[str]:
-    """What was found, a line for each fault."""
+    """Yield a summary for people, with a line for each fault."""
     for fault in result["faults"]:
         yield f"{fault['place']}: {fault['problem'] + ': ' if fault['problem'] else ''}{fault['what']}"
     for name, remedy in result["left_out"].items():

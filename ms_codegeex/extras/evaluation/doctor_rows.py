@@ -1,4 +1,4 @@
-"""What `doctor` says of sandbox and tool chains: name, what was found, what is wrong, and how to fix it."""
+"""Rows of `doctor` on sandbox and tool chains: name, what was found, what is wrong, and how to fix it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Row = tuple[str, str, str, str]
 
 
 def layers() -> Iterator[Row]:
-    """The layers in which `evaluate` runs programs."""
+    """Yield the layers in which `evaluate` runs programs."""
     name = "strict sandbox"
     if platform.system() != "Linux":
         yield name, "", "Linux only", "run `evaluate` in a Linux container or machine"
@@ -28,9 +28,9 @@ def layers() -> Iterator[Row]:
 
 
 def tool_chains() -> Iterator[Row]:
-    """The compilers and interpreters that judge HumanEval-X."""
+    """Yield the compilers and interpreters that judge HumanEval-X."""
     for language, kind in toolchains.TOOL_CHAINS.items():
         chain = kind()
         lacking = "" if chain.found else ", ".join(chain.lacking()) or "a working version"
         problem = lacking and f"not installed: {lacking}"
-        yield language, chain.found, problem, chain.remedy if problem else ""  # it asks the tools again
+        yield language, chain.found, problem, chain.remedy if problem else ""  # `remedy` asks the tools again

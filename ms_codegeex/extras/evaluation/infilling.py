@@ -40,13 +40,13 @@ SPANS = "spans.jsonl"
 INFILL, PREFIX = "infill", "prefix"
 KINDS = ("single-line", "multi-line", "random")
 MAX_LINES, MAX_CHARACTERS = 8, 256
-_ROUNDS = 16  # over the documents without a new span, after which there are no more
-MORE = 16  # tokens that an answer may be longer than the middle
+_ROUNDS = 16  # passes over the documents without a new span, after which the search ends
+MORE = 16  # tokens by which an answer may exceed the middle
 
 
 @dataclass(frozen=True)
 class Span:
-    """A middle: the characters start..stop-1 of document `document`."""
+    """A middle: characters start to stop - 1 of document `document`."""
 
     document: int
     start: int
@@ -65,7 +65,7 @@ class NumberedText:
 
 
 def chosen_texts(texts: Iterable[str], count: int, seed: int) -> list[NumberedText]:
-    """At most `count` of the texts, each as likely as any other, in an order of the seed."""
+    """Return at most `count` of the texts, drawn uniformly, in an order that depends on the seed."""
 
     def keys() -> Iterator[tuple[float, int, str]]:
         for number, text in enumerate(texts):
@@ -75,7 +75,7 @@ def chosen_texts(texts: Iterable[str], count: int, seed: int) -> list[NumberedTe
 
 
 def choose_spans(texts: list[NumberedText], kind: str, count: int, seed: int) -> list[Span]:
-    """At most `count` different spans of a kind, from each text in turn."""
+    """Return at most `count` different spans of a kind, taken from each text in turn."""
     spans: dict[Span, None] = {}
     fruitless, turn = 0, 0
     while texts and fruitless < _ROUNDS and len(spans) < count:
@@ -128,7 +128,7 @@ class SpanTally:
     matches: int = 0
 
     def row(self) -> dict[str, Any]:
-        """Figures for a report."""
+        """Return the figures for a report."""
         rate = self.matches / self.spans
         low, high = wilson(rate, self.spans)
         return {
@@ -152,7 +152,7 @@ class Asker:
         self.ways = (INFILL, PREFIX) if generator.sentinels is not None else (PREFIX,)
 
     def prompt(self, way: str, prefix: str, suffix: str, room: int) -> list[int]:
-        """Ids of a prompt, at most `room`; text farther from the middle is left out."""
+        """Return at most `room` ids of a prompt; the text farthest from the middle is left out."""
         if way == INFILL:
             assert self.generator.sentinels is not None
             return self.generator.sentinels.prompt(self.tokenizer, prefix, suffix, room)[0]
@@ -160,12 +160,12 @@ class Asker:
         return self.tokenizer.truncate_prompt(ids, room)
 
     def loss(self, prompt: Sequence[int], middle: Sequence[int]) -> Score:
-        """The negative log-probability of the middle."""
+        """Return the negative log-probability of the middle."""
         logprobs = self.generator.log_probabilities([*prompt, *middle])[-len(middle) :]
         return Score(-float(logprobs.astype(np.float64).sum()), len(middle))
 
     def answer(self, prompt: Sequence[int], maximum: int) -> str:
-        """The greedy answer of at most this many tokens."""
+        """Return the greedy answer of at most `maximum` tokens."""
         from ms_codegeex.generation.sampling import SamplingSettings
 
         return "".join(self.generator.stream(prompt, SamplingSettings(max_new_tokens=maximum, temperature=0.0)))
@@ -175,7 +175,7 @@ def evaluate_infilling(
     model: LocalModel, data: Path, output: Path, count: int = COUNT, seed: int = SEED
 ) -> dict[str, Any]:
     """Measure `count` spans of each kind, write `evaluation.json`, `spans.jsonl`, `report.json` and `report.html`, and
-    return the report. `UserError`: there is no text, or none in which a span fits into the model's context."""
+    return the report. Raises `UserError` if there is no text, or no span fits into the model's context."""
     if not data.exists():
         raise UserError(f"--data: {data} does not exist; give a dataset directory, text files or .jsonl")
     with sole_writer(output):
@@ -235,7 +235,7 @@ def _span(asker: Asker, text: NumberedText, span: Span, ways: dict[str, SpanTall
 
 
 def lines(report: dict[str, Any]) -> Iterator[str]:
-    """The table for a terminal."""
+    """Yield the table for a terminal."""
     yield f"{'':<12} {'asked by':<9} {'spans':>6} {'exact match':>22} {'perplexity':>12} {'bits per byte':>14}"
     for kind, ways in report["infilling"].items():
         for way, figures in ways.items():

@@ -20,18 +20,18 @@ from ms_codegeex.extras.shared.records import ENDINGS, ArchivePart, BadInput, ar
 
 MAX_FILE_BYTES = 8 << 30
 MAX_PIPE_BYTES = 1 << 30
-MAX_RECORD_BYTES = 256 << 20  # such as the log of a whole evaluation
-MAX_LEVELS, MAX_NAMES = 6, 20_000  # of a search for files
+MAX_RECORD_BYTES = 256 << 20  # a record may be the log of a whole evaluation
+MAX_LEVELS, MAX_NAMES = 6, 20_000  # limits of a search for files
 
 
 def encode(row: Mapping[str, Any]) -> bytes:
-    """One line. Lone surrogates, which a model may write, are kept as escapes."""
+    """Return a row as one line. Lone surrogates, which a model may write, are kept as escapes."""
     return json.dumps(row).encode("ascii") + b"\n"
 
 
 def record_files(directory: Path) -> list[Path]:
-    """The files of records in a directory and up to `MAX_LEVELS` levels below, the nearest first; no hidden ones. Of
-    a repository in Hugging Face's cache, those of its main revision."""
+    """Return the files of records in a directory and up to `MAX_LEVELS` levels below it, nearest first, without hidden
+    ones. For a repository in Hugging Face's cache, they are those of its main revision."""
     main = directory / "refs" / "main"
     if main.is_file() and (revision := directory / "snapshots" / main.read_text("utf-8", "replace").strip()).is_dir():
         directory = revision
@@ -41,7 +41,7 @@ def record_files(directory: Path) -> list[Path]:
         for folder in level:
             try:
                 names = sorted(name for name in os.listdir(folder) if name[0] != ".")[:left]
-            except OSError:  # one that only others may read
+            except OSError:  # a directory without permission to read
                 names = []
             left -= len(names)
             for path in (folder / name for name in names):
@@ -56,7 +56,7 @@ def record_files(directory: Path) -> list[Path]:
 
 @contextmanager
 def readable_again(path: Path) -> Iterator[Path]:
-    """The path, or for a pipe such as bash's `<(command)` a copy of its content, as files are read more than once."""
+    """Yield the path, or for a pipe such as bash's `<(command)` a copy of its content, to read it again."""
     if not path.is_fifo():
         yield path
         return
@@ -73,12 +73,12 @@ def stem(path: Path) -> str:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of records. Anything else in it is a `UserError` that names file and line."""
+    """Return the objects in a file of records. Raises `UserError`, naming file and line, for anything else in it."""
     return [row for _, row in numbered_rows(path)]
 
 
 def numbered_rows(path: Path, maximum: int = MAX_FILE_BYTES) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of `read_rows`, each with its number."""
+    """Yield the rows of `read_rows`, each with its number."""
     for number, row in entries(path, maximum):
         if isinstance(row, UserError):
             raise row
@@ -88,9 +88,9 @@ def numbered_rows(path: Path, maximum: int = MAX_FILE_BYTES) -> Iterator[tuple[i
 
 
 def entries(path: Path, maximum: int = MAX_FILE_BYTES) -> Iterator[tuple[int, Any]]:
-    """The values in a file of JSON (lines, arrays or objects, plain, .gz or .zst), and the rows of Parquet and Arrow.
-    Each has its number: lines and elements of arrays from 1, rows of tables from 0. In place of a broken one comes a
-    `UserError`. It is raised if there is no such file, or if it has more than `maximum` bytes of records."""
+    """Yield the values in a file of JSON (lines, arrays or objects; plain, .gz, .zst), or the rows of Parquet or Arrow.
+    Each has a number: lines and array elements count from 1, rows of tables from 0. A broken value is yielded as a
+    `UserError`. One is raised if there is no such file, or if it has more than `maximum` bytes of records."""
     try:
         check_regular(os.stat(path), path)
     except FileNotFoundError:
@@ -114,8 +114,8 @@ def entries(path: Path, maximum: int = MAX_FILE_BYTES) -> Iterator[tuple[int, An
 
 
 class RowFile:
-    """A growing file of rows, to which threads may append. `flaw` says what is wrong with a row, "" for nothing. A file
-    with such a row, or with two of the same `task_id` and `completion_id`, is a `UserError` with file and line."""
+    """A file of rows to which threads may append. `flaw` describes what is wrong with a row, "" for nothing. Raises
+    `UserError`, naming file and line, for such a row, or for two with the same `task_id` and `completion_id`."""
 
     def __init__(self, path: Path, flaw: Callable[[Mapping[str, Any]], str] | None = None):
         self.path, self.rows = Path(path), list[dict[str, Any]]()
@@ -145,7 +145,7 @@ class RowFile:
             raise UserError(f"{self.path}: not writable ({error.strerror}); {remedy_of(error)}") from None
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add rows. When this returns, they are on the disk."""
+        """Append rows. They are on the disk when this returns."""
         rows = [dict(row) for row in rows]
         with self._lock:
             try:
@@ -158,7 +158,7 @@ class RowFile:
             self.rows += rows
 
     def replace(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Replace the entire content, unless it is already the same."""
+        """Replace the whole content, unless it is the same already."""
         rows = [dict(row) for row in rows]
         if rows != self.rows or not self.path.exists():
             with atomic_file(self.path) as temporary:

@@ -1,4 +1,4 @@
-"""A model on this machine that is evaluated: how it runs, and how it is identified later."""
+"""A local model to evaluate: how it runs, and how it is identified later."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def files_identity(path: Path) -> dict[str, Any]:
-    """A model's path and hash: of a checkpoint's manifest, or of all files of a model directory."""
-    known = path if path.is_file() else path / "manifest.json"  # which has the hash of every tensor
+    """Return a model's path and the hash of its checkpoint's manifest, or of all files of a model directory."""
+    known = path if path.is_file() else path / "manifest.json"  # a manifest has the hash of every tensor
     if known.is_file():
         return {"path": str(path), "sha256": sha256(known)}
     digest = hashlib.sha256()
@@ -30,7 +30,7 @@ def files_identity(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A model for our own engine; the rest as in `Generator`."""
+    """A model for our own engine. Fields are those of `Generator`."""
 
     path: Path
     adapter: Path | None = option("a LoRA adapter on --model: a run, or a directory in PEFT's layout", "DIR")
